@@ -1,0 +1,54 @@
+//! One series' samples as columns, the form decoders fill and the query engine reads.
+
+use std::sync::Arc;
+
+use crate::{FloatHistogram, TimestampMs};
+
+/// Samples of one series in time order: floats and native histograms in columns of their own.
+///
+/// Invariants: `float_timestamps` and `float_values` have one length, `histogram_timestamps` and `histograms` too;
+/// timestamps strictly increase within each pair, and no timestamp stands in both pairs. Stale markers are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    /// When, of each float.
+    pub float_timestamps: Vec<TimestampMs>,
+    /// The floats.
+    pub float_values: Vec<f64>,
+    /// When, of each histogram.
+    pub histogram_timestamps: Vec<TimestampMs>,
+    /// The histograms, integer ones converted to float counts.
+    pub histograms: Vec<Arc<FloatHistogram>>,
+}
+
+impl Columns {
+    /// Forgets the samples, keeps the allocations.
+    pub fn clear(&mut self) {
+        self.float_timestamps.clear();
+        self.float_values.clear();
+        self.histogram_timestamps.clear();
+        self.histograms.clear();
+    }
+
+    /// Number of samples, floats and histograms together.
+    pub fn len(&self) -> usize {
+        self.float_timestamps.len() + self.histogram_timestamps.len()
+    }
+
+    /// Whether there is no sample at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a float newer than every sample before it.
+    #[inline]
+    pub fn push_float(&mut self, timestamp: TimestampMs, value: f64) {
+        self.float_timestamps.push(timestamp);
+        self.float_values.push(value);
+    }
+
+    /// Appends a histogram newer than every sample before it.
+    pub fn push_histogram(&mut self, timestamp: TimestampMs, histogram: Arc<FloatHistogram>) {
+        self.histogram_timestamps.push(timestamp);
+        self.histograms.push(histogram);
+    }
+}

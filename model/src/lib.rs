@@ -1,0 +1,27 @@
+//! The words every other crate shares: labels, matchers, samples, native histograms, columns of samples, time ranges.
+//!
+//! Absent on purpose: no I/O, no clock, no tenant, no storage or query logic.
+//!
+//! Reading order: [`time`] and [`sample`] are plain data; [`varint`] is the one coding they share;
+//! [`labels`] is a series' identity inside a query, [`label_bytes`] the same identity as it travels from a sender
+//! to a head; [`matcher`] selects labels; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
+//! the query engine reads.
+
+pub mod columns;
+pub mod histogram;
+pub mod label_bytes;
+pub mod labels;
+pub mod matcher;
+pub mod metadata;
+pub mod sample;
+pub mod time;
+pub mod varint;
+
+pub use columns::Columns;
+pub use histogram::{FloatHistogram, Histogram, ResetHint, Span};
+pub use label_bytes::LabelBytes;
+pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
+pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use metadata::{MetricMetadata, MetricType};
+pub use sample::{Exemplar, FloatSample, HistogramSample, HistogramValue, STALE_NAN_BITS, is_stale_nan, stale_nan};
+pub use time::{BlockRange, QueryRange, TimestampMs};

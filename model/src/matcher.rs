@@ -1,0 +1,333 @@
+//! Label matchers.
+
+use std::fmt;
+
+use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::{Hir, HirKind};
+
+/// How a matcher compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MatchOp {
+    /// `=`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `=~`
+    Regex,
+    /// `!~`
+    NotRegex,
+}
+
+impl MatchOp {
+    /// As PromQL writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Regex => "=~",
+            Self::NotRegex => "!~",
+        }
+    }
+}
+
+/// A regex that cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct MatcherError {
+    /// What the regex compiler says.
+    pub message: String,
+}
+
+/// One condition on one label. An absent label counts as the empty value.
+#[derive(Clone)]
+pub struct Matcher {
+    op: MatchOp,
+    name: String,
+    value: String,
+    /// For the regex operators only.
+    pattern: Option<Pattern>,
+}
+
+/// A fully anchored, dot-all regex, with the shapes that need no regex engine recognised.
+#[derive(Clone)]
+enum Pattern {
+    /// One of these values, ascending.
+    Set(Vec<String>),
+    /// `prefix.*`
+    Prefix(String),
+    /// `.*suffix`
+    Suffix(String),
+    /// `.*infix.*`
+    Contains(String),
+    /// `.*`
+    Anything,
+    /// `.+`
+    NonEmpty,
+    /// Everything else; `prefix` is a literal every match starts with, maybe empty.
+    General { prefix: String, regex: Box<Regex> },
+}
+
+/// Compiled size one regex may reach; a larger one is refused, not compiled.
+const REGEX_SIZE_LIMIT: usize = 10 << 20;
+/// Most values a regex may list and still be matched as a set.
+const SET_LIMIT: usize = 4096;
+
+impl Matcher {
+    /// Builds a matcher; regexes are anchored at both ends and `.` matches newlines, as in Prometheus 3.
+    pub fn new(op: MatchOp, name: impl Into<String>, value: impl Into<String>) -> Result<Self, MatcherError> {
+        let (name, value) = (name.into(), value.into());
+        let pattern = match op {
+            MatchOp::Equal | MatchOp::NotEqual => None,
+            MatchOp::Regex | MatchOp::NotRegex => Some(Pattern::new(&value)?),
+        };
+        Ok(Self { op, name, value, pattern })
+    }
+
+    /// Builds an equality matcher.
+    pub fn equal(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { op: MatchOp::Equal, name: name.into(), value: value.into(), pattern: None }
+    }
+
+    /// How it compares.
+    pub fn op(&self) -> MatchOp {
+        self.op
+    }
+
+    /// The label it looks at.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value or regex it compares with.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Whether a label of this value (empty when absent) satisfies the matcher.
+    #[inline]
+    pub fn matches(&self, value: &str) -> bool {
+        match self.op {
+            MatchOp::Equal => self.value == value,
+            MatchOp::NotEqual => self.value != value,
+            MatchOp::Regex => self.pattern.as_ref().is_some_and(|p| p.matches(value)),
+            MatchOp::NotRegex => !self.pattern.as_ref().is_some_and(|p| p.matches(value)),
+        }
+    }
+
+    /// Whether series without the label satisfy the matcher.
+    pub fn matches_empty(&self) -> bool {
+        self.matches("")
+    }
+
+    /// The values an `=~` matcher lists, ascending, when it is nothing but a list of literals.
+    pub fn set_matches(&self) -> Option<&[String]> {
+        match (&self.op, &self.pattern) {
+            (MatchOp::Regex | MatchOp::NotRegex, Some(Pattern::Set(values))) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// A literal every value that the regex matches starts with; empty when there is none.
+    pub fn prefix(&self) -> &str {
+        match &self.pattern {
+            Some(Pattern::Prefix(prefix) | Pattern::General { prefix, .. }) => prefix,
+            _ => "",
+        }
+    }
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Self, MatcherError> {
+        let refuse = |message: String| MatcherError { message };
+        let hir = regex_syntax::ParserBuilder::new()
+            .dot_matches_new_line(true)
+            .nest_limit(250)
+            .build()
+            .parse(text)
+            .map_err(|e| refuse(format!("error parsing regexp: {}", one_line(&e.to_string()))))?;
+        if let Some(simple) = Self::simple(&hir) {
+            return Ok(simple);
+        }
+        let regex = RegexBuilder::new(&format!("^(?s:{text})$"))
+            .size_limit(REGEX_SIZE_LIMIT)
+            .build()
+            .map_err(|e| refuse(format!("error parsing regexp: {}", one_line(&e.to_string()))))?;
+        let prefix = match hir.kind() {
+            HirKind::Concat(parts) => parts.first().and_then(literal).unwrap_or_default(),
+            _ => String::new(),
+        };
+        Ok(Self::General { prefix, regex: Box::new(regex) })
+    }
+
+    fn simple(hir: &Hir) -> Option<Self> {
+        if let Some(mut values) = literal_set(hir) {
+            values.sort_unstable();
+            values.dedup();
+            return Some(Self::Set(values));
+        }
+        match any_repetition(hir) {
+            Some(0) => return Some(Self::Anything),
+            Some(1) => return Some(Self::NonEmpty),
+            _ => {}
+        }
+        let HirKind::Concat(parts) = hir.kind() else { return None };
+        match parts.as_slice() {
+            [a, b] if any_repetition(b) == Some(0) => Some(Self::Prefix(literal(a)?)),
+            [a, b] if any_repetition(a) == Some(0) => Some(Self::Suffix(literal(b)?)),
+            [a, b, c] if any_repetition(a) == Some(0) && any_repetition(c) == Some(0) => {
+                Some(Self::Contains(literal(b)?))
+            }
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Set(values) => values.binary_search_by(|v| v.as_str().cmp(value)).is_ok(),
+            Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
+            Self::Suffix(suffix) => value.ends_with(suffix.as_str()),
+            Self::Contains(infix) => value.contains(infix.as_str()),
+            Self::Anything => true,
+            Self::NonEmpty => !value.is_empty(),
+            Self::General { prefix, regex } => value.starts_with(prefix.as_str()) && regex.is_match(value),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The text of a (captured) literal.
+fn literal(hir: &Hir) -> Option<String> {
+    match hir.kind() {
+        HirKind::Literal(l) => String::from_utf8(l.0.to_vec()).ok(),
+        HirKind::Capture(c) => literal(&c.sub),
+        _ => None,
+    }
+}
+
+/// `Some(n)` for "n or more of any character".
+fn any_repetition(hir: &Hir) -> Option<u32> {
+    match hir.kind() {
+        HirKind::Capture(c) => any_repetition(&c.sub),
+        HirKind::Repetition(r) if r.max.is_none() => {
+            let any = Hir::dot(regex_syntax::hir::Dot::AnyChar);
+            (*r.sub == any).then_some(r.min)
+        }
+        _ => None,
+    }
+}
+
+/// Every string the expression matches, when that is a short list.
+fn literal_set(hir: &Hir) -> Option<Vec<String>> {
+    match hir.kind() {
+        HirKind::Empty => Some(vec![String::new()]),
+        HirKind::Literal(_) => Some(vec![literal(hir)?]),
+        HirKind::Capture(c) => literal_set(&c.sub),
+        HirKind::Class(class) => {
+            let regex_syntax::hir::Class::Unicode(class) = class else { return None };
+            let count: usize = class.iter().map(|r| r.end() as usize - r.start() as usize + 1).sum();
+            if count > 64 {
+                return None;
+            }
+            Some(class.iter().flat_map(|r| (r.start()..=r.end()).map(String::from)).collect())
+        }
+        HirKind::Alternation(parts) => {
+            let mut all = Vec::new();
+            for part in parts {
+                all.extend(literal_set(part)?);
+                if all.len() > SET_LIMIT {
+                    return None;
+                }
+            }
+            Some(all)
+        }
+        HirKind::Concat(parts) => {
+            let mut all = vec![String::new()];
+            for part in parts {
+                let tails = literal_set(part)?;
+                if all.len().saturating_mul(tails.len()) > SET_LIMIT {
+                    return None;
+                }
+                all = all.iter().flat_map(|head| tails.iter().map(move |tail| format!("{head}{tail}"))).collect();
+            }
+            Some(all)
+        }
+        HirKind::Repetition(_) | HirKind::Look(_) => None,
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        (self.op, &self.name, &self.value) == (other.op, &other.name, &other.value)
+    }
+}
+
+impl Eq for Matcher {}
+
+impl std::hash::Hash for Matcher {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.op, &self.name, &self.value).hash(state);
+    }
+}
+
+/// As PromQL writes it.
+impl fmt::Display for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{:?}", self.name, self.op.as_str(), self.value)
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(regex: &str, yes: &[&str], no: &[&str]) {
+        let matcher = Matcher::new(MatchOp::Regex, "l", regex).unwrap();
+        for value in yes {
+            assert!(matcher.matches(value), "{regex} should match {value:?}");
+        }
+        for value in no {
+            assert!(!matcher.matches(value), "{regex} should not match {value:?}");
+        }
+    }
+
+    #[test]
+    fn regexes_are_anchored_and_dot_all() {
+        check("a.c", &["abc", "a\nc"], &["abcd", "xabc"]);
+        check("", &[""], &["a"]);
+        check(".*", &["", "x", "a\nb"], &[]);
+        check(".+", &["x"], &[""]);
+        check("a|b|cd", &["a", "b", "cd"], &["", "c", "ab"]);
+        check("(foo|bar)baz", &["foobaz", "barbaz"], &["foo", "baz"]);
+        check("node.*", &["node", "node_x\n"], &["anode"]);
+        check(".*_total", &["_total", "x_total"], &["x_totals"]);
+        check(".*err.*", &["err", "an error"], &["er"]);
+        check("(?i)abc", &["ABC", "abc"], &["abd"]);
+        check("a{2,3}", &["aa", "aaa"], &["a", "aaaa"]);
+        check("[0-9]+x", &["1x", "22x"], &["x"]);
+    }
+
+    #[test]
+    fn shapes_are_recognised() {
+        let set = Matcher::new(MatchOp::Regex, "l", "b|a|a[12]").unwrap();
+        assert_eq!(set.set_matches().unwrap(), ["a", "a1", "a2", "b"]);
+        assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo[0-9]+").unwrap().prefix(), "foo");
+    }
+
+    #[test]
+    fn hostile_regexes_are_refused() {
+        assert!(Matcher::new(MatchOp::Regex, "l", "(").is_err());
+        assert!(Matcher::new(MatchOp::Regex, "l", "((a{1000}){1000}){1000}").is_err());
+        assert!(Matcher::new(MatchOp::Regex, "l", "(".repeat(5000)).is_err());
+    }
+}

@@ -1,0 +1,377 @@
+//! The syntax tree: what a query says, with the position of every node.
+
+use skald_model::Matcher;
+
+/// Byte range of a node in the query text: half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// First byte after the node.
+    pub end: usize,
+}
+
+/// What kind of value an expression yields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ValueType {
+    /// One float per step.
+    Scalar,
+    /// A text.
+    String,
+    /// Instant vector: per step, one element per series.
+    Vector,
+    /// Range vector: per step, a window of samples per series.
+    Matrix,
+}
+
+/// An expression.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expr {
+    /// `sum by (a) (x)`
+    Aggregate(Aggregate),
+    /// `a + b`
+    Binary(Binary),
+    /// `rate(x[5m])`
+    Call(Call),
+    /// `x[5m]`
+    Matrix(MatrixSelector),
+    /// `x[1h:5m]`
+    Subquery(Subquery),
+    /// `1.5`
+    Number(NumberLiteral),
+    /// `"text"`
+    String(StringLiteral),
+    /// `(x)`
+    Paren(Paren),
+    /// `-x`
+    Unary(Unary),
+    /// `x{a="b"}`
+    Vector(VectorSelector),
+}
+
+/// An aggregation over series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregate {
+    /// Which.
+    pub op: AggregateOp,
+    /// What is aggregated.
+    pub expr: Box<Expr>,
+    /// `k`, `q` or the label name, of the operators that take one.
+    pub param: Option<Box<Expr>>,
+    /// Labels of the `by` or `without` clause.
+    pub grouping: Vec<String>,
+    /// Whether the clause is `without`; `by ()` and no clause are the same.
+    pub without: bool,
+    /// Where.
+    pub span: Span,
+}
+
+/// The aggregation operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are PromQL's own")]
+pub enum AggregateOp {
+    Sum,
+    Avg,
+    Min,
+    Max,
+    Count,
+    Group,
+    Stddev,
+    Stdvar,
+    Quantile,
+    Topk,
+    Bottomk,
+    CountValues,
+    Limitk,
+    LimitRatio,
+}
+
+/// A binary operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binary {
+    /// Which.
+    pub op: BinaryOp,
+    /// Left operand.
+    pub lhs: Box<Expr>,
+    /// Right operand.
+    pub rhs: Box<Expr>,
+    /// How vectors are matched; `None` unless both sides are vectors.
+    pub matching: Option<VectorMatching>,
+    /// Whether a comparison yields 0 or 1 instead of filtering.
+    pub return_bool: bool,
+    /// Where.
+    pub span: Span,
+    /// Where the operator itself stands.
+    pub op_span: Span,
+}
+
+/// The binary operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are PromQL's own")]
+pub enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Mod,
+    Pow,
+    Atan2,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    And,
+    Or,
+    Unless,
+    /// `</`: keeps the part of a native histogram below the operand.
+    TrimUpper,
+    /// `>/`: keeps the part of a native histogram above the operand.
+    TrimLower,
+}
+
+/// How many elements of one side may meet one of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cardinality {
+    /// One to one.
+    OneToOne,
+    /// `group_left`: many left elements to one right element.
+    ManyToOne,
+    /// `group_right`
+    OneToMany,
+    /// Set operators.
+    ManyToMany,
+}
+
+/// The matching clause of a vector-to-vector operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorMatching {
+    /// How many meet how many.
+    pub cardinality: Cardinality,
+    /// Labels of the `on` or `ignoring` clause.
+    pub labels: Vec<String>,
+    /// Whether the clause is `on`.
+    pub on: bool,
+    /// Labels copied from the "one" side.
+    pub include: Vec<String>,
+    /// `fill`/`fill_left`: the value of a missing left element.
+    pub fill_left: Option<f64>,
+    /// `fill`/`fill_right`: the value of a missing right element.
+    pub fill_right: Option<f64>,
+}
+
+/// A function call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// Which, with its signature.
+    pub function: &'static crate::functions::Function,
+    /// Arguments, already checked against the signature.
+    pub args: Vec<Expr>,
+    /// Where.
+    pub span: Span,
+}
+
+/// What `@` fixes the evaluation time to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AtModifier {
+    /// `@ 1609746000`, in milliseconds.
+    Timestamp(i64),
+    /// `@ start()`
+    Start,
+    /// `@ end()`
+    End,
+}
+
+/// A duration in a range, an offset or a subquery's step: a literal, or an expression resolved against the query's
+/// range and step before evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Duration {
+    /// Milliseconds; negative only in an offset.
+    Literal(i64),
+    /// `[5m*2]`, `[step()]`
+    Expr(Box<DurationExpr>),
+}
+
+/// A duration expression.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DurationExpr {
+    /// A number of seconds (`is_duration`: written with units).
+    Number {
+        /// Seconds.
+        seconds: f64,
+        /// Written as `5m` rather than `300`.
+        is_duration: bool,
+        /// Where.
+        span: Span,
+    },
+    /// `step()`
+    Step(Span),
+    /// `range()`
+    Range(Span),
+    /// `-d` or `+d`
+    Unary {
+        /// Whether the sign is a minus.
+        negative: bool,
+        /// Operand.
+        expr: Box<DurationExpr>,
+        /// Where.
+        span: Span,
+    },
+    /// `a * b`
+    Binary {
+        /// One of `+ - * / % ^`.
+        op: BinaryOp,
+        /// Left operand.
+        lhs: Box<DurationExpr>,
+        /// Right operand.
+        rhs: Box<DurationExpr>,
+        /// Where.
+        span: Span,
+    },
+    /// `min_of(a, b)` or `max_of(a, b)`
+    MinMax {
+        /// Whether it is `max_of`.
+        max: bool,
+        /// First operand.
+        lhs: Box<DurationExpr>,
+        /// Second operand.
+        rhs: Box<DurationExpr>,
+        /// Where.
+        span: Span,
+    },
+    /// `(d)`
+    Paren(Box<DurationExpr>, Span),
+}
+
+/// How a selector treats the edges of its window (experimental).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EdgeMode {
+    /// Only samples inside the window.
+    #[default]
+    Plain,
+    /// `anchored`
+    Anchored,
+    /// `smoothed`
+    Smoothed,
+}
+
+/// An instant selector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorSelector {
+    /// The bare metric name before the braces, if the query wrote one. It also stands in `matchers`.
+    pub name: Option<String>,
+    /// All conditions, the metric name's among them; at least one does not match the empty string.
+    pub matchers: Vec<Matcher>,
+    /// As written; positive looks into the past.
+    pub offset: Option<Duration>,
+    /// `@`, if present.
+    pub at: Option<AtModifier>,
+    /// `smoothed` or `anchored`.
+    pub edges: EdgeMode,
+    /// Where.
+    pub span: Span,
+}
+
+/// A range selector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MatrixSelector {
+    /// The selector it ranges over; carries the offset, `@` and edge mode.
+    pub selector: VectorSelector,
+    /// Window length.
+    pub range: Duration,
+    /// Where.
+    pub span: Span,
+}
+
+/// A subquery.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subquery {
+    /// What is evaluated on the subquery's own grid.
+    pub expr: Box<Expr>,
+    /// Window length.
+    pub range: Duration,
+    /// Grid distance; `None` is the server's default.
+    pub step: Option<Duration>,
+    /// As written; positive looks into the past.
+    pub offset: Option<Duration>,
+    /// `@`, if present.
+    pub at: Option<AtModifier>,
+    /// Where.
+    pub span: Span,
+}
+
+/// A number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NumberLiteral {
+    /// Its value.
+    pub value: f64,
+    /// Whether it was written as a duration (`5m`).
+    pub is_duration: bool,
+    /// Where.
+    pub span: Span,
+}
+
+/// A string.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StringLiteral {
+    /// Unescaped.
+    pub value: String,
+    /// Where.
+    pub span: Span,
+}
+
+/// Parentheses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paren {
+    /// What they hold.
+    pub expr: Box<Expr>,
+    /// Where.
+    pub span: Span,
+}
+
+/// A sign.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unary {
+    /// Whether it is a minus.
+    pub negative: bool,
+    /// Operand.
+    pub expr: Box<Expr>,
+    /// Where.
+    pub span: Span,
+}
+
+impl Expr {
+    /// Where the expression stands in the query text.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Aggregate(e) => e.span,
+            Self::Binary(e) => e.span,
+            Self::Call(e) => e.span,
+            Self::Matrix(e) => e.span,
+            Self::Subquery(e) => e.span,
+            Self::Number(e) => e.span,
+            Self::String(e) => e.span,
+            Self::Paren(e) => e.span,
+            Self::Unary(e) => e.span,
+            Self::Vector(e) => e.span,
+        }
+    }
+
+    /// What the expression yields.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Self::Aggregate(_) | Self::Vector(_) => ValueType::Vector,
+            Self::Binary(e) => match (e.lhs.value_type(), e.rhs.value_type()) {
+                (ValueType::Scalar, ValueType::Scalar) => ValueType::Scalar,
+                _ => ValueType::Vector,
+            },
+            Self::Call(e) => e.function.return_type,
+            Self::Matrix(_) | Self::Subquery(_) => ValueType::Matrix,
+            Self::Number(_) => ValueType::Scalar,
+            Self::String(_) => ValueType::String,
+            Self::Paren(e) => e.expr.value_type(),
+            Self::Unary(e) => e.expr.value_type(),
+        }
+    }
+}

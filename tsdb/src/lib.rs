@@ -1,0 +1,6 @@
+//! The storage engine: chunks, head, write-ahead log, blocks, index.
+//!
+//! Synchronous; absent on purpose: network, tenants, clocks, threads of its own.
+
+pub mod chunk;
+pub mod disk;
