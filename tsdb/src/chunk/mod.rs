@@ -1,4 +1,13 @@
-//! Chunks: compressed runs of one series' samples.
+//! Chunks: compressed runs of one series' samples, in Prometheus' own encodings.
+//!
+//! Each encoding has its file: [`xor`] writes and reads floats. All of them are bit streams over [`bits`],
+//! most significant bit first, the final byte padded with zero bits; the first two bytes are the number of samples,
+//! big-endian.
+//!
+//! Readers accept any bytes: damage gives a [`ChunkError`], never a panic, and no allocation follows an unproven count.
+
+pub mod bits;
+pub mod xor;
 
 use bytes::Bytes;
 use skald_model::TimestampMs;
@@ -41,4 +50,31 @@ pub struct Chunk {
     pub encoding: Encoding,
     /// The chunk's data, without length, encoding byte and checksum.
     pub data: Bytes,
+}
+
+impl Chunk {
+    /// Number of samples the chunk says it holds; 0 when it is too short to say.
+    pub fn num_samples(&self) -> u16 {
+        num_samples(&self.data).unwrap_or(0)
+    }
+}
+
+/// What is wrong with a chunk's bytes. The chunk, not the reader, is at fault: quarantine it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkError {
+    /// The bytes end before the samples do.
+    #[error("chunk ends before its last sample")]
+    Truncated,
+    /// A field holds what no writer produces; the text names it.
+    #[error("chunk holds an impossible {0}")]
+    Malformed(&'static str),
+    /// Timestamps go backwards.
+    #[error("chunk samples are not in time order")]
+    OutOfOrder,
+}
+
+/// The sample count in a chunk's first two bytes.
+fn num_samples(bytes: &[u8]) -> Result<u16, ChunkError> {
+    let count = bytes.first_chunk::<2>().ok_or(ChunkError::Truncated)?;
+    Ok(u16::from_be_bytes(*count))
 }
