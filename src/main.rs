@@ -1,1 +1,3 @@
+//! The `skald` binary.
+
 fn main() {}
