@@ -5,5 +5,8 @@
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
 pub mod error;
+pub mod ingester;
 pub mod runtime;
+pub mod select;
+pub mod store_gateway;
 pub mod tenant;

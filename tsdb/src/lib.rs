@@ -4,3 +4,6 @@
 
 pub mod chunk;
 pub mod disk;
+mod series_chunks;
+
+pub use series_chunks::SeriesChunks;

@@ -1,0 +1,75 @@
+//! What an ingester does for others.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Labels, MetricMetadata};
+use skald_proto::WriteBatch;
+
+use crate::error::ServiceError;
+use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
+use crate::tenant::TenantId;
+
+/// What became of a push that was carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushReply {
+    /// Float and histogram samples stored, those that were there already included.
+    pub samples: u64,
+    /// Exemplars stored.
+    pub exemplars: u64,
+    /// What was refused, one entry per kind and reason, in the order of first occurrence.
+    pub rejections: Vec<Rejection>,
+}
+
+/// Parts of a push refused for one reason; repeating them cannot succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// What was refused.
+    pub kind: RejectedKind,
+    /// Stable id of the cause.
+    pub reason: Cow<'static, str>,
+    /// How many.
+    pub count: u64,
+    /// The first one's message: names series, value and limit.
+    pub message: String,
+}
+
+/// What a [`Rejection`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectedKind {
+    /// Float and histogram samples; they make the write answer 400.
+    Sample,
+    /// Exemplars; counted only.
+    Exemplar,
+    /// Metadata; counted only.
+    Metadata,
+}
+
+/// An ingester as its neighbours see it, in this process or behind gRPC.
+///
+/// Contract, checked by `ingester::conformance` for both implementations: an error means nothing was acknowledged (a
+/// retry is safe, writes are idempotent); a reply means every sample it counts as stored is logged. Refused parts never
+/// make a push fail. No method shows one tenant another's data. Dropping a stream cancels its reading.
+#[async_trait]
+pub trait IngesterClient: Send + Sync + 'static {
+    /// Stores a batch.
+    async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError>;
+    /// Series with their chunks.
+    async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError>;
+    /// Label names, ascending, unique.
+    async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError>;
+    /// Values of one label, ascending, unique.
+    async fn label_values(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        request: LabelRequest,
+    ) -> Result<Vec<String>, ServiceError>;
+    /// Label sets, ascending, unique.
+    async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError>;
+    /// Exemplars by series, ascending by labels.
+    async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError>;
+    /// Metadata of one metric, or of all.
+    async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError>;
+}

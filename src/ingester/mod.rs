@@ -1,0 +1,3 @@
+//! The ingester: holds recent samples.
+
+pub mod client;

@@ -1,0 +1,24 @@
+//! One series with its chunks: what every reader of the engine yields.
+
+use skald_model::{Labels, QueryRange};
+
+use crate::chunk::Chunk;
+
+/// A series and its encoded samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesChunks {
+    /// Which series.
+    pub labels: Labels,
+    /// Its chunks, ascending by first sample; they overlap where replicas or out-of-order samples meet.
+    pub chunks: Vec<Chunk>,
+    /// Time ranges whose samples are deleted and must not be shown.
+    pub deleted: Vec<QueryRange>,
+}
+
+impl SeriesChunks {
+    /// Bytes the series holds on the heap, about.
+    pub fn heap_bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(|c| c.data.len() + size_of::<Chunk>()).sum();
+        size_of::<Self>() + self.labels.as_bytes().len() + chunks
+    }
+}
