@@ -4,5 +4,6 @@
 //! [`source::SeriesSource`]; whoever runs it decides on which threads.
 
 pub mod ast;
+pub mod eval;
 pub mod functions;
 pub mod source;

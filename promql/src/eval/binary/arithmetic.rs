@@ -1,0 +1,118 @@
+//! Operators on two values.
+
+use crate::ast::{BinaryOp, Span};
+use crate::eval::env::Env;
+
+/// Whether the operator compares.
+pub(crate) fn is_comparison(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge)
+}
+
+/// As PromQL writes it.
+pub(crate) fn symbol(op: BinaryOp) -> &'static str {
+    match op {
+        BinaryOp::Add => "+",
+        BinaryOp::Sub => "-",
+        BinaryOp::Mul => "*",
+        BinaryOp::Div => "/",
+        BinaryOp::Mod => "%",
+        BinaryOp::Pow => "^",
+        BinaryOp::Atan2 => "atan2",
+        BinaryOp::Eq => "==",
+        BinaryOp::Ne => "!=",
+        BinaryOp::Lt => "<",
+        BinaryOp::Le => "<=",
+        BinaryOp::Gt => ">",
+        BinaryOp::Ge => ">=",
+        BinaryOp::And => "and",
+        BinaryOp::Or => "or",
+        BinaryOp::Unless => "unless",
+        BinaryOp::TrimUpper => "</",
+        BinaryOp::TrimLower => ">/",
+    }
+}
+
+/// An arithmetic operator on two floats; NaN for the others.
+#[inline(always)]
+pub(crate) fn arithmetic(op: BinaryOp, a: f64, b: f64) -> f64 {
+    match op {
+        BinaryOp::Add => a + b,
+        BinaryOp::Sub => a - b,
+        BinaryOp::Mul => a * b,
+        BinaryOp::Div => a / b,
+        BinaryOp::Mod => a % b,
+        BinaryOp::Pow => go_pow(a, b),
+        BinaryOp::Atan2 => a.atan2(b),
+        _ => f64::NAN,
+    }
+}
+
+/// A comparison of two floats; false for the others.
+#[inline(always)]
+pub(crate) fn compare(op: BinaryOp, a: f64, b: f64) -> bool {
+    match op {
+        BinaryOp::Eq => a == b,
+        BinaryOp::Ne => a != b,
+        BinaryOp::Lt => a < b,
+        BinaryOp::Le => a <= b,
+        BinaryOp::Gt => a > b,
+        BinaryOp::Ge => a >= b,
+        _ => false,
+    }
+}
+
+/// An operator on two scalars: comparisons yield 0 or 1.
+pub(crate) fn apply_scalars(op: BinaryOp, a: f64, b: f64) -> f64 {
+    if is_comparison(op) { f64::from(u8::from(compare(op, a, b))) } else { arithmetic(op, a, b) }
+}
+
+/// Power as Go has it: it agrees with IEEE 754 `pow` except in the last bits.
+fn go_pow(a: f64, b: f64) -> f64 {
+    a.powf(b)
+}
+
+/// The larger of two, NaN if either is NaN (Go's `math.Max`).
+pub(crate) fn go_max(a: f64, b: f64) -> f64 {
+    if a == f64::INFINITY || b == f64::INFINITY {
+        f64::INFINITY
+    } else if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else if a == 0.0 && a == b {
+        if a.is_sign_negative() { b } else { a }
+    } else if a > b {
+        a
+    } else {
+        b
+    }
+}
+
+/// The smaller of two, NaN if either is NaN (Go's `math.Min`).
+pub(crate) fn go_min(a: f64, b: f64) -> f64 {
+    -go_max(-a, -b)
+}
+
+/// Says that an operator met a pair of values it has no meaning for; the pair yields nothing.
+pub(crate) fn warn_incompatible(env: &mut Env<'_>, span: Span, symbol: &str, lhs: &str, rhs: &str) {
+    let text = format!("incompatible sample types encountered for binary operator {symbol:?}: {lhs} {symbol} {rhs}");
+    env.annotations.info(span, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extremes_follow_go() {
+        assert!(go_max(f64::NAN, 3.0).is_nan() && go_min(3.0, f64::NAN).is_nan());
+        assert_eq!(go_max(f64::NAN, f64::INFINITY), f64::INFINITY);
+        assert_eq!(go_min(f64::NAN, f64::NEG_INFINITY), f64::NEG_INFINITY);
+        assert!(go_max(-0.0, 0.0).is_sign_positive() && go_min(0.0, -0.0).is_sign_negative());
+        assert_eq!((go_max(1.0, 2.0), go_min(1.0, 2.0)), (2.0, 1.0));
+    }
+
+    #[test]
+    fn modulo_takes_the_sign_of_the_dividend() {
+        assert_eq!(arithmetic(BinaryOp::Mod, -5.0, 3.0), -2.0);
+        assert!(arithmetic(BinaryOp::Mod, 5.0, 0.0).is_nan());
+    }
+}

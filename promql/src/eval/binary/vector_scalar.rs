@@ -1,0 +1,91 @@
+//! A vector and a scalar.
+
+use std::task::{Context, Poll, ready};
+
+use super::arithmetic::{arithmetic, compare, is_comparison, symbol};
+use crate::ast::{BinaryOp, Span};
+use crate::eval::env::Env;
+use crate::eval::error::EvalError;
+use crate::eval::operator::Operator;
+use crate::eval::points::{Points, StepSeries};
+use crate::eval::scalar::{Scalar, ScalarPlan};
+
+/// A vector and a scalar, either of them left.
+pub(crate) struct VectorScalar {
+    pub(crate) child: Box<dyn Operator>,
+    pub(crate) scalar: ScalarPlan,
+    pub(crate) op: BinaryOp,
+    pub(crate) scalar_left: bool,
+    pub(crate) return_bool: bool,
+    pub(crate) span: Span,
+}
+
+impl Operator for VectorScalar {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        ready!(self.scalar.poll_ready(cx, env))?;
+        loop {
+            let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+            self.apply_floats(&mut series.points);
+            if series.points.has_histograms() {
+                self.apply_histograms(&mut series.points, env)?;
+            }
+            env.tick(series.points.steps())?;
+            if series.points.is_empty() {
+                env.recycle(series.points);
+                continue;
+            }
+            if !is_comparison(self.op) || self.return_bool {
+                env.names.drop(&mut series);
+            }
+            return Poll::Ready(Ok(Some(series)));
+        }
+    }
+}
+
+impl VectorScalar {
+    fn apply_floats(&self, points: &mut Points) {
+        let scalar = self.scalar.value();
+        // One loop per operator and side, so that each is free of branches.
+        macro_rules! each {
+            ($f:expr) => {
+                match (scalar, self.scalar_left) {
+                    (Scalar::Const(s), false) => points.values.iter_mut().for_each(|v| *v = $f(*v, *s)),
+                    (Scalar::Const(s), true) => points.values.iter_mut().for_each(|v| *v = $f(*s, *v)),
+                    (Scalar::Steps(s), false) => points.values.iter_mut().zip(s).for_each(|(v, s)| *v = $f(*v, *s)),
+                    (Scalar::Steps(s), true) => points.values.iter_mut().zip(s).for_each(|(v, s)| *v = $f(*s, *v)),
+                }
+            };
+        }
+        let op = self.op;
+        match op {
+            BinaryOp::Add => each!(|a: f64, b: f64| a + b),
+            BinaryOp::Sub => each!(|a: f64, b: f64| a - b),
+            BinaryOp::Mul => each!(|a: f64, b: f64| a * b),
+            BinaryOp::Div => each!(|a: f64, b: f64| a / b),
+            _ if !is_comparison(op) => each!(|a: f64, b: f64| arithmetic(op, a, b)),
+            _ if self.return_bool => each!(|a: f64, b: f64| f64::from(u8::from(compare(op, a, b)))),
+            _ => {
+                for step in 0..points.steps() {
+                    let (vector, scalar) = (points.values[step], scalar.at(step));
+                    let (a, b) = if self.scalar_left { (scalar, vector) } else { (vector, scalar) };
+                    if !compare(op, a, b) {
+                        points.floats.unset(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn incompatible(&self, env: &mut Env<'_>) {
+        let (lhs, rhs) = if self.scalar_left { ("float", "histogram") } else { ("histogram", "float") };
+        super::arithmetic::warn_incompatible(env, self.span, symbol(self.op), lhs, rhs);
+    }
+
+    fn apply_histograms(&self, points: &mut Points, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let mut kept = points.take_histograms();
+        kept.clear();
+        points.restore_histograms(kept);
+        self.incompatible(env);
+        Err(EvalError::unsupported("arithmetic of native histograms"))
+    }
+}

@@ -1,0 +1,167 @@
+//! What bounds a query while it runs: bytes, samples, and the wish to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
+
+use super::error::EvalError;
+use crate::ast::Span;
+
+/// The bounds of one query. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct QueryContext {
+    budget: Arc<Budget>,
+    interrupt: Interrupt,
+}
+
+impl QueryContext {
+    /// Bounds with their limits; `None` means no limit.
+    ///
+    /// `memory_limit` counts bytes the query holds at one time (decoded samples, results of the parts of the query,
+    /// batches of its sources); `sample_limit` counts the samples held at one time, as Prometheus' `query.max-samples`.
+    pub fn new(memory_limit: Option<usize>, sample_limit: Option<usize>, interrupt: Interrupt) -> Self {
+        let budget = Budget {
+            memory_limit: memory_limit.unwrap_or(usize::MAX),
+            bytes: AtomicUsize::new(0),
+            peak_bytes: AtomicUsize::new(0),
+            sample_limit: sample_limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)),
+            samples: AtomicI64::new(0),
+            peak_samples: AtomicI64::new(0),
+        };
+        Self { budget: Arc::new(budget), interrupt }
+    }
+
+    /// No limits and nothing that stops the query.
+    pub fn unlimited() -> Self {
+        Self::new(None, None, Interrupt::default())
+    }
+
+    /// Bytes the query holds now.
+    pub fn bytes(&self) -> usize {
+        self.budget.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes the query has held at one time.
+    pub fn peak_bytes(&self) -> usize {
+        self.budget.peak_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Most samples the query has held at one time.
+    pub fn peak_samples(&self) -> usize {
+        usize::try_from(self.budget.peak_samples.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+}
+
+/// Asks a running query to stop; the loops of the engine look at it every few thousand steps of work.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Arc<AtomicU8>);
+
+const CANCELED: u8 = 1;
+const TIMED_OUT: u8 = 2;
+
+impl Interrupt {
+    /// Stops the query because nobody waits for it any more.
+    pub fn cancel(&self) {
+        let _ = self.0.compare_exchange(0, CANCELED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Stops the query because its deadline has passed.
+    pub fn time_out(&self) {
+        let _ = self.0.compare_exchange(0, TIMED_OUT, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The error a stopped query ends with.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), EvalError> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            CANCELED => Err(EvalError::Canceled),
+            _ => Err(EvalError::Timeout),
+        }
+    }
+}
+
+/// Bytes and samples held, against their limits.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    memory_limit: usize,
+    bytes: AtomicUsize,
+    peak_bytes: AtomicUsize,
+    sample_limit: i64,
+    samples: AtomicI64,
+    peak_samples: AtomicI64,
+}
+
+/// A share of a query's budget; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+    samples: i64,
+}
+
+impl Charge {
+    /// An empty share.
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0, samples: 0 }
+    }
+
+    /// Bytes held by this share.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes `bytes` more; `span` is the part of the query that needs them.
+    pub(crate) fn grow(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
+        let budget = &self.budget;
+        let held = budget.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        self.bytes += bytes;
+        if held > budget.memory_limit {
+            return Err(EvalError::MemoryLimit { limit: budget.memory_limit, needed: held, span });
+        }
+        budget.peak_bytes.fetch_max(held, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the share `bytes` large.
+    pub(crate) fn resize(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes, span);
+        }
+        self.budget.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Says how many samples the share stands for.
+    pub(crate) fn hold_samples(&mut self, samples: usize) -> Result<(), EvalError> {
+        let samples = i64::try_from(samples).unwrap_or(i64::MAX);
+        let change = samples - self.samples;
+        let held = self.budget.samples.fetch_add(change, Ordering::Relaxed).saturating_add(change);
+        self.samples = samples;
+        if change <= 0 {
+            return Ok(());
+        }
+        if held > self.budget.sample_limit {
+            return Err(EvalError::TooManySamples);
+        }
+        self.budget.peak_samples.fetch_max(held, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.samples != 0 {
+            self.budget.samples.fetch_sub(self.samples, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the operators of one query share.
+
+use skald_model::{Labels, METRIC_NAME};
+
+use super::EvalParams;
+use super::annotations::Annotations;
+use super::context::{Charge, QueryContext};
+use super::error::EvalError;
+use super::output::QueryStats;
+use super::points::{Points, StepSeries, histogram_bytes};
+use crate::ast::Span;
+
+/// Work units (roughly: samples looked at) between two looks at the interrupt.
+const WORK_PER_CHECK: usize = 1 << 15;
+/// Points kept for reuse.
+const SPARE_POINTS: usize = 16;
+
+/// What the operators of one query share: its bounds, what it has said and counted, spare buffers.
+pub(crate) struct Env<'q> {
+    pub(crate) context: &'q QueryContext,
+    pub(crate) annotations: Annotations,
+    pub(crate) stats: QueryStats,
+    pub(crate) names: Names,
+    spare: Vec<Points>,
+    work: usize,
+}
+
+impl<'q> Env<'q> {
+    pub(crate) fn new(context: &'q QueryContext, params: &EvalParams) -> Self {
+        let names = Names { delayed: params.delayed_name_removal, type_and_unit: params.type_and_unit_labels };
+        Self {
+            context,
+            annotations: Annotations::default(),
+            stats: QueryStats::default(),
+            names,
+            spare: Vec::new(),
+            work: 0,
+        }
+    }
+
+    /// An empty share of the budget.
+    pub(crate) fn charge(&self) -> Charge {
+        Charge::new(self.context.budget())
+    }
+
+    /// Points of `steps` steps without a value.
+    pub(crate) fn points(&mut self, steps: usize, span: Span) -> Result<Points, EvalError> {
+        let mut points = self.spare.pop().unwrap_or_else(|| Points::new(self.context.budget()));
+        points.reset(steps, span)?;
+        Ok(points)
+    }
+
+    /// Takes points back for reuse.
+    pub(crate) fn recycle(&mut self, mut points: Points) {
+        if self.spare.len() < SPARE_POINTS {
+            points.drop_histograms();
+            self.spare.push(points);
+        }
+    }
+
+    /// Counts the samples that a selector gives to each step, one at most.
+    pub(crate) fn count_queryable(&mut self, points: &Points) {
+        self.stats.queryable_samples += points.floats.len() as u64;
+        for (_, histogram) in points.histograms() {
+            self.stats.queryable_samples += (histogram_bytes(histogram) / 16) as u64;
+        }
+    }
+
+    /// Counts work, and now and then looks whether the query shall stop.
+    #[inline]
+    pub(crate) fn tick(&mut self, work: usize) -> Result<(), EvalError> {
+        self.work += work + 1;
+        if self.work < WORK_PER_CHECK {
+            return Ok(());
+        }
+        self.work = 0;
+        self.context.interrupt().check()
+    }
+}
+
+/// How metric names are dropped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    /// At the end of the evaluation rather than at once.
+    pub(crate) delayed: bool,
+    type_and_unit: bool,
+}
+
+impl Names {
+    /// Whether the label goes with the metric name.
+    pub(crate) fn is_reserved(&self, label: &str) -> bool {
+        label == METRIC_NAME || (self.type_and_unit && (label == "__type__" || label == "__unit__"))
+    }
+
+    /// The labels without the metric name and what goes with it.
+    pub(crate) fn strip(&self, labels: &Labels) -> Labels {
+        if !labels.iter().any(|(name, _)| self.is_reserved(name)) {
+            return labels.clone();
+        }
+        Labels::from_sorted(labels.iter().filter(|(name, _)| !self.is_reserved(name)))
+    }
+
+    /// Drops the name of a series: now, or at the end.
+    pub(crate) fn drop(&self, series: &mut StepSeries) {
+        if self.delayed {
+            series.drop_name = true;
+        } else {
+            series.labels = self.strip(&series.labels);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What the parts of a running query have in common.
+
+use std::task::{Context, Poll};
+
+use super::env::Env;
+use super::error::EvalError;
+use super::points::StepSeries;
+
+/// A part of a running query that yields series, one at a time.
+///
+/// Series with equal labels may follow one another only if no step has a value in both (they are halves of one series
+/// then); [`super::merge::Merge`] joins them where that matters and reports those that do collide.
+pub(crate) trait Operator: Send {
+    /// The next series; `None` is the end. `Pending` only when a source is.
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>>;
+}
+
+/// An operator with what the planner knows of it.
+pub(crate) struct VectorPlan {
+    pub(crate) operator: Box<dyn Operator>,
+    /// No two series have equal labels once their metric names are dropped, except halves of one series.
+    pub(crate) unique_without_name: bool,
+    /// Halves of one series may come as several.
+    pub(crate) split: bool,
+}

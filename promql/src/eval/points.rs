@@ -1,0 +1,302 @@
+//! One value per step of one series.
+
+use std::sync::Arc;
+
+use skald_model::{FloatHistogram, Labels};
+
+use super::context::{Budget, Charge};
+use super::error::EvalError;
+use crate::ast::Span;
+
+/// A set of steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Bits {
+    words: Vec<u64>,
+}
+
+impl Bits {
+    /// The empty set, with room for `steps`.
+    pub(crate) fn new(steps: usize) -> Self {
+        Self { words: vec![0; steps.div_ceil(64)] }
+    }
+
+    /// Empties the set and makes room for `steps`.
+    pub(crate) fn reset(&mut self, steps: usize) {
+        self.words.clear();
+        self.words.resize(steps.div_ceil(64), 0);
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, i: usize) {
+        self.words[i / 64] |= 1 << (i % 64);
+    }
+
+    #[inline]
+    pub(crate) fn unset(&mut self, i: usize) {
+        self.words[i / 64] &= !(1 << (i % 64));
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, i: usize) -> bool {
+        self.words[i / 64] >> (i % 64) & 1 == 1
+    }
+
+    /// Puts the first `steps` steps into the set.
+    pub(crate) fn set_all(&mut self, steps: usize) {
+        for (w, word) in self.words.iter_mut().enumerate() {
+            let left = steps.saturating_sub(w * 64);
+            *word = if left >= 64 { u64::MAX } else { (1 << left) - 1 };
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|&w| w == 0)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.words.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    pub(crate) fn intersects(&self, other: &Bits) -> bool {
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
+    /// Keeps the steps that `other` holds too.
+    pub(crate) fn intersect(&mut self, other: &Bits) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= b);
+    }
+
+    /// Takes in the steps of `other`.
+    pub(crate) fn unite(&mut self, other: &Bits) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+    }
+
+    /// Drops the steps of `other`.
+    pub(crate) fn subtract(&mut self, other: &Bits) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
+    }
+
+    /// The steps, ascending.
+    #[inline]
+    pub(crate) fn ones(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().flat_map(|(w, &word)| Ones { word, base: w * 64 })
+    }
+
+    /// The 64-step words: bit `b` of word `w` is step `64 * w + b`.
+    #[inline]
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+}
+
+struct Ones {
+    word: u64,
+    base: usize,
+}
+
+impl Iterator for Ones {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.word == 0 {
+            return None;
+        }
+        let bit = self.word.trailing_zeros() as usize;
+        self.word &= self.word - 1;
+        Some(self.base + bit)
+    }
+}
+
+/// One value per step: a float, a histogram or nothing. Charged to the query's budget while it lives.
+#[derive(Debug)]
+pub(crate) struct Points {
+    /// One per step; meaningful where `floats` holds the step.
+    pub(crate) values: Vec<f64>,
+    /// The steps that have a float.
+    pub(crate) floats: Bits,
+    /// The steps that have a histogram, ascending; none of them is in `floats`.
+    histograms: Vec<(u32, Arc<FloatHistogram>)>,
+    charge: Charge,
+}
+
+/// One value of one step.
+#[derive(Debug, Clone)]
+pub(crate) enum Point {
+    Float(f64),
+    Histogram(Arc<FloatHistogram>),
+}
+
+impl Points {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self { values: Vec::new(), floats: Bits::default(), histograms: Vec::new(), charge: Charge::new(budget) }
+    }
+
+    /// Forgets every value and makes room for `steps`.
+    pub(crate) fn reset(&mut self, steps: usize, span: Span) -> Result<(), EvalError> {
+        // Steps fit the `u32` of a histogram's entry.
+        let bytes = steps.saturating_mul(8).saturating_add(steps / 8 + 64);
+        if steps > u32::MAX as usize {
+            return Err(EvalError::Execution(format!("an evaluation of {steps} steps is more than the engine can do")));
+        }
+        self.histograms = Vec::new();
+        self.charge.hold_samples(0)?;
+        self.charge.resize(bytes, span)?;
+        // Values of steps that are not present are never read, so stale ones may stay.
+        self.values.resize(steps, 0.0);
+        self.floats.reset(steps);
+        Ok(())
+    }
+
+    pub(crate) fn steps(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histograms.is_empty() && self.floats.is_empty()
+    }
+
+    /// Number of values, floats and histograms.
+    pub(crate) fn len(&self) -> usize {
+        self.floats.len() + self.histograms.len()
+    }
+
+    #[inline]
+    pub(crate) fn set_float(&mut self, step: usize, value: f64) {
+        self.values[step] = value;
+        self.floats.set(step);
+    }
+
+    /// Adds the histogram of a step later than every other that has one.
+    pub(crate) fn push_histogram(
+        &mut self,
+        step: usize,
+        histogram: Arc<FloatHistogram>,
+        span: Span,
+    ) -> Result<(), EvalError> {
+        debug_assert!(self.histograms.last().is_none_or(|(last, _)| (*last as usize) < step));
+        let bytes = 16 + histogram_bytes(&histogram);
+        self.histograms.push((step as u32, histogram));
+        self.charge.grow(bytes, span)
+    }
+
+    /// Adds a value of a step later than every histogram so far.
+    #[inline]
+    pub(crate) fn push(&mut self, step: usize, point: Point, span: Span) -> Result<(), EvalError> {
+        match point {
+            Point::Float(value) => self.set_float(step, value),
+            Point::Histogram(histogram) => self.push_histogram(step, histogram, span)?,
+        }
+        Ok(())
+    }
+
+    /// The histograms with their steps, ascending.
+    pub(crate) fn histograms(&self) -> &[(u32, Arc<FloatHistogram>)] {
+        &self.histograms
+    }
+
+    pub(crate) fn has_histograms(&self) -> bool {
+        !self.histograms.is_empty()
+    }
+
+    /// Takes the histograms out; their bytes stay charged until the points are reset or dropped.
+    pub(crate) fn take_histograms(&mut self) -> Vec<(u32, Arc<FloatHistogram>)> {
+        std::mem::take(&mut self.histograms)
+    }
+
+    /// Puts histograms back that [`Points::take_histograms`] gave out, some of them maybe changed or left out.
+    pub(crate) fn restore_histograms(&mut self, histograms: Vec<(u32, Arc<FloatHistogram>)>) {
+        self.histograms = histograms;
+    }
+
+    pub(crate) fn drop_histograms(&mut self) {
+        self.histograms = Vec::new();
+    }
+
+    /// Keeps the histograms of the steps `keep` says yes to.
+    pub(crate) fn retain_histograms(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        self.histograms.retain(|(step, _)| keep(*step as usize));
+    }
+
+    pub(crate) fn histogram(&self, step: usize) -> Option<&Arc<FloatHistogram>> {
+        if self.histograms.is_empty() {
+            return None;
+        }
+        let at = self.histograms.binary_search_by_key(&(step as u32), |(s, _)| *s).ok()?;
+        Some(&self.histograms[at].1)
+    }
+
+    /// The value of a step.
+    #[inline]
+    pub(crate) fn get(&self, step: usize) -> Option<Point> {
+        if self.floats.get(step) {
+            return Some(Point::Float(self.values[step]));
+        }
+        self.histogram(step).cloned().map(Point::Histogram)
+    }
+
+    #[inline]
+    pub(crate) fn is_present(&self, step: usize) -> bool {
+        self.floats.get(step) || self.histogram(step).is_some()
+    }
+
+    /// The steps that have a value, into `out`.
+    pub(crate) fn presence(&self, out: &mut Bits) {
+        out.reset(self.steps());
+        out.unite(&self.floats);
+        for (step, _) in &self.histograms {
+            out.set(*step as usize);
+        }
+    }
+
+    /// Says that the points stay (part of a result, or the kept side of an operator): their samples count as held.
+    pub(crate) fn hold(&mut self) -> Result<(), EvalError> {
+        let floats = self.floats.len();
+        let histograms: usize = self.histograms.iter().map(|(_, h)| histogram_bytes(h) / 16 + 1).sum();
+        self.charge.hold_samples(floats + histograms)
+    }
+
+    /// Takes over the values of `other`, which has none of this one's steps; the steps both have otherwise.
+    pub(crate) fn absorb(&mut self, other: &Points, span: Span) -> Result<Result<(), usize>, EvalError> {
+        for step in other.floats.ones() {
+            if self.is_present(step) {
+                return Ok(Err(step));
+            }
+            self.set_float(step, other.values[step]);
+        }
+        if other.has_histograms() {
+            let mut all = self.take_histograms();
+            for (step, histogram) in other.histograms() {
+                if self.floats.get(*step as usize) {
+                    return Ok(Err(*step as usize));
+                }
+                self.charge.grow(16 + histogram_bytes(histogram), span)?;
+                all.push((*step, Arc::clone(histogram)));
+            }
+            all.sort_by_key(|(step, _)| *step);
+            if let Some(twice) = all.windows(2).find(|w| w[0].0 == w[1].0) {
+                return Ok(Err(twice[0].0 as usize));
+            }
+            self.histograms = all;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Bytes a histogram holds on the heap.
+pub(crate) fn histogram_bytes(histogram: &FloatHistogram) -> usize {
+    size_of::<FloatHistogram>()
+        + 8 * (histogram.positive_spans.len()
+            + histogram.negative_spans.len()
+            + histogram.positive_buckets.len()
+            + histogram.negative_buckets.len())
+}
+
+/// A series on its way through the operators.
+#[derive(Debug)]
+pub(crate) struct StepSeries {
+    pub(crate) labels: Labels,
+    /// The metric name is to be dropped at the end of the evaluation (delayed name removal).
+    pub(crate) drop_name: bool,
+    pub(crate) points: Points,
+}

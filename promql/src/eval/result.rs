@@ -1,0 +1,156 @@
+//! The top of a running query: collects what the topmost operator yields and makes the answer out of it.
+
+use std::task::{Context, Poll, ready};
+
+use skald_model::{Columns, Labels};
+
+use super::context::Charge;
+use super::env::Env;
+use super::error::EvalError;
+use super::grid::Grid;
+use super::merge::Merged;
+use super::operator::Operator;
+use super::output::{Element, QueryOutput, SampleValue, Series, Value};
+use super::points::{Point, StepSeries};
+use super::scalar::ScalarPlan;
+use super::window::WindowInput;
+use crate::ast::Span;
+
+/// The top of a running query.
+pub(crate) struct Root {
+    pub(crate) plan: RootPlan,
+    pub(crate) grid: Grid,
+    /// Whether it is an instant query: one step, and a vector keeps its order.
+    pub(crate) instant: bool,
+    pub(crate) span: Span,
+}
+
+/// What the topmost expression is.
+pub(crate) enum RootPlan {
+    Scalar(ScalarPlan),
+    String(String),
+    Vector { operator: Box<dyn Operator>, collected: Vec<StepSeries> },
+    Matrix { input: Box<WindowInput>, collected: Vec<Series>, charge: Charge },
+}
+
+impl Root {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<QueryOutput, EvalError>> {
+        let mut charge = env.charge();
+        let time = self.grid.start;
+        let value = match &mut self.plan {
+            RootPlan::Scalar(scalar) => {
+                ready!(scalar.poll_ready(cx, env))?;
+                let value = scalar.value();
+                if self.instant {
+                    Value::Scalar { timestamp: time, value: value.at(0) }
+                } else {
+                    let mut samples = Columns::default();
+                    charge.grow(16 * self.grid.count, self.span)?;
+                    charge.hold_samples(self.grid.count)?;
+                    (0..self.grid.count).for_each(|step| samples.push_float(self.grid.time(step), value.at(step)));
+                    Value::Matrix(vec![Series { labels: Labels::empty(), samples }])
+                }
+            }
+            RootPlan::String(text) => Value::String { timestamp: time, value: text.clone() },
+            RootPlan::Vector { operator, collected } => {
+                while let Some(mut series) = ready!(operator.poll_next(cx, env))? {
+                    series.points.hold()?;
+                    collected.push(series);
+                }
+                let series = finish_names(std::mem::take(collected), env, self.span)?;
+                if self.instant {
+                    Value::Vector(vector(series, time, &mut charge, self.span)?)
+                } else {
+                    Value::Matrix(matrix(series, self.grid, &mut charge, env, self.span)?)
+                }
+            }
+            RootPlan::Matrix { input, collected, charge: held } => {
+                let mut columns = Columns::default();
+                loop {
+                    let Some((labels, drop_name)) = ready!(input.poll_series(cx, env, &mut columns))? else { break };
+                    let samples = input.cut(&columns, time);
+                    if samples.is_empty() {
+                        continue;
+                    }
+                    let labels = if drop_name { env.names.strip(&labels) } else { labels };
+                    held.grow(64 + labels.as_bytes().len() + 24 * samples.len(), self.span)?;
+                    collected.push(Series { labels, samples });
+                    held.hold_samples(collected.iter().map(|s| s.samples.len()).sum())?;
+                }
+                std::mem::swap(&mut charge, held);
+                let mut series = std::mem::take(collected);
+                series.sort_by(|a, b| a.labels.cmp(&b.labels));
+                if series.windows(2).any(|w| w[0].labels == w[1].labels) {
+                    return Poll::Ready(Err(EvalError::duplicate_labels()));
+                }
+                Value::Matrix(series)
+            }
+        };
+        let mut stats = std::mem::take(&mut env.stats);
+        stats.peak_samples = env.context.peak_samples() as u64;
+        stats.peak_bytes = env.context.peak_bytes() as u64;
+        let annotations = std::mem::take(&mut env.annotations);
+        Poll::Ready(Ok(QueryOutput { value, annotations, stats, _charge: charge }))
+    }
+}
+
+/// Drops the names whose dropping was put off, and joins the halves of series.
+fn finish_names(series: Vec<StepSeries>, env: &mut Env<'_>, span: Span) -> Result<Vec<StepSeries>, EvalError> {
+    let mut merged = Merged::default();
+    for mut one in series {
+        if std::mem::take(&mut one.drop_name) {
+            one.labels = env.names.strip(&one.labels);
+        }
+        merged.add(one, env, span)?;
+    }
+    Ok(merged.into_series())
+}
+
+fn vector(series: Vec<StepSeries>, timestamp: i64, charge: &mut Charge, span: Span) -> Result<Vec<Element>, EvalError> {
+    charge.grow(series.len() * size_of::<Element>(), span)?;
+    charge.hold_samples(series.len())?;
+    let elements = series.into_iter().filter_map(|one| {
+        let value = match one.points.get(0)? {
+            Point::Float(value) => SampleValue::Float(value),
+            Point::Histogram(histogram) => SampleValue::Histogram(histogram),
+        };
+        Some(Element { labels: one.labels, timestamp, value })
+    });
+    Ok(elements.collect())
+}
+
+fn matrix(
+    mut series: Vec<StepSeries>,
+    grid: Grid,
+    charge: &mut Charge,
+    env: &mut Env<'_>,
+    span: Span,
+) -> Result<Vec<Series>, EvalError> {
+    series.sort_by(|a, b| a.labels.cmp(&b.labels));
+    let mut out = Vec::with_capacity(series.len());
+    let mut total = 0;
+    for one in series {
+        let points = one.points;
+        let floats = points.floats.len();
+        charge.grow(size_of::<Series>() + 16 * points.len(), span)?;
+        let mut samples = Columns {
+            float_timestamps: Vec::with_capacity(floats),
+            float_values: Vec::with_capacity(floats),
+            ..Columns::default()
+        };
+        for step in points.floats.ones() {
+            samples.push_float(grid.time(step), points.values[step]);
+        }
+        for (step, histogram) in points.histograms() {
+            samples.push_histogram(grid.time(*step as usize), histogram.clone());
+        }
+        env.tick(points.len())?;
+        total += points.len();
+        drop(points);
+        charge.hold_samples(total)?;
+        if !samples.is_empty() {
+            out.push(Series { labels: one.labels, samples });
+        }
+    }
+    Ok(out)
+}

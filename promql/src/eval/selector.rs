@@ -1,0 +1,116 @@
+//! Instant selectors: the newest sample of each series within the lookback, per step.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use skald_model::{Columns, is_stale_nan};
+
+use super::env::Env;
+use super::error::EvalError;
+use super::grid::{Grid, TimeShift};
+use super::operator::Operator;
+use super::points::{Points, StepSeries};
+use super::reader::SeriesReader;
+use crate::ast::Span;
+
+/// What a selector yields of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Yields {
+    Value,
+    /// Its own time in seconds: `timestamp(selector)`.
+    Timestamp,
+}
+
+/// An instant selector.
+pub(crate) struct InstantSelector {
+    pub(crate) reader: SeriesReader,
+    pub(crate) grid: Grid,
+    pub(crate) shift: TimeShift,
+    /// A sample this old is not found.
+    pub(crate) lookback: i64,
+    pub(crate) yields: Yields,
+    pub(crate) span: Span,
+    pub(crate) columns: Columns,
+}
+
+impl Operator for InstantSelector {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        loop {
+            let Some(labels) = ready!(self.reader.poll_series(cx, env, &mut self.columns))? else {
+                return Poll::Ready(Ok(None));
+            };
+            let mut points = env.points(self.grid.count, self.span)?;
+            if self.columns.histograms.is_empty() {
+                self.select_floats(&mut points);
+            } else {
+                self.select_mixed(&mut points)?;
+            }
+            env.tick(self.grid.count)?;
+            if points.is_empty() {
+                env.recycle(points);
+                continue;
+            }
+            env.count_queryable(&points);
+            let mut series = StepSeries { labels, drop_name: false, points };
+            if self.yields == Yields::Timestamp {
+                env.names.drop(&mut series);
+            }
+            return Poll::Ready(Ok(Some(series)));
+        }
+    }
+}
+
+impl InstantSelector {
+    fn select_floats(&self, points: &mut Points) {
+        let times = &self.columns.float_timestamps[..];
+        let values = &self.columns.float_values[..];
+        let mut next = 0;
+        for step in 0..self.grid.count {
+            let at = self.shift.apply(self.grid.time(step));
+            while next < times.len() && times[next] <= at {
+                next += 1;
+            }
+            if next == 0 {
+                continue;
+            }
+            let (time, value) = (times[next - 1], values[next - 1]);
+            if at.saturating_sub(time) < self.lookback && !is_stale_nan(value) {
+                points.set_float(step, if self.yields == Yields::Value { value } else { time as f64 / 1000.0 });
+            }
+        }
+    }
+
+    fn select_mixed(&self, points: &mut Points) -> Result<(), EvalError> {
+        let columns = &self.columns;
+        let (mut next_float, mut next_histogram) = (0, 0);
+        for step in 0..self.grid.count {
+            let at = self.shift.apply(self.grid.time(step));
+            while columns.float_timestamps.get(next_float).is_some_and(|t| *t <= at) {
+                next_float += 1;
+            }
+            while columns.histogram_timestamps.get(next_histogram).is_some_and(|t| *t <= at) {
+                next_histogram += 1;
+            }
+            let float_time = next_float.checked_sub(1).map(|i| columns.float_timestamps[i]);
+            let histogram_time = next_histogram.checked_sub(1).map(|i| columns.histogram_timestamps[i]);
+            let Some(time) = float_time.max(histogram_time) else { continue };
+            if at.saturating_sub(time) >= self.lookback {
+                continue;
+            }
+            if float_time == Some(time) {
+                let value = columns.float_values[next_float - 1];
+                if !is_stale_nan(value) {
+                    points.set_float(step, if self.yields == Yields::Value { value } else { time as f64 / 1000.0 });
+                }
+            } else {
+                let histogram = &columns.histograms[next_histogram - 1];
+                match self.yields {
+                    _ if histogram.is_stale() => {}
+                    Yields::Value => points.push_histogram(step, Arc::clone(histogram), self.span)?,
+                    Yields::Timestamp => points.set_float(step, time as f64 / 1000.0),
+                }
+            }
+        }
+        Ok(())
+    }
+}
