@@ -142,10 +142,17 @@ impl Charge {
 
     /// Says how many samples the share stands for.
     pub(crate) fn hold_samples(&mut self, samples: usize) -> Result<(), EvalError> {
-        let samples = i64::try_from(samples).unwrap_or(i64::MAX);
-        let change = samples - self.samples;
+        self.change_samples(i64::try_from(samples).unwrap_or(i64::MAX) - self.samples)
+    }
+
+    /// Says that the share stands for `samples` more.
+    pub(crate) fn hold_more_samples(&mut self, samples: usize) -> Result<(), EvalError> {
+        self.change_samples(i64::try_from(samples).unwrap_or(i64::MAX))
+    }
+
+    fn change_samples(&mut self, change: i64) -> Result<(), EvalError> {
         let held = self.budget.samples.fetch_add(change, Ordering::Relaxed).saturating_add(change);
-        self.samples = samples;
+        self.samples = self.samples.saturating_add(change);
         if change <= 0 {
             return Ok(());
         }

@@ -22,7 +22,7 @@ pub(crate) fn any(duration: &Duration, params: &EvalParams) -> Result<i64, EvalE
         Duration::Literal(ms) => Ok((*ms).clamp(-(LONGEST as i64), LONGEST as i64)),
         Duration::Expr(expr) => {
             let ms = seconds(expr, params)? * 1000.0;
-            if !(ms.abs() <= LONGEST) {
+            if ms.is_nan() || ms.abs() > LONGEST {
                 return Err(EvalError::BadData("duration out of range".to_owned()));
             }
             Ok(ms as i64)

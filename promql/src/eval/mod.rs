@@ -8,9 +8,9 @@
 //!
 //! Absent on purpose: threads, timers, I/O. The future waits for nothing but its sources.
 
-pub mod annotations;
 #![allow(dead_code, reason = "the operators that use the rest land one by one")]
 
+pub mod annotations;
 mod binary;
 pub mod context;
 mod duration;

@@ -66,16 +66,15 @@ impl Root {
             }
             RootPlan::Matrix { input, collected, charge: held } => {
                 let mut columns = Columns::default();
-                loop {
-                    let Some((labels, drop_name)) = ready!(input.poll_series(cx, env, &mut columns))? else { break };
+                while let Some((labels, drop_name)) = ready!(input.poll_series(cx, env, &mut columns))? {
                     let samples = input.cut(&columns, time);
                     if samples.is_empty() {
                         continue;
                     }
                     let labels = if drop_name { env.names.strip(&labels) } else { labels };
                     held.grow(64 + labels.as_bytes().len() + 24 * samples.len(), self.span)?;
+                    held.hold_more_samples(samples.len())?;
                     collected.push(Series { labels, samples });
-                    held.hold_samples(collected.iter().map(|s| s.samples.len()).sum())?;
                 }
                 std::mem::swap(&mut charge, held);
                 let mut series = std::mem::take(collected);
