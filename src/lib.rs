@@ -5,6 +5,7 @@
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
 pub mod error;
+pub mod grpc;
 pub mod ingester;
 pub mod runtime;
 pub mod select;
