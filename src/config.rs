@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
-use crate::{http, logging};
+use crate::{bucket, http, logging};
 
 settings! {
     /// What the process is and where it keeps its data.
@@ -20,6 +20,8 @@ settings! {
         pub server: http::Config,
         /// The HTTP API.
         pub api: http::ApiConfig,
+        /// Object storage.
+        pub blocks_storage: bucket::Config,
         /// Logs.
         pub log: logging::Config,
     }

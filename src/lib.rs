@@ -4,6 +4,7 @@
 //! One query's way: [`query_frontend`] → [`querier`] → [`ingester`] and [`store_gateway`] → `skald-promql`.
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
+pub mod bucket;
 pub mod config;
 pub mod error;
 pub mod grpc;

@@ -86,9 +86,8 @@ async fn listings(bucket: &dyn Bucket) -> Result<(), BucketError> {
     // More than one page of S3's (1,000 keys), and folders that sort otherwise than their keys.
     let mut keys: Vec<String> = (0..1_003).map(|i| format!("l/many/{i:04}")).collect();
     keys.extend(["l/x", "l/a/1", "l/a/b/2", "l/a-b/3", "l/z"].map(str::to_owned));
-    let puts = futures::stream::iter(keys.clone()).map(|key| async move {
-        bucket.put(&key, Bytes::from_static(b"12"), Condition::None).await.map(drop)
-    });
+    let puts = futures::stream::iter(keys.clone())
+        .map(|key| async move { bucket.put(&key, Bytes::from_static(b"12"), Condition::None).await.map(drop) });
     for put in puts.buffer_unordered(16).collect::<Vec<_>>().await {
         put?;
     }

@@ -153,11 +153,7 @@ impl Bucket for MemBucket {
         self.write(key, bytes, &condition).map_err(|cause| self.error(Operation::Put, key, cause))
     }
 
-    async fn put_stream(
-        &self,
-        key: &str,
-        mut parts: BoxStream<'_, std::io::Result<Bytes>>,
-    ) -> Result<(), BucketError> {
+    async fn put_stream(&self, key: &str, mut parts: BoxStream<'_, std::io::Result<Bytes>>) -> Result<(), BucketError> {
         self.begin(Operation::PutStream, key).await?;
         let mut whole = BytesMut::new();
         while let Some(part) = parts.next().await {

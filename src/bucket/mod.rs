@@ -51,11 +51,7 @@ pub trait Bucket: Send + Sync + 'static {
 
     /// Writes a large object from a stream, part by part; it becomes visible, replacing what was there, when all of it is
     /// written. An error of the stream abandons the write and comes back as [`Cause::Source`].
-    async fn put_stream(
-        &self,
-        key: &str,
-        parts: BoxStream<'_, std::io::Result<Bytes>>,
-    ) -> Result<(), BucketError>;
+    async fn put_stream(&self, key: &str, parts: BoxStream<'_, std::io::Result<Bytes>>) -> Result<(), BucketError>;
 
     /// Reads a whole object. Meant for objects of a few MiB at most.
     async fn get(&self, key: &str) -> Result<Object, BucketError>;
@@ -127,7 +123,9 @@ pub struct Listing {
 /// Whether `key` obeys the rules stated at [`Bucket`].
 fn valid_key(key: &str) -> bool {
     !key.is_empty()
-        && key.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control))
+        && key
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control))
 }
 
 /// Whether `prefix` is empty or a valid key followed by `/`.

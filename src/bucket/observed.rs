@@ -114,11 +114,7 @@ impl Bucket for ObservedBucket {
         Ok(version)
     }
 
-    async fn put_stream(
-        &self,
-        key: &str,
-        parts: BoxStream<'_, std::io::Result<Bytes>>,
-    ) -> Result<(), BucketError> {
+    async fn put_stream(&self, key: &str, parts: BoxStream<'_, std::io::Result<Bytes>>) -> Result<(), BucketError> {
         let written = self.metrics.written_bytes.clone();
         let counted = parts.inspect_ok(move |part| _ = written.inc_by(part.len() as u64)).boxed();
         self.observe(Operation::PutStream, self.inner.put_stream(key, counted)).await

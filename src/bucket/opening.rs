@@ -50,10 +50,8 @@ fn open_directory(config: &Config, data_dir: &Path, disk: &dyn Disk) -> Result<O
     };
     disk.create_dir_all(&dir).map_err(|e| failed(&e))?;
     // Without the automatic clean-up, deleted blocks would stay behind as empty directories.
-    let store = LocalFileSystem::new_with_prefix(&dir)
-        .map_err(|e| failed(&e))?
-        .with_fsync(true)
-        .with_automatic_cleanup(true);
+    let store =
+        LocalFileSystem::new_with_prefix(&dir).map_err(|e| failed(&e))?.with_fsync(true).with_automatic_cleanup(true);
     let conditional_update = ConditionalUpdate::Local(tokio::sync::Mutex::default());
     let name = format!("file://{}", dir.display());
     Ok(ObjectStoreBucket::new(name, Arc::new(store), &config.storage_prefix, conditional_update))
@@ -64,7 +62,11 @@ fn retries(config: &Config) -> RetryConfig {
         max_retries: config.max_retries,
         // Enough for every try to time out; credentials outlive it.
         retry_timeout: config.request_timeout.saturating_mul(2).min(Duration::from_secs(240)),
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(5), base: 2.0 },
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
+            base: 2.0,
+        },
     }
 }
 
@@ -113,9 +115,7 @@ fn open_s3(config: &Config) -> Result<ObjectStoreBucket, OpenError> {
         builder = builder.with_region(&s3.region);
     }
     if !s3.access_key_id.is_empty() {
-        builder = builder
-            .with_access_key_id(&s3.access_key_id)
-            .with_secret_access_key(s3.secret_access_key.expose());
+        builder = builder.with_access_key_id(&s3.access_key_id).with_secret_access_key(s3.secret_access_key.expose());
         if !s3.session_token.is_empty() {
             builder = builder.with_token(s3.session_token.expose());
         }

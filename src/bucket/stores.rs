@@ -147,11 +147,7 @@ impl Bucket for ObjectStoreBucket {
         Ok(Version { e_tag: written.e_tag, generation: written.version })
     }
 
-    async fn put_stream(
-        &self,
-        key: &str,
-        parts: BoxStream<'_, std::io::Result<Bytes>>,
-    ) -> Result<(), BucketError> {
+    async fn put_stream(&self, key: &str, parts: BoxStream<'_, std::io::Result<Bytes>>) -> Result<(), BucketError> {
         let path = self.path(Operation::PutStream, key)?;
         self.write_parts(key, &path, parts).await
     }
@@ -171,8 +167,7 @@ impl Bucket for ObjectStoreBucket {
             return Ok(Bytes::new());
         }
         let path = self.path(Operation::GetRange, key)?;
-        let bytes =
-            self.call(Operation::GetRange, key, self.store.get_range(&path, range.clone())).await?;
+        let bytes = self.call(Operation::GetRange, key, self.store.get_range(&path, range.clone())).await?;
         if bytes.len() as u64 != range.end - range.start {
             let cause = Cause::Refused(format!("range {range:?} ends beyond the object, {} bytes came", bytes.len()));
             return Err(self.error(Operation::GetRange, key, cause));
@@ -193,9 +188,8 @@ impl Bucket for ObjectStoreBucket {
         let path = match whole.strip_suffix('/') {
             None => None,
             Some(trimmed) => {
-                let malformed = |e: object_store::path::Error| {
-                    self.error(Operation::List, prefix, Cause::Refused(e.to_string()))
-                };
+                let malformed =
+                    |e: object_store::path::Error| self.error(Operation::List, prefix, Cause::Refused(e.to_string()));
                 Some(Path::parse(trimmed).map_err(malformed)?)
             }
         };
@@ -238,11 +232,7 @@ fn version_of(meta: &object_store::ObjectMeta) -> Version {
 }
 
 fn meta_of(meta: &object_store::ObjectMeta) -> ObjectMeta {
-    ObjectMeta {
-        size: meta.size,
-        last_modified: meta.last_modified.timestamp_millis(),
-        version: version_of(meta),
-    }
+    ObjectMeta { size: meta.size, last_modified: meta.last_modified.timestamp_millis(), version: version_of(meta) }
 }
 
 /// What the caller can do about an error of the store.

@@ -50,9 +50,7 @@ impl S3Server {
             let service = self.service.clone();
             connections.spawn(async move {
                 // A client that goes away is no matter here.
-                let _ = auto::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(socket), service)
-                    .await;
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
             });
             while connections.try_join_next().is_some() {}
         }
