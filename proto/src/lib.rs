@@ -6,6 +6,7 @@
 //! Absent on purpose: no I/O, no limits of a tenant, no decision about what is accepted beyond what can be represented.
 
 pub mod grpc;
+pub mod remote_write;
 pub mod write_batch;
 
 pub use write_batch::{SeriesEntry, SeriesView, WriteBatch, WriteBatchBuilder};

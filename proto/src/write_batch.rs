@@ -144,6 +144,19 @@ impl WriteBatch {
         self.series = series;
     }
 
+    /// Bytes of memory this holds, unused capacity included.
+    pub fn heap_bytes(&self) -> usize {
+        fn column<T>(column: &Vec<T>) -> usize {
+            column.capacity() * size_of::<T>()
+        }
+        let histograms: usize = self.histograms.iter().map(crate::remote_write::histogram_heap_bytes).sum();
+        let exemplars: usize = self.exemplars.iter().map(|e| e.labels.as_bytes().len()).sum();
+        let metadata: usize = self.metadata.iter().map(|m| m.metric.len() + m.help.len() + m.unit.len()).sum();
+        let columns = column(&self.rebuilt) + column(&self.series) + column(&self.samples) + column(&self.histograms);
+        let columns = columns + column(&self.exemplars) + column(&self.metadata);
+        self.body.len() + columns + histograms + exemplars + metadata
+    }
+
     /// Forgets everything, keeps the allocations (the body's only if nobody else holds a part of it).
     pub fn clear(&mut self) {
         self.rebuilt.clear();

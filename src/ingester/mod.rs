@@ -1,4 +1,3 @@
 //! The ingester: holds recent samples.
 
 pub mod client;
-pub mod grpc;

@@ -1,4 +1,3 @@
 //! The store-gateway: serves blocks from object storage.
 
 pub mod client;
-pub mod grpc;

@@ -1,0 +1,299 @@
+//! The walk over a `WriteRequest`: one pass, columns filled as it goes.
+
+use skald_model::{Exemplar, FloatSample, LabelBytes, Labels, MetricMetadata, MetricType};
+
+use super::labels::{self, LabelShape, NameMemo, RawLabel};
+use super::wire::{Reader, Wire, tag};
+use super::{DecodeError, Defect, RawLabels, Received, Rejected, histogram};
+use crate::write_batch::{LabelSlice, LabelSource, SeriesEntry, WriteBatch};
+
+const REQUEST_SERIES: u32 = tag(1, Wire::Bytes);
+const REQUEST_METADATA: u32 = tag(3, Wire::Bytes);
+const REQUEST_FIELDS: u32 = 1 << 1 | 1 << 3;
+
+const SERIES_LABEL: u32 = tag(1, Wire::Bytes);
+const SERIES_SAMPLE: u32 = tag(2, Wire::Bytes);
+const SERIES_EXEMPLAR: u32 = tag(3, Wire::Bytes);
+const SERIES_HISTOGRAM: u32 = tag(4, Wire::Bytes);
+const SERIES_FIELDS: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4;
+
+const SAMPLE_VALUE: u32 = tag(1, Wire::Fixed64);
+const SAMPLE_TIMESTAMP: u32 = tag(2, Wire::Varint);
+const SAMPLE_FIELDS: u32 = 1 << 1 | 1 << 2;
+
+const EXEMPLAR_LABEL: u32 = tag(1, Wire::Bytes);
+const EXEMPLAR_VALUE: u32 = tag(2, Wire::Fixed64);
+const EXEMPLAR_TIMESTAMP: u32 = tag(3, Wire::Varint);
+const EXEMPLAR_FIELDS: u32 = 1 << 1 | 1 << 2 | 1 << 3;
+
+const METADATA_TYPE: u32 = tag(1, Wire::Varint);
+const METADATA_NAME: u32 = tag(2, Wire::Bytes);
+const METADATA_HELP: u32 = tag(4, Wire::Bytes);
+const METADATA_UNIT: u32 = tag(5, Wire::Bytes);
+const METADATA_FIELDS: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5;
+
+/// Histograms, exemplars and metadata may take this many times the message's own size. Series and float samples stay
+/// below eight times by themselves. A histogram of two bytes would take a hundred times; a real one takes less than seven.
+const MAX_WIDENING: usize = 16;
+/// Allowance for small messages, where Rust's fixed sizes weigh more.
+const WIDENING_FLOOR: usize = 1 << 20;
+
+/// Fills the cleared `out` from `message`; label slices refer to `message`.
+pub(super) fn decode(
+    message: &[u8],
+    out: &mut Received,
+    on_reject: &mut dyn FnMut(Rejected<'_>),
+) -> Result<(), DecodeError> {
+    let limit = message.len().saturating_mul(MAX_WIDENING).max(WIDENING_FLOOR);
+    let mut walk = Walk {
+        batch: &mut out.batch,
+        shapes: &mut out.shapes,
+        on_reject,
+        memo: NameMemo::default(),
+        scratch: Vec::new(),
+        budget: limit,
+    };
+    let mut request = Reader::new(message);
+    while let Some(tag) = request.tag()? {
+        let done = match tag {
+            REQUEST_SERIES => walk.series(request.message()?)?,
+            REQUEST_METADATA => walk.metadata(request.message()?)?,
+            _ => request.skip(tag, REQUEST_FIELDS).map(|()| true)?,
+        };
+        if !done {
+            return Err(DecodeError::TooWide { message: message.len(), limit });
+        }
+    }
+    Ok(())
+}
+
+struct Walk<'a, 'out> {
+    batch: &'out mut WriteBatch,
+    shapes: &'out mut Vec<LabelShape>,
+    on_reject: &'out mut dyn FnMut(Rejected<'_>),
+    memo: NameMemo<'a>,
+    /// Labels of the series or exemplar at hand, when they are not canonical.
+    scratch: Vec<RawLabel<'a>>,
+    /// Bytes that may still be allocated for parts with a fixed size far above their encoding's.
+    budget: usize,
+}
+
+/// Lengths of the columns before a series.
+#[derive(Clone, Copy)]
+struct Mark {
+    samples: u32,
+    histograms: u32,
+    exemplars: u32,
+}
+
+impl<'a> Walk<'a, '_> {
+    /// `Ok(false)` when the budget is used up.
+    #[inline]
+    fn series(&mut self, message: Reader<'a>) -> Result<bool, DecodeError> {
+        let mark = self.mark();
+        let start = message.at();
+        let mut fields = message;
+        let mut shape = labels::canonical(&mut fields, &mut self.memo);
+        let labels_end = fields.at();
+        while let Some(tag) = fields.tag()? {
+            match tag {
+                SERIES_SAMPLE => {
+                    let sample = sample(fields.message()?)?;
+                    self.batch.samples.push(sample);
+                }
+                SERIES_LABEL => {
+                    fields.message()?;
+                    // Behind another field, or not canonical.
+                    shape = None;
+                }
+                SERIES_EXEMPLAR => {
+                    if !self.exemplar(fields.message()?)? {
+                        return Ok(false);
+                    }
+                }
+                SERIES_HISTOGRAM => {
+                    let sample = histogram::read(fields.message()?)?;
+                    if !self.charge(histogram::heap_bytes(&sample)) {
+                        return Ok(false);
+                    }
+                    self.batch.histograms.push(sample);
+                }
+                _ => fields.skip(tag, SERIES_FIELDS)?,
+            }
+        }
+        let end = self.mark();
+        if (end.samples, end.histograms, end.exemplars) == (mark.samples, mark.histograms, mark.exemplars) {
+            // Nothing to store: an empty series must not cost more than its bytes.
+            return Ok(true);
+        }
+        let (labels, shape) = match shape {
+            Some(shape) if shape.count > 0 => {
+                (LabelSlice { source: LabelSource::Body, start: start as u32, end: labels_end as u32 }, shape)
+            }
+            _ => match self.rebuild_labels(message)? {
+                Ok(rebuilt) => rebuilt,
+                Err(defect) => {
+                    self.reject_series(defect, mark);
+                    return Ok(true);
+                }
+            },
+        };
+        let bytes = match labels.source {
+            LabelSource::Body => &message.bytes()[start..labels_end],
+            LabelSource::Rebuilt => &self.batch.rebuilt[labels.start as usize..labels.end as usize],
+        };
+        self.batch.series.push(SeriesEntry {
+            hash: LabelBytes::new_unchecked(bytes).hash(),
+            labels,
+            samples: mark.samples..end.samples,
+            histograms: mark.histograms..end.histograms,
+            exemplars: mark.exemplars..end.exemplars,
+        });
+        self.shapes.push(shape);
+        Ok(true)
+    }
+
+    fn mark(&self) -> Mark {
+        // Each part takes at least two bytes of a message below 2 GiB.
+        Mark {
+            samples: self.batch.samples.len() as u32,
+            histograms: self.batch.histograms.len() as u32,
+            exemplars: self.batch.exemplars.len() as u32,
+        }
+    }
+
+    fn charge(&mut self, bytes: usize) -> bool {
+        let left = self.budget.checked_sub(bytes);
+        self.budget = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Encodes labels anew that were not canonical; leaves them in `scratch` as sent when they have a defect.
+    #[cold]
+    fn rebuild_labels(&mut self, series: Reader<'a>) -> Result<Result<(LabelSlice, LabelShape), Defect>, DecodeError> {
+        self.collect_labels(series, SERIES_LABEL, SERIES_FIELDS)?;
+        if let Err(defect) = labels::make_canonical(&mut self.scratch) {
+            return Ok(Err(defect));
+        }
+        if self.scratch.is_empty() {
+            return Ok(Err(Defect::NoLabels));
+        }
+        let rebuilt = &mut self.batch.rebuilt;
+        let start = rebuilt.len();
+        for (name, value) in labels::as_text(&self.scratch) {
+            LabelBytes::encode(rebuilt, name, value);
+        }
+        let shape = LabelShape::of(LabelBytes::new_unchecked(&rebuilt[start..]));
+        let slice = LabelSlice { source: LabelSource::Rebuilt, start: start as u32, end: rebuilt.len() as u32 };
+        Ok(Ok((slice, shape)))
+    }
+
+    /// Fills `scratch` with the labels of a message that have a value, wherever in it they stand.
+    fn collect_labels(&mut self, mut message: Reader<'a>, label: u32, fields: u32) -> Result<(), DecodeError> {
+        self.scratch.clear();
+        while let Some(tag) = message.tag()? {
+            if tag == label {
+                let label = labels::any_label(message.message()?)?;
+                if !label.value.is_empty() {
+                    self.scratch.push(label);
+                }
+            } else {
+                // The caller has walked the other fields already, so that any wire type is right here.
+                message.skip(tag, fields & 1 << (label >> 3))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reject_series(&mut self, defect: Defect, mark: Mark) {
+        let batch = &mut *self.batch;
+        let samples = batch.samples.len() - mark.samples as usize;
+        let histograms = batch.histograms.len() - mark.histograms as usize;
+        (self.on_reject)(Rejected {
+            defect,
+            labels: RawLabels(&self.scratch),
+            samples: samples + histograms,
+            exemplars: batch.exemplars.len() - mark.exemplars as usize,
+            metadata: 0,
+        });
+        batch.samples.truncate(mark.samples as usize);
+        batch.histograms.truncate(mark.histograms as usize);
+        batch.exemplars.truncate(mark.exemplars as usize);
+    }
+
+    /// `Ok(false)` when the budget is used up.
+    fn exemplar(&mut self, message: Reader<'a>) -> Result<bool, DecodeError> {
+        let mut fields = message;
+        let (mut value, mut timestamp) = (0.0, 0);
+        while let Some(tag) = fields.tag()? {
+            match tag {
+                EXEMPLAR_LABEL => drop(fields.message()?),
+                EXEMPLAR_VALUE => value = fields.double()?,
+                EXEMPLAR_TIMESTAMP => timestamp = fields.varint()? as i64,
+                _ => fields.skip(tag, EXEMPLAR_FIELDS)?,
+            }
+        }
+        self.collect_labels(message, EXEMPLAR_LABEL, EXEMPLAR_FIELDS)?;
+        let defect = match labels::make_canonical(&mut self.scratch) {
+            Ok(()) if self.scratch.is_empty() => Some(Defect::ExemplarWithoutLabels),
+            Ok(()) => None,
+            Err(_) => Some(Defect::ExemplarLabelsInvalid),
+        };
+        if let Some(defect) = defect {
+            let labels = RawLabels(&self.scratch);
+            (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 1, metadata: 0 });
+            return Ok(true);
+        }
+        let labels = Labels::from_sorted(labels::as_text(&self.scratch));
+        if !self.charge(size_of::<Exemplar>() + 48 + labels.as_bytes().len()) {
+            return Ok(false);
+        }
+        self.batch.exemplars.push(Exemplar { labels, value, timestamp });
+        Ok(true)
+    }
+
+    /// `Ok(false)` when the budget is used up.
+    fn metadata(&mut self, mut message: Reader<'a>) -> Result<bool, DecodeError> {
+        let (mut metric, mut help, mut unit): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
+        let mut metric_type = MetricType::Unknown;
+        while let Some(tag) = message.tag()? {
+            match tag {
+                METADATA_TYPE => metric_type = MetricType::from_number(message.varint()?),
+                METADATA_NAME => metric = message.slice()?,
+                METADATA_HELP => help = message.slice()?,
+                METADATA_UNIT => unit = message.slice()?,
+                _ => message.skip(tag, METADATA_FIELDS)?,
+            }
+        }
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned);
+        let defect = if metric.is_empty() { Defect::MetadataWithoutName } else { Defect::MetadataNotUtf8 };
+        let entry = match (text(metric), text(help), text(unit)) {
+            (Ok(metric), Ok(help), Ok(unit)) if !metric.is_empty() => {
+                MetricMetadata { metric, metric_type, help, unit }
+            }
+            _ => {
+                let labels = RawLabels(&[]);
+                (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 0, metadata: 1 });
+                return Ok(true);
+            }
+        };
+        if !self.charge(size_of::<MetricMetadata>() + 48 + metric.len() + help.len() + unit.len()) {
+            return Ok(false);
+        }
+        self.batch.metadata.push(entry);
+        Ok(true)
+    }
+}
+
+#[inline]
+fn sample(mut message: Reader<'_>) -> Result<FloatSample, DecodeError> {
+    let mut sample = FloatSample { timestamp: 0, value: 0.0 };
+    while let Some(tag) = message.tag()? {
+        match tag {
+            SAMPLE_VALUE => sample.value = message.double()?,
+            SAMPLE_TIMESTAMP => sample.timestamp = message.varint()? as i64,
+            _ => message.skip(tag, SAMPLE_FIELDS)?,
+        }
+    }
+    Ok(sample)
+}
