@@ -4,9 +4,15 @@
 //! One query's way: [`query_frontend`] → [`querier`] → [`ingester`] and [`store_gateway`] → `skald-promql`.
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
+pub mod bucket;
+pub mod config;
 pub mod error;
+pub mod grpc;
+pub mod http;
 pub mod ingester;
+pub mod logging;
 pub mod runtime;
 pub mod select;
+pub mod settings;
 pub mod store_gateway;
 pub mod tenant;

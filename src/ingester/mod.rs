@@ -1,3 +1,4 @@
 //! The ingester: holds recent samples.
 
 pub mod client;
+pub mod grpc;

@@ -1,3 +1,4 @@
 //! The store-gateway: serves blocks from object storage.
 
 pub mod client;
+pub mod grpc;

@@ -1,0 +1,278 @@
+//! The ingester over gRPC: a client of a remote one, and the server side of a local one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use skald_model::{LabelBytes, Labels, MetricMetadata};
+use skald_proto::grpc::{self as messages, MalformedMessage, ingester_client, ingester_server};
+use skald_proto::{WriteBatch, WriteBatchBuilder};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::client::{IngesterClient, PushReply, RejectedKind, Rejection};
+use crate::error::ServiceError;
+use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
+use crate::tenant::TenantId;
+
+/// A remote ingester.
+#[derive(Clone)]
+pub struct GrpcIngesterClient {
+    client: ingester_client::IngesterClient<Channel>,
+}
+
+impl GrpcIngesterClient {
+    /// An ingester behind `channel`.
+    pub fn new(channel: Channel) -> Self {
+        let client = ingester_client::IngesterClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self { client }
+    }
+}
+
+/// The gRPC service of a local ingester.
+pub fn server(ingester: Arc<dyn IngesterClient>) -> ingester_server::IngesterServer<Served<dyn IngesterClient>> {
+    ingester_server::IngesterServer::new(Served(ingester))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn push_message(batch: &WriteBatch) -> messages::PushRequest {
+    let mut message = messages::PushRequest::default();
+    let mut labels = Vec::new();
+    let mut hashes = Vec::with_capacity(batch.series.len() * 16);
+    for series in batch.iter() {
+        labels.extend_from_slice(series.labels.as_bytes());
+        message.label_lengths.push(series.labels.as_bytes().len() as u32);
+        hashes.extend_from_slice(&series.hash.to_le_bytes());
+        message.sample_counts.push(series.samples.len() as u32);
+        for sample in series.samples {
+            message.timestamps.push(sample.timestamp);
+            message.value_bits.push(sample.value.to_bits());
+        }
+        message.histogram_counts.push(series.histograms.len() as u32);
+        message.histograms.extend(series.histograms.iter().map(messages::Histogram::from_sample));
+        message.exemplar_counts.push(series.exemplars.len() as u32);
+        message.exemplars.extend(series.exemplars.iter().map(messages::Exemplar::from));
+    }
+    message.labels = labels.into();
+    message.hashes = hashes.into();
+    message.metadata = batch.metadata.iter().map(messages::Metadata::from).collect();
+    message
+}
+
+/// The batch of a message. Labels stay slices of the received bytes, checked once more: a peer's bug must not reach
+/// a head, where equal series are found by equal bytes.
+fn push_batch(message: messages::PushRequest) -> Result<WriteBatch, MalformedMessage> {
+    let series = message.label_lengths.len();
+    let counts = [&message.sample_counts, &message.histogram_counts, &message.exemplar_counts];
+    if counts.iter().any(|c| c.len() != series)
+        || message.hashes.len() != series * 16
+        || message.timestamps.len() != message.value_bits.len()
+    {
+        return Err(MalformedMessage("columns of unequal length"));
+    }
+    let short = || MalformedMessage("a column is too short");
+    let body: Bytes = message.labels;
+    let mut builder = WriteBatchBuilder::over(body.clone());
+    let mut at = 0_usize;
+    let mut floats = message.timestamps.into_iter().zip(message.value_bits);
+    let mut histograms = message.histograms.into_iter();
+    let mut exemplars = message.exemplars.into_iter();
+    for i in 0..series {
+        let end = at.checked_add(message.label_lengths[i] as usize).ok_or_else(short)?;
+        let bytes = body.get(at..end).ok_or_else(short)?;
+        let labels = LabelBytes::check(bytes).ok_or(MalformedMessage("labels are not canonical"))?;
+        builder.series_at(at..end, labels.hash());
+        at = end;
+        for _ in 0..message.sample_counts[i] {
+            let (timestamp, bits) = floats.next().ok_or_else(short)?;
+            builder.sample(timestamp, f64::from_bits(bits));
+        }
+        for _ in 0..message.histogram_counts[i] {
+            let sample = histograms.next().ok_or_else(short)?.into_sample();
+            builder.histogram(sample.timestamp, sample.value);
+        }
+        for _ in 0..message.exemplar_counts[i] {
+            builder.exemplar(exemplars.next().ok_or_else(short)?.try_into()?);
+        }
+    }
+    for metadata in message.metadata {
+        builder.metadata(metadata.into());
+    }
+    Ok(builder.build())
+}
+
+fn reply_message(reply: PushReply) -> messages::PushResponse {
+    let rejection = |r: Rejection| messages::Rejection {
+        reason: r.reason.into_owned(),
+        count: r.count,
+        message: r.message,
+        kind: match r.kind {
+            RejectedKind::Sample => 0,
+            RejectedKind::Exemplar => 1,
+            RejectedKind::Metadata => 2,
+        },
+    };
+    messages::PushResponse {
+        samples: reply.samples,
+        exemplars: reply.exemplars,
+        rejections: reply.rejections.into_iter().map(rejection).collect(),
+    }
+}
+
+fn reply(message: messages::PushResponse) -> PushReply {
+    let rejection = |r: messages::Rejection| Rejection {
+        kind: match r.kind {
+            1 => RejectedKind::Exemplar,
+            2 => RejectedKind::Metadata,
+            _ => RejectedKind::Sample,
+        },
+        reason: r.reason.into(),
+        count: r.count,
+        message: r.message,
+    };
+    PushReply {
+        samples: message.samples,
+        exemplars: message.exemplars,
+        rejections: message.rejections.into_iter().map(rejection).collect(),
+    }
+}
+
+#[async_trait]
+impl IngesterClient for GrpcIngesterClient {
+    async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
+        let response = self.client.clone().push(grpc::request(tenant, push_message(&batch))).await?;
+        Ok(reply(response.into_inner()))
+    }
+
+    async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
+        let message = convert::select_message(&request, &[]);
+        let stream = self.client.clone().select(grpc::request(tenant, message)).await?.into_inner();
+        let batches = stream.map_err(ServiceError::from).and_then(|message| async move {
+            message.series.into_iter().map(convert::series_chunks).collect::<Result<_, _>>().map_err(malformed)
+        });
+        Ok(batches.boxed())
+    }
+
+    async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        let message = convert::label_names_message(&request, &[]);
+        Ok(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
+    }
+
+    async fn label_values(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        request: LabelRequest,
+    ) -> Result<Vec<String>, ServiceError> {
+        let message = convert::label_values_message(name, &request, &[]);
+        Ok(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
+    }
+
+    async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
+        let message = convert::series_message(&request, &[]);
+        let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await? {
+            all.extend(convert::label_sets(&message.labels).map_err(malformed)?);
+        }
+        Ok(all)
+    }
+
+    async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        let message = convert::exemplars_message(&request);
+        let response = self.client.clone().exemplars(grpc::request(tenant, message)).await?.into_inner();
+        response.series.into_iter().map(convert::series_exemplars).collect::<Result<_, _>>().map_err(malformed)
+    }
+
+    async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
+        let message = messages::MetadataRequest { metric: metric.unwrap_or_default().to_owned() };
+        let response = self.client.clone().metadata(grpc::request(tenant, message)).await?.into_inner();
+        Ok(response.metadata.into_iter().map(Into::into).collect())
+    }
+}
+
+#[async_trait]
+impl ingester_server::Ingester for Served<dyn IngesterClient> {
+    async fn push(&self, request: Request<messages::PushRequest>) -> Result<Response<messages::PushResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let batch = push_batch(request.into_inner()).map_err(malformed)?;
+        let reply = self.0.push(&tenant, Arc::new(batch)).await?;
+        Ok(Response::new(reply_message(reply)))
+    }
+
+    type SelectStream = BoxStream<'static, Result<messages::SelectResponse, Status>>;
+
+    async fn select(&self, request: Request<messages::SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (select, _) = convert::select(request.into_inner()).map_err(malformed)?;
+        let stream = self.0.select(&tenant, select).await?;
+        let messages = stream.map_err(Status::from).map_ok(|batch| messages::SelectResponse {
+            series: batch.into_iter().map(convert::series_chunks_message).collect(),
+            served_blocks: Vec::new(),
+        });
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn label_names(
+        &self,
+        request: Request<messages::LabelNamesRequest>,
+    ) -> Result<Response<messages::LabelNamesResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (labels, _) = convert::label_names(request.into_inner()).map_err(malformed)?;
+        let names = self.0.label_names(&tenant, labels).await?;
+        Ok(Response::new(messages::LabelNamesResponse { names, served_blocks: Vec::new() }))
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<messages::LabelValuesRequest>,
+    ) -> Result<Response<messages::LabelValuesResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (name, labels, _) = convert::label_values(request.into_inner()).map_err(malformed)?;
+        let values = self.0.label_values(&tenant, &name, labels).await?;
+        Ok(Response::new(messages::LabelValuesResponse { values, served_blocks: Vec::new() }))
+    }
+
+    type SeriesStream = BoxStream<'static, Result<messages::SeriesResponse, Status>>;
+
+    async fn series(&self, request: Request<messages::SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (labels, _) = convert::series(request.into_inner()).map_err(malformed)?;
+        let sets = self.0.series(&tenant, labels).await?;
+        let batches: Vec<_> = sets
+            .chunks(SERIES_PER_MESSAGE)
+            .map(|sets| {
+                Ok(messages::SeriesResponse { labels: convert::label_sets_message(sets), served_blocks: Vec::new() })
+            })
+            .collect();
+        Ok(Response::new(futures::stream::iter(batches).boxed()))
+    }
+
+    async fn exemplars(
+        &self,
+        request: Request<messages::ExemplarsRequest>,
+    ) -> Result<Response<messages::ExemplarsResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let labels = convert::exemplars(request.into_inner()).map_err(malformed)?;
+        let series = self.0.exemplars(&tenant, labels).await?;
+        let series = series.iter().map(convert::series_exemplars_message).collect();
+        Ok(Response::new(messages::ExemplarsResponse { series }))
+    }
+
+    async fn metadata(
+        &self,
+        request: Request<messages::MetadataRequest>,
+    ) -> Result<Response<messages::MetadataResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let metric = request.into_inner().metric;
+        let metadata = self.0.metadata(&tenant, (!metric.is_empty()).then_some(metric.as_str())).await?;
+        let metadata = metadata.iter().map(messages::Metadata::from).collect();
+        Ok(Response::new(messages::MetadataResponse { metadata }))
+    }
+}

@@ -1,0 +1,91 @@
+//! Logs: structured fields and a short sentence, as text for people or as JSON for machines, on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{SettingValue, Shown, setting_enum, settings};
+
+setting_enum! {
+    /// How a log line looks.
+    pub enum Format {
+        /// One line for people: time, level, origin, sentence, fields.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+settings! {
+    /// Log lines, written to standard error.
+    pub struct Config {
+        /// What is logged: `error`, `warn`, `info`, `debug` or `trace`, also for single modules, as in
+        /// `info,skald::ingester=debug`. More than `info` costs CPU on every request.
+        pub level: Filter = Filter::info(),
+        /// How a log line looks.
+        pub format: Format = Format::Text,
+    }
+}
+
+/// Which log lines are written: a level, or a comma-separated list of `module=level`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+impl Filter {
+    fn info() -> Filter {
+        Filter("info".to_owned())
+    }
+}
+
+impl SettingValue for Filter {
+    type Bound = ();
+
+    fn type_name() -> String {
+        "log filter".to_owned()
+    }
+
+    fn expected() -> String {
+        "`error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,skald::ingester=debug`".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        // The filter takes any single word for the name of a module: `inof` would silence everything.
+        for directive in text.split(',').filter(|directive| !directive.contains('=')) {
+            if !LEVELS.contains(&directive.trim()) {
+                return Err(format!("`{directive}` is not a level"));
+            }
+        }
+        EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
+        Ok(Filter(text.to_owned()))
+    }
+
+    fn show(&self) -> Shown {
+        Shown::Text(self.0.clone())
+    }
+}
+
+/// Starts logging for the whole process. A second call has no effect.
+pub fn start(config: &Config) {
+    let filter = EnvFilter::builder().parse_lossy(&config.level.0);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match config.format {
+        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_checked() {
+        for good in ["info", "off", "warn,skald=debug", "info,skald::ingester=trace,hyper=warn"] {
+            assert_eq!(Filter::parse(good), Ok(Filter(good.to_owned())));
+        }
+        for wrong in ["inof", "", "info,debgu", "skald=loud"] {
+            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
