@@ -5,5 +5,6 @@
 pub mod chunk;
 pub mod disk;
 mod series_chunks;
+pub mod wal;
 
 pub use series_chunks::SeriesChunks;

@@ -1,0 +1,281 @@
+//! Frames: one checksummed record each, and the scanner that finds them again in a damaged file.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{HeadId, SegmentId};
+use crate::disk::DiskFile;
+
+/// Bytes before a frame's payload.
+pub(super) const HEADER_LEN: usize = 20;
+/// Bytes before a segment's first frame.
+pub(super) const SEGMENT_HEADER_LEN: usize = 20;
+/// Largest payload; a larger length is damage.
+pub(super) const MAX_PAYLOAD: usize = 16 << 20;
+/// Payload size at which a writer starts the next frame: what one flipped bit may cost.
+pub(super) const TARGET_PAYLOAD: usize = 60 << 10;
+
+const MARKER: u8 = 0xD5;
+const COMPRESSED: u8 = 0x80;
+const MAGIC: [u8; 4] = *b"SKWL";
+const VERSION: u8 = 1;
+/// Bytes the scanner reads at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// What a frame's payload is; `FORMAT.md` has the layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// A head's definition and cut state.
+    Head = 1,
+    /// A head that is gone.
+    HeadDropped = 2,
+    /// A cut began.
+    CutBegun = 3,
+    /// A cut's blocks are safe.
+    CutDone = 4,
+    /// Series definitions.
+    Series = 5,
+    /// Float samples.
+    Floats = 6,
+    /// Native histogram samples.
+    Histograms = 7,
+    /// Exemplars.
+    Exemplars = 8,
+    /// Metric metadata.
+    Metadata = 9,
+    /// The segments that exist.
+    Segments = 10,
+}
+
+impl FrameKind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Head,
+            2 => Self::HeadDropped,
+            3 => Self::CutBegun,
+            4 => Self::CutDone,
+            5 => Self::Series,
+            6 => Self::Floats,
+            7 => Self::Histograms,
+            8 => Self::Exemplars,
+            9 => Self::Metadata,
+            10 => Self::Segments,
+            _ => return None,
+        })
+    }
+}
+
+fn header_crc(header: &[u8], segment: SegmentId) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(header), &segment.0.to_le_bytes())
+}
+
+/// Appends one frame.
+pub(super) fn put_frame(
+    out: &mut Vec<u8>,
+    segment: SegmentId,
+    kind: FrameKind,
+    compressed: bool,
+    head: HeadId,
+    payload: &[u8],
+) {
+    let mut header = [0; HEADER_LEN];
+    header[0] = MARKER;
+    header[1] = kind as u8 | if compressed { COMPRESSED } else { 0 };
+    header[4..8].copy_from_slice(&head.0.to_le_bytes());
+    header[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    header[12..16].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    let crc = header_crc(&header[..16], segment);
+    header[16..].copy_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&header);
+    out.extend_from_slice(payload);
+}
+
+/// The bytes a segment starts with.
+pub(super) fn segment_header(segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
+    let mut header = [0; SEGMENT_HEADER_LEN];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4] = VERSION;
+    header[8..16].copy_from_slice(&segment.0.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..16]);
+    header[16..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// What the start of a segment says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SegmentHeader {
+    Good,
+    /// Intact, but written by a version this one does not know.
+    UnknownVersion(u8),
+    Damaged,
+}
+
+pub(super) fn check_segment_header(bytes: &[u8], segment: SegmentId) -> SegmentHeader {
+    let Some(header) = bytes.get(..SEGMENT_HEADER_LEN) else { return SegmentHeader::Damaged };
+    let intact = header[..4] == MAGIC && header[16..] == crc32c::crc32c(&header[..16]).to_le_bytes();
+    match header[4] {
+        _ if !intact => SegmentHeader::Damaged,
+        VERSION if header[8..16] == segment.0.to_le_bytes() => SegmentHeader::Good,
+        VERSION => SegmentHeader::Damaged,
+        other => SegmentHeader::UnknownVersion(other),
+    }
+}
+
+struct Header {
+    kind: FrameKind,
+    compressed: bool,
+    head: HeadId,
+    len: usize,
+    payload_crc: u32,
+}
+
+fn parse_header(bytes: &[u8], segment: SegmentId) -> Option<Header> {
+    let header: &[u8; HEADER_LEN] = bytes.get(..HEADER_LEN)?.try_into().ok()?;
+    if header[0] != MARKER || header[16..] != header_crc(&header[..16], segment).to_le_bytes() {
+        return None;
+    }
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let len = word(8) as usize;
+    let kind = FrameKind::from_byte(header[1] & !COMPRESSED)?;
+    let compressed = header[1] & COMPRESSED != 0;
+    (len <= MAX_PAYLOAD).then_some(Header { kind, compressed, head: HeadId(word(4)), len, payload_crc: word(12) })
+}
+
+/// What the scanner met next.
+pub(super) enum Scanned<'a> {
+    /// A whole frame, its payload decompressed.
+    Frame { kind: FrameKind, head: HeadId, payload: &'a [u8] },
+    /// Bytes that are no frame, with a frame behind them. `kind` when the frame's header was intact.
+    Damage { offset: u64, len: u64, kind: Option<FrameKind> },
+    /// No frame from `offset` to the end of the file, `len` bytes.
+    TornTail { offset: u64, len: u64 },
+    /// The end of the file, right behind a frame.
+    End,
+}
+
+/// Walks the frames of one segment file; memory stays bounded by one frame.
+pub(super) struct Scanner {
+    file: Arc<dyn DiskFile>,
+    segment: SegmentId,
+    file_len: u64,
+    /// Where the next frame is expected.
+    offset: u64,
+    buffer: Vec<u8>,
+    /// File offset of `buffer[0]`.
+    buffer_at: u64,
+    plain: Vec<u8>,
+}
+
+impl Scanner {
+    pub(super) fn new(file: Arc<dyn DiskFile>, segment: SegmentId) -> io::Result<Self> {
+        let file_len = file.len()?;
+        let offset = SEGMENT_HEADER_LEN as u64;
+        Ok(Self { file, segment, file_len, offset, buffer: Vec::new(), buffer_at: 0, plain: Vec::new() })
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next thing in the file; call until `TornTail` or `End`.
+    pub(super) fn next(&mut self) -> io::Result<Scanned<'_>> {
+        let start = self.offset;
+        if start >= self.file_len {
+            return Ok(Scanned::End);
+        }
+        let segment = self.segment;
+        match parse_header(self.window(start, HEADER_LEN)?, segment) {
+            Some(header) => {
+                let whole = (HEADER_LEN + header.len) as u64;
+                if start + whole > self.file_len {
+                    // The header is sound, so the file ends inside this frame.
+                    self.offset = self.file_len;
+                    return Ok(Scanned::TornTail { offset: start, len: self.file_len - start });
+                }
+                self.offset = start + whole;
+                if self.payload_is_good(start, &header)? {
+                    let (kind, head) = (header.kind, header.head);
+                    let payload = self.payload(start, &header)?;
+                    return Ok(Scanned::Frame { kind, head, payload });
+                }
+                Ok(Scanned::Damage { offset: start, len: whole, kind: Some(header.kind) })
+            }
+            None => match self.resynchronise(start + 1)? {
+                Some(found) => {
+                    self.offset = found;
+                    Ok(Scanned::Damage { offset: start, len: found - start, kind: None })
+                }
+                None => {
+                    self.offset = self.file_len;
+                    Ok(Scanned::TornTail { offset: start, len: self.file_len - start })
+                }
+            },
+        }
+    }
+
+    /// Up to `len` bytes at `offset`, fewer only at the end of the file.
+    fn window(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let buffered = self.buffer_at..self.buffer_at + self.buffer.len() as u64;
+        let wanted_end = self.file_len.min(offset + len as u64);
+        if !(buffered.contains(&offset) && wanted_end <= buffered.end) {
+            let want = usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let want = want.min(len.max(READ_BYTES));
+            self.buffer.resize(want, 0);
+            let n = self.file.read_at(&mut self.buffer, offset)?;
+            self.buffer.truncate(n);
+            self.buffer_at = offset;
+        }
+        let from = (offset - self.buffer_at) as usize;
+        let to = self.buffer.len().min(from + len);
+        Ok(&self.buffer[from..to])
+    }
+
+    fn payload_is_good(&mut self, start: u64, header: &Header) -> io::Result<bool> {
+        let (len, compressed, crc) = (header.len, header.compressed, header.payload_crc);
+        let payload = self.window(start + HEADER_LEN as u64, len)?;
+        if payload.len() != len || crc32c::crc32c(payload) != crc {
+            return Ok(false);
+        }
+        Ok(!compressed || snap::raw::decompress_len(payload).is_ok_and(|plain| plain <= MAX_PAYLOAD))
+    }
+
+    fn payload(&mut self, start: u64, header: &Header) -> io::Result<&[u8]> {
+        if !header.compressed {
+            return self.window(start + HEADER_LEN as u64, header.len);
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        let payload = self.window(start + HEADER_LEN as u64, header.len)?;
+        plain.resize(snap::raw::decompress_len(payload).unwrap_or(0), 0);
+        // The checksum held, so only a writer's bug could make this fail; an empty payload is then counted as malformed.
+        let n = snap::raw::Decoder::new().decompress(payload, &mut plain).unwrap_or(0);
+        plain.truncate(n);
+        self.plain = plain;
+        Ok(&self.plain)
+    }
+
+    /// The first offset from `from` on at which a whole, intact frame stands.
+    fn resynchronise(&mut self, mut from: u64) -> io::Result<Option<u64>> {
+        while from < self.file_len {
+            let window = self.window(from, READ_BYTES)?;
+            if window.is_empty() {
+                return Ok(None);
+            }
+            let len = window.len() as u64;
+            match window.iter().position(|byte| *byte == MARKER) {
+                None => from += len,
+                Some(at) => {
+                    let (candidate, segment) = (from + at as u64, self.segment);
+                    if let Some(header) = parse_header(self.window(candidate, HEADER_LEN)?, segment)
+                        && candidate + (HEADER_LEN + header.len) as u64 <= self.file_len
+                        && self.payload_is_good(candidate, &header)?
+                    {
+                        return Ok(Some(candidate));
+                    }
+                    from = candidate + 1;
+                }
+            }
+        }
+        Ok(None)
+    }
+}
