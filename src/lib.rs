@@ -5,7 +5,9 @@
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
 pub mod bucket;
+pub mod cli;
 pub mod config;
+pub mod data_dir;
 pub mod error;
 pub mod grpc;
 pub mod http;
@@ -13,6 +15,7 @@ pub mod ingester;
 pub mod logging;
 pub mod runtime;
 pub mod select;
+pub mod services;
 pub mod settings;
 pub mod store_gateway;
 pub mod tenant;

@@ -65,7 +65,7 @@ impl SettingValue for Filter {
     }
 }
 
-/// Starts logging for the whole process. A second call has no effect.
+/// Starts logging for the whole process, panics included. A second call has no effect.
 pub fn start(config: &Config) {
     let filter = EnvFilter::builder().parse_lossy(&config.level.0);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -73,6 +73,16 @@ pub fn start(config: &Config) {
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(
+            thread = thread.name().unwrap_or("unnamed"),
+            location = panic.location().map(tracing::field::display),
+            backtrace = %std::backtrace::Backtrace::capture(),
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("a value that is not text"),
+        );
+    }));
 }
 
 #[cfg(test)]

@@ -17,12 +17,12 @@ settings! {
         /// Longest time requests under way get to finish after a stop was asked for; then their connections are cut.
         /// Longer delays restarts, shorter fails slow queries.
         pub graceful_shutdown_timeout: Duration = Duration::from_secs(30) => ..=Duration::from_secs(3600),
-        /// Longest time a client may take to send the headers of a request. Longer lets idle connections that never
-        /// ask for anything hold their memory longer.
-        pub http_header_timeout: Duration = Duration::from_secs(30) => Duration::from_millis(100)..,
-        /// Largest total size of a request's headers, its path and query included. A long query sent by GET has to fit;
-        /// larger ones go by POST. More is answered with 431 or 414.
-        pub http_max_header_size: ByteSize = ByteSize::mib(1) => ByteSize::kib(8)..=ByteSize::mib(16),
+        /// Longest time a connection may take to send the headers of its next request, idle time included. Longer lets
+        /// connections that ask for nothing hold their memory longer; shorter makes clients connect more often.
+        pub http_header_timeout: Duration = Duration::from_secs(120) => Duration::from_millis(100)..,
+        /// Largest total size of a request's headers, its path and query included; more is answered with 431. Whatever
+        /// this says, a path with its query is at most 64KiB (414 beyond): longer queries go by POST.
+        pub http_max_header_size: ByteSize = ByteSize::kib(256) => ByteSize::kib(8)..=ByteSize::mib(16),
     }
 }
 

@@ -85,7 +85,9 @@ pub fn help<S: Section + Clone>(section: &S) -> String {
             let _ = writeln!(text, "\n{title}:");
             group = Some(section_path);
         }
-        let _ = writeln!(text, "  --{}=<{}>", entry.flag(), entry.type_name);
+        let choices: Vec<&str> = entry.choices.iter().map(|(choice, _)| *choice).collect();
+        let value = if choices.is_empty() { entry.type_name.clone() } else { choices.join("|") };
+        let _ = writeln!(text, "  --{}=<{value}>", entry.flag());
         let default = match entry.value.to_string() {
             value if value.is_empty() => String::new(),
             value => format!(" [default: {value}]"),
