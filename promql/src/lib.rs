@@ -7,3 +7,5 @@ pub mod ast;
 pub mod eval;
 pub mod functions;
 pub mod source;
+#[doc(hidden)]
+pub mod testing;

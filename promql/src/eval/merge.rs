@@ -6,10 +6,11 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use skald_model::Labels;
 
+use super::context::Charge;
 use super::env::Env;
 use super::error::EvalError;
 use super::operator::Operator;
-use super::points::StepSeries;
+use super::points::{Bits, StepSeries};
 use crate::ast::Span;
 
 /// Joins series of equal labels whose steps do not meet; an error where they do. Keeps all series.
@@ -73,6 +74,43 @@ impl Merged {
 
     pub(crate) fn into_series(self) -> Vec<StepSeries> {
         self.series
+    }
+}
+
+/// Lets series of equal labels pass as halves of one if their steps do not meet; an error where they do. Keeps only
+/// which steps were seen.
+pub(crate) struct Disjoint {
+    child: Box<dyn Operator>,
+    seen: HashMap<Labels, Bits, foldhash::fast::RandomState>,
+    charge: Charge,
+    span: Span,
+}
+
+impl Disjoint {
+    pub(crate) fn new(child: Box<dyn Operator>, charge: Charge, span: Span) -> Self {
+        Self { child, seen: HashMap::default(), charge, span }
+    }
+}
+
+impl Operator for Disjoint {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        let Some(series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+        let mut steps = Bits::default();
+        series.points.presence(&mut steps);
+        match self.seen.entry(series.labels.clone()) {
+            Entry::Vacant(entry) => {
+                self.charge.grow(64 + steps.words().len() * 8, self.span)?;
+                entry.insert(steps);
+            }
+            Entry::Occupied(mut entry) => {
+                if entry.get().intersects(&steps) {
+                    return Poll::Ready(Err(EvalError::duplicate_labels()));
+                }
+                entry.get_mut().unite(&steps);
+            }
+        }
+        env.tick(1)?;
+        Poll::Ready(Ok(Some(series)))
     }
 }
 

@@ -10,24 +10,35 @@
 
 #![allow(dead_code, reason = "the operators that use the rest land one by one")]
 
+mod absent;
+mod aggregate;
 pub mod annotations;
 mod binary;
 pub mod context;
+mod date;
 mod duration;
 mod env;
 pub mod error;
 mod grid;
+mod group_index;
 mod instant_function;
+mod kahan;
+mod label_function;
 mod merge;
 mod operator;
 pub mod output;
 mod plan;
 mod points;
+mod quantile;
+mod range_function;
 mod reader;
 mod result;
 mod scalar;
 mod selector;
 mod window;
+
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 

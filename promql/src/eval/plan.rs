@@ -3,21 +3,35 @@
 use skald_model::{Columns, METRIC_NAME, MatchOp, QueryRange};
 
 use super::EvalParams;
-use super::binary::arithmetic::is_comparison;
+use super::absent::{Absent, Watched, asked_labels};
+use super::aggregate;
+use super::aggregate::fold::Fold;
+use super::aggregate::gather::{CountValues, Quantile};
+use super::aggregate::select::{LimitK, LimitRatio, TopK};
+use super::binary::arithmetic::{self, Operation, is_comparison};
+use super::binary::set::SetOperator;
 use super::binary::vector_scalar::VectorScalar;
+use super::binary::vector_vector::VectorVector;
+use super::date::{self, EvaluationTime};
 use super::duration;
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
+use super::group_index::{GroupIndex, LabelSubset};
 use super::instant_function::{FloatFunction, MapFloats, Negate, VectorOf};
-use super::merge::{Merge, Repeat};
-use super::operator::VectorPlan;
+use super::label_function::{IneffectiveSort, Relabel, RelabelOperator, Sort, SortBy};
+use super::merge::{Disjoint, Merge, Repeat, Unique};
+use super::operator::{Operator, VectorPlan};
+use super::range_function::{RangeFunction, RangeOperator};
 use super::reader::SeriesReader;
 use super::result::{Root, RootPlan};
 use super::scalar::{OfVector, ScalarPlan};
 use super::selector::{InstantSelector, Yields};
 use super::window::{WindowInput, WindowSource};
-use crate::ast::{AtModifier, Binary, Call, Duration, EdgeMode, Expr, Span, ValueType, VectorSelector};
+use crate::ast::{
+    Aggregate, AggregateOp, AtModifier, Binary, BinaryOp, Call, Cardinality, Duration, EdgeMode, Expr, Span, Subquery,
+    ValueType, VectorMatching, VectorSelector,
+};
 use crate::source::{Hints, Queryable, Select};
 
 /// Deepest nesting the engine follows; the parser refuses earlier.
@@ -94,26 +108,25 @@ impl Planner<'_, '_, '_> {
             Expr::Unary(unary) if !unary.negative => self.vector(&unary.expr, grid, above),
             Expr::Unary(unary) => {
                 let child = self.vector(&unary.expr, grid, "")?;
-                let unique = child.unique_without_name;
                 let negate = VectorPlan { operator: Box::new(Negate { child: child.operator }), ..child };
-                Ok(self.dropped_names(negate, unique, unary.span))
+                Ok(self.dropped_names(negate, unary.span))
             }
             Expr::Binary(binary) => self.binary(binary, grid),
             Expr::Call(call) => self.call(call, grid),
-            Expr::Aggregate(aggregate) => Err(EvalError::unsupported(format!("aggregation {:?}", aggregate.op))),
+            Expr::Aggregate(aggregate) => self.aggregate(aggregate, grid),
             Expr::Matrix(_) | Expr::Subquery(_) | Expr::Number(_) | Expr::String(_) => {
                 Err(EvalError::Internal("the expression is not an instant vector".to_owned()))
             }
         }
     }
 
-    /// After an operator that dropped the metric names at once: joins or refuses what has become equal.
-    fn dropped_names(&self, plan: VectorPlan, unique: bool, span: Span) -> VectorPlan {
-        if unique || self.env.names.delayed {
+    /// After an operator that dropped the metric names at once: refuses what has become equal at one step.
+    fn dropped_names(&self, plan: VectorPlan, span: Span) -> VectorPlan {
+        if plan.unique_without_name || self.env.names.delayed {
             return plan;
         }
-        let operator = Box::new(Merge::new(plan.operator, span));
-        VectorPlan { operator, unique_without_name: true, split: false }
+        let operator = Box::new(Disjoint::new(plan.operator, self.env.charge(), span));
+        VectorPlan { operator, unique_without_name: true, split: true }
     }
 
     fn selector(
@@ -140,7 +153,7 @@ impl Planner<'_, '_, '_> {
         if yields == Yields::Value {
             return Ok(plan);
         }
-        Ok(self.dropped_names(plan, unique_without_name, selector.span))
+        Ok(self.dropped_names(plan, selector.span))
     }
 
     fn open(&mut self, selector: &VectorSelector, range: QueryRange, range_ms: i64, above: &str) -> SeriesReader {
@@ -184,8 +197,37 @@ impl Planner<'_, '_, '_> {
                     unique_without_name: has_one_name(&matrix.selector),
                 })
             }
-            _ => Err(EvalError::unsupported("a subquery")),
+            Expr::Subquery(subquery) => self.subquery(subquery, grid),
+            _ => Err(EvalError::Internal("the expression is not a range vector".to_owned())),
         }
+    }
+
+    fn subquery(&mut self, subquery: &Subquery, grid: Grid) -> Result<WindowInput, EvalError> {
+        let range = duration::positive(&subquery.range, self.params)?;
+        let step = match &subquery.step {
+            Some(step) => duration::positive(step, self.params)?,
+            None => self.params.default_subquery_step_ms.max(1),
+        };
+        let shift = self.shift(subquery.at, subquery.offset.as_ref())?;
+        // The inner steps are multiples of the step, whatever the outer ones are; the window is left-open.
+        let left_edge = shift.apply(grid.time(0)).saturating_sub(range);
+        let mut first = left_edge / step * step;
+        while first <= left_edge {
+            first = first.saturating_add(step);
+        }
+        let inner = Grid::range(first, shift.apply(grid.last()), step);
+        let child = self.vector(&subquery.expr, inner, "")?;
+        let operator: Box<dyn Operator> =
+            if child.split { Box::new(Merge::new(child.operator, subquery.span)) } else { child.operator };
+        Ok(WindowInput {
+            source: WindowSource::Subquery { child: operator, grid: inner, charge: self.env.charge() },
+            range,
+            shift,
+            edges: EdgeMode::Plain,
+            lookback: self.params.lookback_ms,
+            span: subquery.span,
+            unique_without_name: child.unique_without_name,
+        })
     }
 
     /// Plans an expression that yields a scalar.
@@ -236,46 +278,283 @@ impl Planner<'_, '_, '_> {
     }
 
     fn binary(&mut self, binary: &Binary, grid: Grid) -> Result<VectorPlan, EvalError> {
-        let scalar_left = match (binary.lhs.value_type(), binary.rhs.value_type()) {
-            (ValueType::Scalar, _) => true,
-            (_, ValueType::Scalar) => false,
-            _ => return Err(EvalError::unsupported("an operator between vectors")),
-        };
-        let (vector, scalar) = if scalar_left { (&binary.rhs, &binary.lhs) } else { (&binary.lhs, &binary.rhs) };
+        match (binary.lhs.value_type(), binary.rhs.value_type()) {
+            (ValueType::Scalar, _) => self.vector_scalar(binary, &binary.rhs, &binary.lhs, true, grid),
+            (_, ValueType::Scalar) => self.vector_scalar(binary, &binary.lhs, &binary.rhs, false, grid),
+            _ => self.vector_vector(binary, grid),
+        }
+    }
+
+    fn vector_scalar(
+        &mut self,
+        binary: &Binary,
+        vector: &Expr,
+        scalar: &Expr,
+        scalar_left: bool,
+        grid: Grid,
+    ) -> Result<VectorPlan, EvalError> {
         let child = self.vector(vector, grid, "")?;
-        let operator = VectorScalar {
-            child: child.operator,
-            scalar: self.scalar(scalar, grid)?,
-            op: binary.op,
-            scalar_left,
-            return_bool: binary.return_bool,
-            span: binary.span,
-        };
-        let drops = !is_comparison(binary.op) || binary.return_bool;
+        let operation = Operation { op: binary.op, return_bool: binary.return_bool };
+        let scalar = self.scalar(scalar, grid)?;
+        let operator = VectorScalar { child: child.operator, scalar, operation, scalar_left, span: binary.span };
         let plan = VectorPlan { operator: Box::new(operator), ..child };
-        let unique = plan.unique_without_name;
-        Ok(if drops { self.dropped_names(plan, unique, binary.span) } else { plan })
+        let drops = !is_comparison(binary.op) || binary.return_bool;
+        Ok(if drops { self.dropped_names(plan, binary.span) } else { plan })
+    }
+
+    fn vector_vector(&mut self, binary: &Binary, grid: Grid) -> Result<VectorPlan, EvalError> {
+        let above = arithmetic::symbol(binary.op);
+        let lhs = self.vector(&binary.lhs, grid, above)?;
+        let rhs = self.vector(&binary.rhs, grid, above)?;
+        let matching = binary.matching.clone().unwrap_or_else(|| VectorMatching {
+            cardinality: Cardinality::OneToOne,
+            labels: Vec::new(),
+            on: false,
+            include: Vec::new(),
+            fill_left: None,
+            fill_right: None,
+        });
+        let charge = self.env.charge();
+        let sides = (lhs.operator, rhs.operator);
+        if matches!(binary.op, BinaryOp::And | BinaryOp::Or | BinaryOp::Unless) {
+            let subset =
+                if matching.on { LabelSubset::only(&matching.labels) } else { LabelSubset::without(&matching.labels) };
+            let index = GroupIndex::new(subset);
+            let operator = SetOperator::new(sides, binary.op, index, grid.count, charge, binary.span);
+            let (unique_without_name, split) = if binary.op == BinaryOp::Or {
+                // Elements of the right side have another match key than every one of the left at that step, but two
+                // series that never meet may have equal labels.
+                (lhs.unique_without_name && rhs.unique_without_name, true)
+            } else {
+                (lhs.unique_without_name, lhs.split)
+            };
+            return Ok(VectorPlan { operator: Box::new(operator), unique_without_name, split });
+        }
+        let many = match matching.cardinality {
+            Cardinality::OneToMany => (rhs.unique_without_name, rhs.split),
+            _ => (lhs.unique_without_name, lhs.split),
+        };
+        let one_to_one = matching.cardinality == Cardinality::OneToOne;
+        let keeps_labels = matching.include.is_empty();
+        let filled = matching.fill_left.is_some() || matching.fill_right.is_some();
+        let operation = Operation { op: binary.op, return_bool: binary.return_bool };
+        let many_unique = many.0 && !many.1;
+        let operator = VectorVector::new(sides, many_unique, operation, matching, grid.count, charge, binary.span);
+        Ok(VectorPlan {
+            operator: Box::new(operator),
+            unique_without_name: one_to_one || (many.0 && keeps_labels && !filled),
+            split: true,
+        })
+    }
+
+    fn aggregate(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<VectorPlan, EvalError> {
+        let op = aggregate.op;
+        let child = self.vector(&aggregate.expr, grid, aggregate::name(op))?;
+        let subset = if aggregate.without {
+            LabelSubset::without(&aggregate.grouping)
+        } else {
+            LabelSubset::only(&aggregate.grouping)
+        };
+        let has_name = subset.has_name();
+        let inner_span = aggregate.expr.span();
+        let index = GroupIndex::new(subset.clone());
+        let parameter = || {
+            let text = format!("aggregation {:?} needs a parameter", aggregate::name(op));
+            aggregate.param.as_deref().ok_or(EvalError::Internal(text))
+        };
+        let (steps, instant) = (grid.count, grid.count == 1);
+        let operator: Box<dyn Operator> = match op {
+            AggregateOp::Topk | AggregateOp::Bottomk => {
+                let k = self.scalar(parameter()?, grid)?;
+                let largest = op == AggregateOp::Topk;
+                let charge = self.env.charge();
+                Box::new(TopK::new(child.operator, index, k, largest, steps, inner_span, charge, instant))
+            }
+            AggregateOp::Limitk => {
+                let k = self.scalar(parameter()?, grid)?;
+                Box::new(LimitK::new(child.operator, index, k, steps, self.env.charge(), inner_span))
+            }
+            AggregateOp::LimitRatio => {
+                let parameter = parameter()?;
+                let (ratio, span) = (self.scalar(parameter, grid)?, parameter.span());
+                Box::new(LimitRatio { child: child.operator, ratio, steps, span, checked: false })
+            }
+            AggregateOp::Quantile => {
+                let parameter = parameter()?;
+                let q = self.scalar(parameter, grid)?;
+                Box::new(Quantile::new(child.operator, index, q, steps, parameter.span(), inner_span))
+            }
+            AggregateOp::CountValues => {
+                let label = self.string(parameter()?)?;
+                if label.is_empty() || label.contains('\u{FFFD}') {
+                    return Err(EvalError::Execution(format!("invalid label name {label:?}")));
+                }
+                let subset = if aggregate.without {
+                    subset
+                } else {
+                    let mut labels = aggregate.grouping.clone();
+                    labels.push(label.clone());
+                    LabelSubset::only(&labels)
+                };
+                let charge = self.env.charge();
+                Box::new(CountValues::new(child.operator, subset, label, steps, inner_span, charge))
+            }
+            _ => Box::new(Fold::new(child.operator, op, index, steps, inner_span)),
+        };
+        let picks =
+            matches!(op, AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio);
+        if picks {
+            return Ok(VectorPlan { operator, ..child });
+        }
+        Ok(VectorPlan { operator, unique_without_name: !has_name, split: false })
     }
 
     fn call(&mut self, call: &Call, grid: Grid) -> Result<VectorPlan, EvalError> {
         let name = call.function.name;
+        let steps = grid.count;
         if let Some(function) = FloatFunction::by_name(name)
             && let [vector, scalars @ ..] = &call.args[..]
         {
             let child = self.vector(vector, grid, name)?;
             let scalars = scalars.iter().map(|s| self.scalar(s, grid)).collect::<Result<_, _>>()?;
-            let unique = child.unique_without_name;
             let operator = Box::new(MapFloats { child: child.operator, function, scalars });
-            return Ok(self.dropped_names(VectorPlan { operator, ..child }, unique, call.span));
+            return Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span));
+        }
+        if let Some(function) = RangeFunction::by_name(name) {
+            return self.range_function(call, function, grid);
+        }
+        if let Some(part) = date::by_name(name) {
+            let function = FloatFunction::Plain(part);
+            let child = match &call.args[..] {
+                [] => {
+                    let scalar = ScalarPlan::Time(grid);
+                    let operator = Box::new(VectorOf { scalar, steps, span: call.span, done: false });
+                    VectorPlan { operator, unique_without_name: true, split: false }
+                }
+                [vector, ..] => self.vector(vector, grid, name)?,
+            };
+            let operator = Box::new(MapFloats { child: child.operator, function, scalars: Vec::new() });
+            return Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span));
         }
         match (name, &call.args[..]) {
             ("vector", [scalar]) => {
                 let scalar = self.scalar(scalar, grid)?;
-                let operator = Box::new(VectorOf { scalar, steps: grid.count, span: call.span, done: false });
+                let operator = Box::new(VectorOf { scalar, steps, span: call.span, done: false });
                 Ok(VectorPlan { operator, unique_without_name: true, split: false })
+            }
+            ("timestamp", [vector]) => {
+                if let Expr::Vector(selector) = without_parens(vector) {
+                    return self.selector(selector, grid, Yields::Timestamp, name);
+                }
+                let child = self.vector(vector, grid, name)?;
+                let operator = Box::new(EvaluationTime { child: child.operator, grid });
+                Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span))
+            }
+            ("absent", [vector]) => {
+                let labels = asked_labels(without_parens(vector));
+                let watched = Watched::Vector(self.vector(vector, grid, name)?.operator);
+                let operator = Box::new(Absent::new(watched, labels, grid, call.span));
+                Ok(VectorPlan { operator, unique_without_name: true, split: false })
+            }
+            ("absent_over_time", [window]) => {
+                let labels = asked_labels(without_parens(window));
+                let input = self.window(window, grid, name)?;
+                check_edges(&input, false, name)?;
+                let watched = Watched::Window(Box::new(input));
+                let operator = Box::new(Absent::new(watched, labels, grid, call.span));
+                Ok(VectorPlan { operator, unique_without_name: true, split: false })
+            }
+            ("label_replace", [vector, target, replacement, source, pattern]) => {
+                let texts = [target, replacement, source, pattern].map(|text| self.string(text));
+                let [target, replacement, source, pattern] = texts;
+                let relabel = Relabel::replace(target?, replacement?, source?, &pattern?)?;
+                self.relabel(vector, relabel, grid, call.span)
+            }
+            ("label_join", [vector, target, separator, sources @ ..]) => {
+                let (target, separator) = (self.string(target)?, self.string(separator)?);
+                let sources = sources.iter().map(|s| self.string(s)).collect::<Result<_, _>>()?;
+                self.relabel(vector, Relabel::join(target, separator, sources)?, grid, call.span)
+            }
+            ("sort" | "sort_desc", [vector]) => {
+                self.sort(vector, SortBy::Value { descending: name == "sort_desc" }, grid, call.span)
+            }
+            ("sort_by_label" | "sort_by_label_desc", [vector, labels @ ..]) => {
+                let labels = labels.iter().map(|l| self.string(l)).collect::<Result<_, _>>()?;
+                let by = SortBy::Labels { labels, descending: name == "sort_by_label_desc" };
+                self.sort(vector, by, grid, call.span)
             }
             _ => Err(EvalError::unsupported(format!("function {name:?}"))),
         }
+    }
+
+    fn relabel(&mut self, vector: &Expr, relabel: Relabel, grid: Grid, span: Span) -> Result<VectorPlan, EvalError> {
+        let child = self.vector(vector, grid, "")?;
+        let operator = Box::new(RelabelOperator { child: child.operator, relabel });
+        let operator = Box::new(Disjoint::new(operator, self.env.charge(), span));
+        Ok(VectorPlan { operator, unique_without_name: false, split: true })
+    }
+
+    fn sort(&mut self, vector: &Expr, by: SortBy, grid: Grid, span: Span) -> Result<VectorPlan, EvalError> {
+        let child = self.vector(vector, grid, "")?;
+        let operator: Box<dyn Operator> = if grid.count == 1 && self.params.step_ms == 0 {
+            Box::new(Sort::new(child.operator, by))
+        } else {
+            let floats_only = matches!(by, SortBy::Value { .. });
+            Box::new(IneffectiveSort { child: child.operator, floats_only, span })
+        };
+        Ok(VectorPlan { operator, ..child })
+    }
+
+    fn range_function(&mut self, call: &Call, function: RangeFunction, grid: Grid) -> Result<VectorPlan, EvalError> {
+        let name = call.function.name;
+        let (mut window, mut scalars) = (None, Vec::new());
+        for arg in &call.args {
+            if arg.value_type() == ValueType::Matrix {
+                window = Some(self.window(arg, grid, name)?);
+            } else {
+                scalars.push(self.scalar(arg, grid)?);
+            }
+        }
+        let Some(input) = window else {
+            return Err(EvalError::Internal(format!("function {name:?} without a range vector")));
+        };
+        check_edges(&input, function.allows(input.edges), name)?;
+        let unique_without_name = input.unique_without_name;
+        let operator = RangeOperator {
+            input,
+            function,
+            scalars,
+            parameter_span: call.args.first().map_or(call.span, Expr::span),
+            grid,
+            columns: Columns::default(),
+            scratch: Vec::new(),
+        };
+        let plan = VectorPlan { operator: Box::new(operator), unique_without_name, split: false };
+        if function.keeps_name() || unique_without_name || self.env.names.delayed {
+            return Ok(plan);
+        }
+        let operator = Box::new(Unique::new(plan.operator));
+        Ok(VectorPlan { operator, unique_without_name: true, split: false })
+    }
+}
+
+/// Refuses `anchored` and `smoothed` where the function has no meaning for them.
+fn check_edges(input: &WindowInput, allowed: bool, name: &str) -> Result<(), EvalError> {
+    let (modifier, functions) = match input.edges {
+        EdgeMode::Plain => return Ok(()),
+        EdgeMode::Anchored => ("anchored", "changes, delta, increase, rate, resets"),
+        EdgeMode::Smoothed => ("smoothed", "delta, increase, rate"),
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(EvalError::Execution(format!("{modifier} modifier can only be used with: {functions} - not with {name}")))
+}
+
+fn without_parens(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Paren(paren) => without_parens(&paren.expr),
+        _ => expr,
     }
 }
 

@@ -127,6 +127,16 @@ pub(crate) enum Point {
     Histogram(Arc<FloatHistogram>),
 }
 
+impl Point {
+    /// As texts name it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Float(_) => "float",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
 impl Points {
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { values: Vec::new(), floats: Bits::default(), histograms: Vec::new(), charge: Charge::new(budget) }

@@ -1,7 +1,10 @@
 //! Operators on two values.
 
+use super::vector_vector::Side;
 use crate::ast::{BinaryOp, Span};
 use crate::eval::env::Env;
+use crate::eval::error::EvalError;
+use crate::eval::points::{Bits, Point, Points};
 
 /// Whether the operator compares.
 pub(crate) fn is_comparison(op: BinaryOp) -> bool {
@@ -89,6 +92,113 @@ pub(crate) fn go_max(a: f64, b: f64) -> f64 {
 /// The smaller of two, NaN if either is NaN (Go's `math.Min`).
 pub(crate) fn go_min(a: f64, b: f64) -> f64 {
     -go_max(-a, -b)
+}
+
+/// An operator as it is applied to two values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operation {
+    pub(crate) op: BinaryOp,
+    /// A comparison yields 0 or 1 instead of filtering.
+    pub(crate) return_bool: bool,
+}
+
+impl Operation {
+    /// Applies the operator at the steps of `met`, where both sides have a value.
+    pub(crate) fn apply(
+        self,
+        lhs: &Side<'_>,
+        rhs: &Side<'_>,
+        met: &Bits,
+        out: &mut Points,
+        span: Span,
+        env: &mut Env<'_>,
+    ) -> Result<(), EvalError> {
+        if lhs.has_histograms() || rhs.has_histograms() {
+            return self.apply_mixed(lhs, rhs, met, out, span, env);
+        }
+        out.floats.unite(met);
+        let values = &mut out.values[..];
+        // One loop per operator and kind of operands, so that each is free of branches; values of steps without both
+        // sides are computed as well, and never read.
+        macro_rules! each {
+            ($f:expr) => {
+                match (lhs, rhs) {
+                    (Side::Of(a), Side::Of(b)) => {
+                        values.iter_mut().zip(&a.values).zip(&b.values).for_each(|((v, a), b)| *v = $f(*a, *b));
+                    }
+                    (Side::Of(a), Side::Constant(b, _)) => {
+                        values.iter_mut().zip(&a.values).for_each(|(v, a)| *v = $f(*a, *b));
+                    }
+                    (Side::Constant(a, _), Side::Of(b)) => {
+                        values.iter_mut().zip(&b.values).for_each(|(v, b)| *v = $f(*a, *b));
+                    }
+                    (Side::Constant(a, _), Side::Constant(b, _)) => values.fill($f(*a, *b)),
+                }
+            };
+        }
+        let op = self.op;
+        match op {
+            BinaryOp::Add => each!(|a: f64, b: f64| a + b),
+            BinaryOp::Sub => each!(|a: f64, b: f64| a - b),
+            BinaryOp::Mul => each!(|a: f64, b: f64| a * b),
+            BinaryOp::Div => each!(|a: f64, b: f64| a / b),
+            _ if !is_comparison(op) => each!(|a: f64, b: f64| arithmetic(op, a, b)),
+            _ if self.return_bool => each!(|a: f64, b: f64| f64::from(u8::from(compare(op, a, b)))),
+            _ => {
+                // A filter keeps the left value.
+                for step in met.ones() {
+                    let (a, b) = (lhs.float(step), rhs.float(step));
+                    out.values[step] = a;
+                    if !compare(op, a, b) {
+                        out.floats.unset(step);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_mixed(
+        self,
+        lhs: &Side<'_>,
+        rhs: &Side<'_>,
+        met: &Bits,
+        out: &mut Points,
+        span: Span,
+        env: &mut Env<'_>,
+    ) -> Result<(), EvalError> {
+        for step in met.ones() {
+            if let (Some(a), Some(b)) = (lhs.get(step), rhs.get(step))
+                && let Some(point) = self.apply_points(&a, &b, span, env)?
+            {
+                out.push(step, point, span)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the operator to two values of any kind; nothing where a filter removes them or they do not fit.
+    pub(crate) fn apply_points(
+        self,
+        lhs: &Point,
+        rhs: &Point,
+        span: Span,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Point>, EvalError> {
+        let op = self.op;
+        if let (Point::Float(a), Point::Float(b)) = (lhs, rhs) {
+            if !is_comparison(op) {
+                return Ok(Some(Point::Float(arithmetic(op, *a, *b))));
+            }
+            let holds = compare(op, *a, *b);
+            if self.return_bool {
+                return Ok(Some(Point::Float(f64::from(u8::from(holds)))));
+            }
+            return Ok(holds.then_some(Point::Float(*a)));
+        }
+        warn_incompatible(env, span, symbol(op), lhs.kind(), rhs.kind());
+        Err(EvalError::unsupported("arithmetic of native histograms"))
+    }
 }
 
 /// Says that an operator met a pair of values it has no meaning for; the pair yields nothing.

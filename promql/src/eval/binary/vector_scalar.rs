@@ -2,21 +2,20 @@
 
 use std::task::{Context, Poll, ready};
 
-use super::arithmetic::{arithmetic, compare, is_comparison, symbol};
+use super::arithmetic::{Operation, arithmetic, compare, is_comparison};
 use crate::ast::{BinaryOp, Span};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
 use crate::eval::operator::Operator;
-use crate::eval::points::{Points, StepSeries};
+use crate::eval::points::{Point, Points, StepSeries};
 use crate::eval::scalar::{Scalar, ScalarPlan};
 
 /// A vector and a scalar, either of them left.
 pub(crate) struct VectorScalar {
     pub(crate) child: Box<dyn Operator>,
     pub(crate) scalar: ScalarPlan,
-    pub(crate) op: BinaryOp,
+    pub(crate) operation: Operation,
     pub(crate) scalar_left: bool,
-    pub(crate) return_bool: bool,
     pub(crate) span: Span,
 }
 
@@ -34,7 +33,7 @@ impl Operator for VectorScalar {
                 env.recycle(series.points);
                 continue;
             }
-            if !is_comparison(self.op) || self.return_bool {
+            if !is_comparison(self.operation.op) || self.operation.return_bool {
                 env.names.drop(&mut series);
             }
             return Poll::Ready(Ok(Some(series)));
@@ -56,14 +55,14 @@ impl VectorScalar {
                 }
             };
         }
-        let op = self.op;
+        let op = self.operation.op;
         match op {
             BinaryOp::Add => each!(|a: f64, b: f64| a + b),
             BinaryOp::Sub => each!(|a: f64, b: f64| a - b),
             BinaryOp::Mul => each!(|a: f64, b: f64| a * b),
             BinaryOp::Div => each!(|a: f64, b: f64| a / b),
             _ if !is_comparison(op) => each!(|a: f64, b: f64| arithmetic(op, a, b)),
-            _ if self.return_bool => each!(|a: f64, b: f64| f64::from(u8::from(compare(op, a, b)))),
+            _ if self.operation.return_bool => each!(|a: f64, b: f64| f64::from(u8::from(compare(op, a, b)))),
             _ => {
                 for step in 0..points.steps() {
                     let (vector, scalar) = (points.values[step], scalar.at(step));
@@ -76,16 +75,19 @@ impl VectorScalar {
         }
     }
 
-    fn incompatible(&self, env: &mut Env<'_>) {
-        let (lhs, rhs) = if self.scalar_left { ("float", "histogram") } else { ("histogram", "float") };
-        super::arithmetic::warn_incompatible(env, self.span, symbol(self.op), lhs, rhs);
-    }
-
     fn apply_histograms(&self, points: &mut Points, env: &mut Env<'_>) -> Result<(), EvalError> {
-        let mut kept = points.take_histograms();
-        kept.clear();
-        points.restore_histograms(kept);
-        self.incompatible(env);
-        Err(EvalError::unsupported("arithmetic of native histograms"))
+        let comparison = is_comparison(self.operation.op);
+        for (step, histogram) in points.take_histograms() {
+            let step = step as usize;
+            let vector = Point::Histogram(histogram);
+            let scalar = Point::Float(self.scalar.value().at(step));
+            let (lhs, rhs) = if self.scalar_left { (&scalar, &vector) } else { (&vector, &scalar) };
+            let result = self.operation.apply_points(lhs, rhs, self.span, env)?;
+            let Some(result) = result else { continue };
+            // A filter keeps the vector's value, on whichever side it stands.
+            let kept = if comparison && !self.operation.return_bool { vector } else { result };
+            points.push(step, kept, self.span)?;
+        }
+        Ok(())
     }
 }

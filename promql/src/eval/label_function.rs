@@ -1,0 +1,255 @@
+//! `label_replace`, `label_join` and the functions that sort.
+
+use std::cmp::Ordering;
+use std::task::{Context, Poll, ready};
+
+use regex::{Regex, RegexBuilder};
+use skald_model::{Labels, LabelsBuilder, METRIC_NAME};
+
+use super::env::Env;
+use super::error::EvalError;
+use super::operator::Operator;
+use super::points::StepSeries;
+use crate::ast::Span;
+
+/// Compiled size a regex of `label_replace` may reach.
+const REGEX_SIZE_LIMIT: usize = 10 << 20;
+/// Longest label value that `label_replace` and `label_join` make.
+const LONGEST_VALUE: usize = 1 << 20;
+
+/// What becomes of a series' labels.
+pub(crate) enum Relabel {
+    Replace { target: String, replacement: String, source: String, regex: Box<Regex> },
+    Join { target: String, separator: String, sources: Vec<String> },
+}
+
+impl Relabel {
+    /// `label_replace`
+    pub(crate) fn replace(
+        target: String,
+        replacement: String,
+        source: String,
+        pattern: &str,
+    ) -> Result<Self, EvalError> {
+        let regex = RegexBuilder::new(&format!("^(?s:{pattern})$"))
+            .size_limit(REGEX_SIZE_LIMIT)
+            .build()
+            .map_err(|_| invalid("regular expression", "label_replace", pattern))?;
+        if target.is_empty() {
+            return Err(invalid("destination label name", "label_replace", &target));
+        }
+        Ok(Self::Replace { target, replacement, source, regex: Box::new(regex) })
+    }
+
+    /// `label_join`
+    pub(crate) fn join(target: String, separator: String, sources: Vec<String>) -> Result<Self, EvalError> {
+        if target.is_empty() {
+            return Err(invalid("destination label name", "label_join", &target));
+        }
+        if sources.iter().any(String::is_empty) {
+            return Err(invalid("source label name", "label_join", ""));
+        }
+        Ok(Self::Join { target, separator, sources })
+    }
+
+    fn apply(&self, series: &mut StepSeries) -> Result<(), EvalError> {
+        let labels = &series.labels;
+        let (target, value) = match self {
+            Self::Replace { target, replacement, source, regex } => {
+                let Some(captures) = regex.captures(labels.get(source).unwrap_or("")) else { return Ok(()) };
+                let mut value = String::new();
+                captures.expand(replacement, &mut value);
+                (target, value)
+            }
+            Self::Join { target, separator, sources } => {
+                let values: Vec<&str> = sources.iter().map(|s| labels.get(s).unwrap_or("")).collect();
+                (target, values.join(separator))
+            }
+        };
+        if value.len() > LONGEST_VALUE {
+            let text = format!("a label value of {} bytes is more than the limit of {LONGEST_VALUE}", value.len());
+            return Err(EvalError::Execution(text));
+        }
+        series.labels = LabelsBuilder::new(labels).set(target, &value).build();
+        if target == METRIC_NAME {
+            series.drop_name = false;
+        }
+        Ok(())
+    }
+}
+
+fn invalid(what: &str, function: &str, value: &str) -> EvalError {
+    EvalError::Execution(format!("invalid {what} in {function}(): {value}"))
+}
+
+/// Applies a [`Relabel`] to every series.
+pub(crate) struct RelabelOperator {
+    pub(crate) child: Box<dyn Operator>,
+    pub(crate) relabel: Relabel,
+}
+
+impl Operator for RelabelOperator {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+        env.tick(1)?;
+        self.relabel.apply(&mut series)?;
+        Poll::Ready(Ok(Some(series)))
+    }
+}
+
+/// What the elements of an instant vector are ordered by.
+pub(crate) enum SortBy {
+    /// Floats only, NaN last.
+    Value { descending: bool },
+    /// These labels in natural order, then all labels.
+    Labels { labels: Vec<String>, descending: bool },
+}
+
+/// Orders the elements of an instant query's vector.
+pub(crate) struct Sort {
+    child: Box<dyn Operator>,
+    by: SortBy,
+    collected: Vec<StepSeries>,
+    ended: bool,
+}
+
+impl Sort {
+    pub(crate) fn new(child: Box<dyn Operator>, by: SortBy) -> Self {
+        Self { child, by, collected: Vec::new(), ended: false }
+    }
+
+    fn order(&mut self) {
+        match &self.by {
+            SortBy::Value { descending } => {
+                self.collected.sort_by(|a, b| by_value(a.points.values[0], b.points.values[0], *descending));
+            }
+            SortBy::Labels { labels, descending: false } => {
+                self.collected.sort_by(|a, b| by_labels(&a.labels, &b.labels, labels));
+            }
+            SortBy::Labels { labels, descending: true } => {
+                self.collected.sort_by(|a, b| by_labels(&b.labels, &a.labels, labels));
+            }
+        }
+    }
+}
+
+impl Operator for Sort {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        while !self.ended {
+            match ready!(self.child.poll_next(cx, env))? {
+                Some(mut series) => {
+                    if matches!(self.by, SortBy::Value { .. }) {
+                        series.points.drop_histograms();
+                    }
+                    if !series.points.is_empty() {
+                        series.points.hold()?;
+                        self.collected.push(series);
+                    }
+                }
+                None => {
+                    self.ended = true;
+                    self.order();
+                    self.collected.reverse();
+                }
+            }
+        }
+        Poll::Ready(Ok(self.collected.pop()))
+    }
+}
+
+/// A sorting function in a range query, whose result is ordered by labels anyway.
+pub(crate) struct IneffectiveSort {
+    pub(crate) child: Box<dyn Operator>,
+    /// Whether histograms are dropped, as the functions that sort by value do.
+    pub(crate) floats_only: bool,
+    pub(crate) span: Span,
+}
+
+impl Operator for IneffectiveSort {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        let text = "sort is ineffective for range queries since results are always ordered by labels";
+        let next = ready!(self.child.poll_next(cx, env))?;
+        let Some(mut series) = next else {
+            env.annotations.warn(self.span, text);
+            return Poll::Ready(Ok(None));
+        };
+        if self.floats_only {
+            series.points.drop_histograms();
+        }
+        Poll::Ready(Ok(Some(series)))
+    }
+}
+
+fn by_value(a: f64, b: f64, descending: bool) -> Ordering {
+    match (a.is_nan(), b.is_nan()) {
+        (true, true) => Ordering::Equal,
+        (true, false) => Ordering::Greater,
+        (false, true) => Ordering::Less,
+        (false, false) => {
+            let order = a.partial_cmp(&b).unwrap_or(Ordering::Equal);
+            if descending { order.reverse() } else { order }
+        }
+    }
+}
+
+fn by_labels(a: &Labels, b: &Labels, labels: &[String]) -> Ordering {
+    for label in labels {
+        let (x, y) = (a.get(label).unwrap_or(""), b.get(label).unwrap_or(""));
+        if x != y {
+            return natural(x, y);
+        }
+    }
+    a.cmp(b)
+}
+
+/// Natural order: runs of digits compare as numbers, everything else as bytes.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        match (a.is_empty(), b.is_empty()) {
+            (true, true) => return Ordering::Equal,
+            (true, false) => return Ordering::Less,
+            (false, true) => return Ordering::Greater,
+            (false, false) => {}
+        }
+        let (x, rest_a) = run(a);
+        let (y, rest_b) = run(b);
+        let order = match (x.parse::<u64>(), y.parse::<u64>()) {
+            (Ok(x), Ok(y)) => x.cmp(&y),
+            _ => x.cmp(y),
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+        (a, b) = (rest_a, rest_b);
+    }
+}
+
+/// The leading run of digits, or of anything else, and what follows.
+fn run(text: &str) -> (&str, &str) {
+    let digits = text.starts_with(|c: char| c.is_ascii_digit());
+    let end = text.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn natural_order() {
+        let mut texts = ["4m1000", "4m5", "b", "4m600", "10", "9", "", "4m"];
+        texts.sort_by(|a, b| natural(a, b));
+        assert_eq!(texts, ["", "4m", "4m5", "4m600", "4m1000", "9", "10", "b"]);
+    }
+
+    #[test]
+    fn nan_sorts_last_both_ways() {
+        for (descending, want) in [(false, [1.0, 2.0]), (true, [2.0, 1.0])] {
+            let mut values = [f64::NAN, 2.0, 1.0];
+            values.sort_by(|a, b| by_value(*a, *b, descending));
+            assert_eq!(values[..2], want);
+            assert!(values[2].is_nan());
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Functions of range vectors: for every step the window of one series' samples becomes one value.
+//!
+//! [`rate`] has the functions of counters and gauges, [`over_time`] the `*_over_time` family, [`regression`] the least
+//! squares and the smoothing. Windows are slices of the decoded columns, found by two indices that only move forward.
+
+mod over_time;
+mod rate;
+mod regression;
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use skald_model::{Columns, FloatHistogram, Labels};
+
+use super::env::Env;
+use super::error::EvalError;
+use super::grid::Grid;
+use super::operator::Operator;
+use super::points::{Point, Points, StepSeries};
+use super::scalar::ScalarPlan;
+use super::window::WindowInput;
+use crate::ast::{EdgeMode, Span};
+
+/// A function of range vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RangeFunction {
+    Rate,
+    Increase,
+    Delta,
+    Irate,
+    Idelta,
+    Changes,
+    Resets,
+    Deriv,
+    PredictLinear,
+    DoubleExponentialSmoothing,
+    SumOverTime,
+    AvgOverTime,
+    MinOverTime,
+    MaxOverTime,
+    CountOverTime,
+    PresentOverTime,
+    LastOverTime,
+    FirstOverTime,
+    StddevOverTime,
+    StdvarOverTime,
+    QuantileOverTime,
+    MadOverTime,
+    TsOfMinOverTime,
+    TsOfMaxOverTime,
+    TsOfLastOverTime,
+    TsOfFirstOverTime,
+}
+
+impl RangeFunction {
+    /// The function called `name`, if it is of this kind.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "rate" => Self::Rate,
+            "increase" => Self::Increase,
+            "delta" => Self::Delta,
+            "irate" => Self::Irate,
+            "idelta" => Self::Idelta,
+            "changes" => Self::Changes,
+            "resets" => Self::Resets,
+            "deriv" => Self::Deriv,
+            "predict_linear" => Self::PredictLinear,
+            "double_exponential_smoothing" => Self::DoubleExponentialSmoothing,
+            "sum_over_time" => Self::SumOverTime,
+            "avg_over_time" => Self::AvgOverTime,
+            "min_over_time" => Self::MinOverTime,
+            "max_over_time" => Self::MaxOverTime,
+            "count_over_time" => Self::CountOverTime,
+            "present_over_time" => Self::PresentOverTime,
+            "last_over_time" => Self::LastOverTime,
+            "first_over_time" => Self::FirstOverTime,
+            "stddev_over_time" => Self::StddevOverTime,
+            "stdvar_over_time" => Self::StdvarOverTime,
+            "quantile_over_time" => Self::QuantileOverTime,
+            "mad_over_time" => Self::MadOverTime,
+            "ts_of_min_over_time" => Self::TsOfMinOverTime,
+            "ts_of_max_over_time" => Self::TsOfMaxOverTime,
+            "ts_of_last_over_time" => Self::TsOfLastOverTime,
+            "ts_of_first_over_time" => Self::TsOfFirstOverTime,
+            _ => return None,
+        })
+    }
+
+    /// Whether the result keeps the metric name.
+    pub(crate) fn keeps_name(self) -> bool {
+        matches!(self, Self::LastOverTime | Self::FirstOverTime)
+    }
+
+    /// Whether the function knows what to do with `anchored` or `smoothed`.
+    pub(crate) fn allows(self, edges: EdgeMode) -> bool {
+        match edges {
+            EdgeMode::Plain => true,
+            EdgeMode::Smoothed => matches!(self, Self::Rate | Self::Increase | Self::Delta),
+            EdgeMode::Anchored => {
+                matches!(self, Self::Rate | Self::Increase | Self::Delta | Self::Changes | Self::Resets)
+            }
+        }
+    }
+}
+
+/// The samples of one step's window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window<'c> {
+    pub(crate) float_times: &'c [i64],
+    pub(crate) floats: &'c [f64],
+    pub(crate) histogram_times: &'c [i64],
+    pub(crate) histograms: &'c [Arc<FloatHistogram>],
+    /// Index of the first float in the series' column.
+    pub(crate) first_float: usize,
+    /// The window is left-open: `start < t <= end`.
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) step: usize,
+}
+
+impl Window<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.floats.len() + self.histograms.len()
+    }
+
+    /// Whether it holds both kinds of samples.
+    pub(crate) fn is_mixed(&self) -> bool {
+        !self.floats.is_empty() && !self.histograms.is_empty()
+    }
+}
+
+/// The windows of one series, step by step.
+pub(crate) struct Windows<'c> {
+    columns: &'c Columns,
+    floats: std::ops::Range<usize>,
+    histograms: std::ops::Range<usize>,
+}
+
+impl<'c> Windows<'c> {
+    pub(crate) fn new(columns: &'c Columns) -> Self {
+        Self { columns, floats: 0..0, histograms: 0..0 }
+    }
+
+    /// The window `start < t <= end`; neither bound may be earlier than the call before had it.
+    #[inline]
+    pub(crate) fn advance(&mut self, start: i64, end: i64, step: usize) -> Window<'c> {
+        let columns = self.columns;
+        advance(&mut self.floats, &columns.float_timestamps, start, end);
+        if !columns.histogram_timestamps.is_empty() {
+            advance(&mut self.histograms, &columns.histogram_timestamps, start, end);
+        }
+        Window {
+            float_times: &columns.float_timestamps[self.floats.clone()],
+            floats: &columns.float_values[self.floats.clone()],
+            histogram_times: &columns.histogram_timestamps[self.histograms.clone()],
+            histograms: &columns.histograms[self.histograms.clone()],
+            first_float: self.floats.start,
+            start,
+            end,
+            step,
+        }
+    }
+}
+
+#[inline]
+fn advance(range: &mut std::ops::Range<usize>, times: &[i64], start: i64, end: i64) {
+    while range.end < times.len() && times[range.end] <= end {
+        range.end += 1;
+    }
+    while range.start < range.end && times[range.start] <= start {
+        range.start += 1;
+    }
+}
+
+/// Applies a [`RangeFunction`] to every series of a range vector.
+pub(crate) struct RangeOperator {
+    pub(crate) input: WindowInput,
+    pub(crate) function: RangeFunction,
+    /// The scalar arguments in their order.
+    pub(crate) scalars: Vec<ScalarPlan>,
+    /// Where the first argument of the call stands: annotations on parameters name it.
+    pub(crate) parameter_span: Span,
+    pub(crate) grid: Grid,
+    pub(crate) columns: Columns,
+    pub(crate) scratch: Vec<f64>,
+}
+
+/// What a function may use besides the window.
+pub(crate) struct Call<'a, 'e, 'q> {
+    pub(crate) function: RangeFunction,
+    pub(crate) labels: &'a Labels,
+    pub(crate) scalars: &'a [ScalarPlan],
+    pub(crate) scratch: &'a mut Vec<f64>,
+    pub(crate) span: Span,
+    pub(crate) parameter_span: Span,
+    /// The step's own time, without the selector's shift.
+    pub(crate) time: i64,
+    pub(crate) env: &'e mut Env<'q>,
+}
+
+impl Call<'_, '_, '_> {
+    pub(crate) fn scalar(&self, i: usize, step: usize) -> f64 {
+        self.scalars.get(i).map_or(f64::NAN, |s| s.value().at(step))
+    }
+
+    /// `text`, and ` for metric name "…"` if the series has one.
+    pub(crate) fn for_metric(&self, text: &str) -> String {
+        for_metric(text, self.labels)
+    }
+
+    pub(crate) fn warn_mixed(&mut self) {
+        let text = self.for_metric("encountered a mix of histograms and floats");
+        self.env.annotations.warn(self.span, text);
+    }
+
+    pub(crate) fn info_ignored_histograms(&mut self) {
+        let text = self.for_metric("ignored histograms in a range containing both floats and histograms");
+        self.env.annotations.info(self.span, text);
+    }
+}
+
+/// `text`, and ` for metric name "…"` if the series has one.
+pub(crate) fn for_metric(text: &str, labels: &Labels) -> String {
+    match labels.metric_name() {
+        Some(name) => format!("{text} for metric name {name:?}"),
+        None => text.to_owned(),
+    }
+}
+
+impl Operator for RangeOperator {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        for scalar in &mut self.scalars {
+            ready!(scalar.poll_ready(cx, env))?;
+        }
+        loop {
+            let Some((labels, drop_name)) = ready!(self.input.poll_series(cx, env, &mut self.columns))? else {
+                return Poll::Ready(Ok(None));
+            };
+            let mut points = env.points(self.grid.count, self.input.span)?;
+            self.fill(&mut points, &labels, env)?;
+            if points.is_empty() {
+                env.recycle(points);
+                continue;
+            }
+            let mut series = StepSeries { labels, drop_name, points };
+            if !self.function.keeps_name() {
+                env.names.drop(&mut series);
+            }
+            return Poll::Ready(Ok(Some(series)));
+        }
+    }
+}
+
+impl RangeOperator {
+    fn fill(&mut self, points: &mut Points, labels: &Labels, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let Self { input, function, scalars, parameter_span, grid, columns, scratch } = self;
+        if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
+            && columns.histograms.is_empty()
+        {
+            return rate::fill_floats(*function, input, grid, columns, points, labels, env);
+        }
+        let mut windows = Windows::new(columns);
+        let mut call = Call {
+            function: *function,
+            labels,
+            scalars,
+            scratch,
+            span: input.span,
+            parameter_span: *parameter_span,
+            time: 0,
+            env,
+        };
+        for step in 0..grid.count {
+            call.time = grid.time(step);
+            let end = input.shift.apply(call.time);
+            let window = windows.advance(end.saturating_sub(input.range), end, step);
+            call.env.stats.queryable_samples += window.len() as u64;
+            call.env.tick(window.len())?;
+            if window.len() == 0 {
+                continue;
+            }
+            if let Some(point) = value(&window, &mut call)? {
+                points.push(step, point, input.span)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn value(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
+    use RangeFunction as F;
+    match call.function {
+        F::Rate | F::Increase | F::Delta => rate::histogram_window(window, call),
+        F::Irate | F::Idelta => rate::instant_rate(window, call),
+        F::Changes => Ok(rate::changes(window)),
+        F::Resets => rate::resets(window),
+        F::Deriv => Ok(regression::deriv(window, call)),
+        F::PredictLinear => Ok(regression::predict_linear(window, call)),
+        F::DoubleExponentialSmoothing => regression::double_exponential_smoothing(window, call),
+        _ => over_time::value(window, call),
+    }
+}

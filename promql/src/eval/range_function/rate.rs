@@ -1,0 +1,200 @@
+//! `rate` and what belongs to it: the change of a series over a window.
+
+use skald_model::{Columns, Labels};
+
+use super::{Call, RangeFunction, Window, Windows};
+use crate::eval::env::Env;
+use crate::eval::error::EvalError;
+use crate::eval::grid::Grid;
+use crate::eval::points::{Point, Points};
+use crate::eval::window::WindowInput;
+
+/// `rate`, `increase` and `delta` of a series of floats. The places where a counter drops are found once; a window
+/// only walks those inside it, so that a step costs no more with a longer window.
+pub(crate) fn fill_floats(
+    function: RangeFunction,
+    input: &WindowInput,
+    grid: &Grid,
+    columns: &Columns,
+    points: &mut Points,
+    labels: &Labels,
+    env: &mut Env<'_>,
+) -> Result<(), EvalError> {
+    let is_counter = function != RangeFunction::Delta;
+    let drops = if is_counter { drops(&columns.float_values) } else { Vec::new() };
+    let mut next_drop = 0;
+    let mut windows = Windows::new(columns);
+    let mut queryable = 0;
+    for step in 0..grid.count {
+        let end = input.shift.apply(grid.time(step));
+        let window = windows.advance(end.saturating_sub(input.range), end, step);
+        queryable += window.floats.len() as u64;
+        let [first, .., last] = window.floats else { continue };
+        let mut change = last - first;
+        if is_counter {
+            // A drop at the window's first sample compares with a sample outside.
+            while drops.get(next_drop).is_some_and(|at| *at <= window.first_float) {
+                next_drop += 1;
+            }
+            let after_last = window.first_float + window.floats.len();
+            for at in drops[next_drop..].iter().take_while(|at| **at < after_last) {
+                change += columns.float_values[at - 1];
+            }
+        }
+        let first_value = is_counter.then_some(*first);
+        let factor = extrapolation(&window, window.float_times, change, first_value, function, input.range);
+        points.set_float(step, change * factor);
+    }
+    env.stats.queryable_samples += queryable;
+    env.tick(grid.count)?;
+    if is_counter && !points.is_empty() {
+        info_unless_counter_name(labels, input.span, env);
+    }
+    Ok(())
+}
+
+/// Indices of the values smaller than the one before.
+fn drops(values: &[f64]) -> Vec<usize> {
+    values.windows(2).enumerate().filter(|(_, w)| w[1] < w[0]).map(|(i, _)| i + 1).collect()
+}
+
+fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, env: &mut Env<'_>) {
+    let Some(name) = labels.metric_name() else { return };
+    if ["_total", "_sum", "_count", "_bucket"].iter().any(|suffix| name.ends_with(suffix)) {
+        return;
+    }
+    let text = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
+    env.annotations.info(span, format!("{text}: {name:?}"));
+}
+
+/// What the change between the first and last sample is multiplied with to cover the whole window, per second for
+/// `rate`. The order of the operations is Prometheus', for the last bits' sake.
+///
+/// `zero_from` is a counter's first value: a counter is not extended to the left beyond where it would have been zero.
+pub(super) fn extrapolation(
+    window: &Window<'_>,
+    times: &[i64],
+    change: f64,
+    zero_from: Option<f64>,
+    function: RangeFunction,
+    range: i64,
+) -> f64 {
+    let (first, last) = (times[0], times[times.len() - 1]);
+    let mut to_start = (first - window.start) as f64 / 1000.0;
+    let mut to_end = (window.end - last) as f64 / 1000.0;
+    let sampled = (last - first) as f64 / 1000.0;
+    let average = sampled / (times.len() - 1) as f64;
+    let threshold = average * 1.1;
+    if to_start >= threshold {
+        to_start = average / 2.0;
+    }
+    if let Some(first_value) = zero_from
+        && change > 0.0
+        && first_value >= 0.0
+    {
+        let to_zero = sampled * (first_value / change);
+        if to_zero < to_start {
+            to_start = to_zero;
+        }
+    }
+    if to_end >= threshold {
+        to_end = average / 2.0;
+    }
+    let factor = (sampled + to_start + to_end) / sampled;
+    if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
+}
+
+/// `rate`, `increase` and `delta` of a series that has histograms.
+pub(crate) fn histogram_window(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
+    if window.is_mixed() {
+        call.warn_mixed();
+        return Ok(None);
+    }
+    if window.len() < 2 {
+        return Ok(None);
+    }
+    if window.histograms.is_empty() {
+        let is_counter = call.function != RangeFunction::Delta;
+        let (first, last) = (window.floats[0], window.floats[window.floats.len() - 1]);
+        let mut change = last - first;
+        if is_counter {
+            change = window.floats.windows(2).filter(|w| w[1] < w[0]).fold(change, |sum, w| sum + w[0]);
+            info_unless_counter_name(call.labels, call.span, call.env);
+        }
+        let range = window.end - window.start;
+        let zero_from = is_counter.then_some(first);
+        let factor = extrapolation(window, window.float_times, change, zero_from, call.function, range);
+        return Ok(Some(Point::Float(change * factor)));
+    }
+    Err(EvalError::unsupported("a rate of native histograms"))
+}
+
+/// `irate` and `idelta`: the change between the last two samples.
+pub(crate) fn instant_rate(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
+    if window.len() < 2 {
+        return Ok(None);
+    }
+    let is_rate = call.function == RangeFunction::Irate;
+    if window.histograms.is_empty() {
+        let [.., before, last] = window.floats else { return Ok(None) };
+        let [.., before_time, last_time] = window.float_times else { return Ok(None) };
+        // A counter that dropped started at zero.
+        let change = if is_rate && last < before { *last } else { last - before };
+        let seconds = (last_time - before_time) as f64 / 1000.0;
+        return Ok(Some(Point::Float(if is_rate { change / seconds } else { change })));
+    }
+    Err(EvalError::unsupported("irate and idelta of native histograms"))
+}
+
+/// `changes`: how often the value differs from the one before; a NaN after a NaN does not.
+pub(crate) fn changes(window: &Window<'_>) -> Option<Point> {
+    let differ = |w: &&[f64]| w[0] != w[1] && !(w[0].is_nan() && w[1].is_nan());
+    if window.histograms.is_empty() {
+        return Some(Point::Float(window.floats.windows(2).filter(differ).count() as f64));
+    }
+    let mut count = 0;
+    each_pair(window, |before, after| match (before, after) {
+        (Ok(a), Ok(b)) => count += usize::from(differ(&&[a, b][..])),
+        (Err(a), Err(b)) => count += usize::from(window.histograms[a] != window.histograms[b]),
+        _ => count += 1,
+    });
+    Some(Point::Float(count as f64))
+}
+
+/// `resets`: how often a counter started anew.
+pub(crate) fn resets(window: &Window<'_>) -> Result<Option<Point>, EvalError> {
+    if window.histograms.is_empty() {
+        return Ok(Some(Point::Float(window.floats.windows(2).filter(|w| w[1] < w[0]).count() as f64)));
+    }
+    Err(EvalError::unsupported("resets of native histograms"))
+}
+
+/// Calls `f` with every sample and its successor in time: floats by value, histograms by index.
+pub(super) fn each_pair(window: &Window<'_>, mut f: impl FnMut(Result<f64, usize>, Result<f64, usize>)) {
+    let (mut float, mut histogram) = (0, 0);
+    let mut before = None;
+    loop {
+        let float_time = window.float_times.get(float).copied();
+        let histogram_time = window.histogram_times.get(histogram).copied();
+        let after = match (float_time, histogram_time) {
+            (None, None) => return,
+            (Some(f), Some(h)) if f < h => Ok(float),
+            (Some(_), None) => Ok(float),
+            _ => Err(histogram),
+        };
+        let after = match after {
+            Ok(i) => {
+                float += 1;
+                Ok(window.floats[i])
+            }
+            Err(i) => {
+                histogram += 1;
+                Err(i)
+            }
+        };
+        if let Some(before) = before {
+            f(before, after);
+        }
+        before = Some(after);
+    }
+}

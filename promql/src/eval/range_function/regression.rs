@@ -1,0 +1,80 @@
+//! Least squares and smoothing.
+
+use super::{Call, Window};
+use crate::eval::error::EvalError;
+use crate::eval::kahan::KahanSum;
+use crate::eval::points::Point;
+
+/// `deriv`: the slope per second; the origin is the first sample.
+pub(super) fn deriv(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<Point> {
+    enough(window, call)?;
+    let (slope, _) = least_squares(window, window.float_times[0]);
+    Some(Point::Float(slope))
+}
+
+/// `predict_linear`: the value so many seconds after the evaluation time.
+pub(super) fn predict_linear(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<Point> {
+    enough(window, call)?;
+    let ahead = call.scalar(0, window.step);
+    let (slope, intercept) = least_squares(window, call.time);
+    Some(Point::Float(slope * ahead + intercept))
+}
+
+/// `double_exponential_smoothing` with a smoothing and a trend factor.
+pub(super) fn double_exponential_smoothing(
+    window: &Window<'_>,
+    call: &mut Call<'_, '_, '_>,
+) -> Result<Option<Point>, EvalError> {
+    let (smoothing, trend) = (call.scalar(0, window.step), call.scalar(1, window.step));
+    for (what, short, factor) in [("smoothing", "sf", smoothing), ("trend", "tf", trend)] {
+        if factor <= 0.0 || factor >= 1.0 {
+            let text = format!("invalid {what} factor. Expected: 0 < {short} < 1, got: {factor:.6}");
+            return Err(EvalError::Execution(text));
+        }
+    }
+    if enough(window, call).is_none() {
+        return Ok(None);
+    }
+    let floats = window.floats;
+    let (mut before, mut level, mut slope) = (0.0, floats[0], floats[1] - floats[0]);
+    for (i, value) in floats.iter().enumerate().skip(1) {
+        let x = smoothing * value;
+        if i > 1 {
+            slope = trend * (level - before) + (1.0 - trend) * slope;
+        }
+        let y = (1.0 - smoothing) * (level + slope);
+        (before, level) = (level, x + y);
+    }
+    Ok(Some(Point::Float(level)))
+}
+
+/// Whether there are two floats; tells about histograms among floats.
+fn enough(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<()> {
+    if window.is_mixed() {
+        call.info_ignored_histograms();
+    }
+    (window.floats.len() >= 2).then_some(())
+}
+
+/// Slope per second, and the value at `origin`.
+fn least_squares(window: &Window<'_>, origin: i64) -> (f64, f64) {
+    let first = window.floats[0];
+    if window.floats.iter().all(|v| *v == first) {
+        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+    }
+    let zero = KahanSum::of(0.0);
+    let (mut sum_x, mut sum_y, mut sum_xy, mut sum_x2) = (zero, zero, zero, zero);
+    for (time, y) in window.float_times.iter().zip(window.floats) {
+        let x = (time - origin) as f64 / 1000.0;
+        sum_x.add(x);
+        sum_y.add(*y);
+        sum_xy.add(x * y);
+        sum_x2.add(x * x);
+    }
+    let n = window.floats.len() as f64;
+    let (sum_x, sum_y, sum_xy, sum_x2) = (sum_x.value(), sum_y.value(), sum_xy.value(), sum_x2.value());
+    let covariance = sum_xy - sum_x * sum_y / n;
+    let variance = sum_x2 - sum_x * sum_x / n;
+    let slope = covariance / variance;
+    (slope, sum_y / n - slope * sum_x / n)
+}
