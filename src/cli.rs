@@ -16,15 +16,14 @@ use crate::settings::{
 };
 
 settings! {
-    /// Where the settings come from. These two cannot stand in the file itself.
+    /// Where the settings come from.
     struct Launch {
-        /// The file.
+        /// Which file is read, and how. These two are given by flag or variable: they cannot stand in the file itself.
         pub config: LaunchConfig,
     }
 }
 
 settings! {
-    /// Given by flag or environment variable only.
     struct LaunchConfig {
         /// YAML file of settings. Without one, defaults, environment and flags decide.
         pub file: Option<PathBuf> = None,
