@@ -1,4 +1,5 @@
 //! The binary as a user starts it: what it refuses, what it says, how it stops.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -33,18 +34,19 @@ impl Running {
         let free_ports = ["--server.http-listen-address=127.0.0.1:0", "--server.grpc-listen-address=127.0.0.1:0"];
         let arguments = [&[data_dir.as_str(), "--log.format=json"], free_ports.as_slice(), more].concat();
         let mut child = skald(&arguments).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Running { child, log, http: String::new() };
         let mut before = String::new();
-        loop {
+        while running.http.is_empty() {
             let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "ended early: {before}");
+            assert!(running.log.read_line(&mut line).unwrap() > 0, "ended early: {before}");
             let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
             if entry["message"] == "serving HTTP" {
-                let http = entry["address"].as_str().unwrap().to_owned();
-                return Running { child, log, http };
+                running.http = entry["address"].as_str().unwrap().to_owned();
             }
             before.push_str(&line);
         }
+        running
     }
 
     fn get(&self, path: &str) -> String {
