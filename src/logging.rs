@@ -1,7 +1,9 @@
 //! Logs: structured fields and a short sentence, as text for people or as JSON for machines, on standard error.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
@@ -85,9 +87,56 @@ pub fn start(config: &Config) {
     }));
 }
 
+/// Keeps log lines that every request could cause to a few a second.
+#[derive(Debug)]
+pub struct LogLimit {
+    per_second: u64,
+    /// The second that is counted in, and the lines asked for in it.
+    counted: Mutex<(u64, u64)>,
+}
+
+/// What [`LogLimit::ask`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTurn {
+    /// Write the line; this many before it were not written.
+    Write {
+        /// Lines of the last counted second that were kept back.
+        suppressed: u64,
+    },
+    /// Do not write the line.
+    KeepBack,
+}
+
+impl LogLimit {
+    /// Lets `per_second` lines pass each second.
+    pub const fn new(per_second: u64) -> LogLimit {
+        LogLimit { per_second, counted: Mutex::new((0, 0)) }
+    }
+
+    /// Whether a line may be written at the monotonic time `now`.
+    pub fn ask(&self, now: Duration) -> LogTurn {
+        let mut counted = self.counted.lock();
+        let (second, lines) = *counted;
+        let suppressed = if second == now.as_secs() { 0 } else { lines.saturating_sub(self.per_second) };
+        let lines = if second == now.as_secs() { lines + 1 } else { 1 };
+        *counted = (now.as_secs(), lines);
+        if lines <= self.per_second { LogTurn::Write { suppressed } } else { LogTurn::KeepBack }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_passes_some_lines_a_second_and_counts_the_rest() {
+        let limit = LogLimit::new(2);
+        let at = |ms| limit.ask(Duration::from_millis(ms));
+        let write = |suppressed| LogTurn::Write { suppressed };
+        assert_eq!([at(0), at(1), at(2), at(999)], [write(0), write(0), LogTurn::KeepBack, LogTurn::KeepBack]);
+        assert_eq!([at(1000), at(1001), at(1002)], [write(2), write(0), LogTurn::KeepBack]);
+        assert_eq!(at(5000), write(1));
+    }
 
     #[test]
     fn filters_are_checked() {

@@ -1,11 +1,16 @@
-//! Errors in the shape in which Prometheus answers them.
+//! Errors as answers.
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 use crate::error::ServiceError;
 
-/// `{"status":"error","errorType":…,"error":…}` with the status of the error's kind, and `Retry-After` where it has one.
+/// The error behind an answer, an extension of the response: the frame logs it when the fault is ours.
+#[derive(Debug, Clone)]
+pub struct Failure(pub ServiceError);
+
+/// The error in the shape in which Prometheus answers it: `{"status":"error","errorType":…,"error":…}`
+/// with the status of the error's kind, and `Retry-After` where it has one.
 pub fn prometheus_error(error: &ServiceError) -> Response {
     let body = serde_json::json!({
         "status": "error",
@@ -18,5 +23,6 @@ pub fn prometheus_error(error: &ServiceError) -> Response {
         // Whole seconds, and never 0: that would mean at once.
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64));
     }
+    response.extensions_mut().insert(Failure(error.clone()));
     response
 }

@@ -24,6 +24,13 @@ settings! {
         /// this says, a path with its query is at most 64KiB (414 beyond): longer queries go by POST.
         pub http_max_header_size: ByteSize = ByteSize::kib(256) => ByteSize::kib(8)..=ByteSize::mib(16),
     }
+    check |config| {
+        let (http, grpc) = (&config.http_listen_address, &config.grpc_listen_address);
+        if http.port() == grpc.port() && http.port() != 0 && http.host() == grpc.host() {
+            return Err(format!("`http_listen_address` and `grpc_listen_address` are both {http}, expected different ones"));
+        }
+        Ok(())
+    };
 }
 
 settings! {

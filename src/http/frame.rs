@@ -20,8 +20,9 @@ use prometheus_client::registry::Registry;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use super::answer::prometheus_error;
+use super::answer::{Failure, prometheus_error};
 use crate::error::{ErrorKind, ServiceError};
+use crate::logging::{LogLimit, LogTurn};
 use crate::runtime::Clock;
 
 /// Signals of the servers.
@@ -69,17 +70,21 @@ impl FrameMetrics {
     }
 }
 
+/// Failed requests told in the log each second; an overload fails thousands.
+const FAILURES_LOGGED_PER_SECOND: u64 = 5;
+
 /// Puts routes into the frame.
 #[derive(Clone)]
 pub struct Frame {
     clock: Arc<dyn Clock>,
     metrics: FrameMetrics,
+    failures: Arc<LogLimit>,
 }
 
 impl Frame {
     /// A frame that measures with `metrics`.
     pub fn new(clock: Arc<dyn Clock>, metrics: FrameMetrics) -> Frame {
-        Frame { clock, metrics }
+        Frame { clock, metrics, failures: Arc::new(LogLimit::new(FAILURES_LOGGED_PER_SECOND)) }
     }
 
     /// Frames HTTP routes. An unknown path is a 404 and a wrong method a 405 in Prometheus' error shape.
@@ -98,6 +103,22 @@ impl Frame {
     pub fn grpc(&self, routes: tonic::service::Routes) -> Router {
         let measure = Measure { frame: self.clone(), transport: "grpc" };
         routes.into_axum_router().fallback(unknown_call).layer(from_fn_with_state(measure, answer))
+    }
+}
+
+impl Frame {
+    /// Tells of a request that failed by our fault, a few times a second.
+    fn log_failure(&self, under_way: &UnderWay<'_>, failure: Option<&Failure>) {
+        let LogTurn::Write { suppressed } = self.failures.ask(self.clock.monotonic()) else { return };
+        tracing::warn!(
+            method = under_way.method,
+            route = under_way.route,
+            status = under_way.status_code,
+            reason = failure.map(|Failure(error)| error.reason.as_ref()),
+            error = failure.map(|Failure(error)| error.message.as_str()),
+            suppressed,
+            "request failed"
+        );
     }
 }
 
@@ -130,19 +151,20 @@ struct Measure {
 }
 
 async fn answer(State(measure): State<Measure>, request: Request, next: Next) -> Response {
+    let is_grpc = is_grpc(request.headers());
     let route = match request.extensions().get::<MatchedPath>() {
+        // A gRPC service is one route, its calls are the paths below; one that does not exist is renamed below.
+        Some(_) if is_grpc => request.uri().path().to_owned(),
         Some(path) => path.as_str().to_owned(),
-        None => "unknown".to_owned(),
+        None => UNKNOWN_ROUTE.to_owned(),
     };
     let mut under_way = UnderWay::begin(&measure, method_name(request.method()), route);
-    let is_grpc = is_grpc(request.headers());
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = match answered {
         Ok(response) => response,
         Err(_) => {
             // The panic hook has logged what and where.
             measure.frame.metrics.panics.inc();
-            tracing::error!(route = under_way.route, "a request's handler panicked");
             if is_grpc {
                 tonic::Status::internal("the handler panicked").into_http()
             } else {
@@ -151,8 +173,17 @@ async fn answer(State(measure): State<Measure>, request: Request, next: Next) ->
         }
     };
     under_way.status_code = status_code(&response, is_grpc);
+    if under_way.status_code == "Unimplemented" {
+        under_way.route = UNKNOWN_ROUTE.to_owned();
+    }
+    if response.status().is_server_error() {
+        measure.frame.log_failure(&under_way, response.extensions().get::<Failure>());
+    }
     response
 }
+
+/// The `route` of requests that match none.
+const UNKNOWN_ROUTE: &str = "unknown";
 
 /// The HTTP status, or of a gRPC answer without a body its gRPC status (an answer that streams counts as begun well).
 fn status_code(response: &Response, is_grpc: bool) -> String {

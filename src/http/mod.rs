@@ -18,7 +18,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use answer::prometheus_error;
+pub use answer::{Failure, prometheus_error};
 pub use config::{ApiConfig, Config, HttpPrefix};
 pub use frame::{Frame, FrameMetrics};
 pub use pages::{Link, Pages};

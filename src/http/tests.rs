@@ -291,6 +291,7 @@ async fn the_grpc_port_does_not_answer_http_with_success() {
     };
     let http = ask("text/plain").await;
     assert_eq!(http.status(), 404);
+    assert!(http.extensions().get::<Failure>().is_some());
     let grpc = ask("application/grpc").await;
     assert_eq!((grpc.status().as_u16(), grpc.headers()["grpc-status"].as_bytes()), (200, &b"12"[..]));
 }

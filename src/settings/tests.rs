@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 setting_enum! {
@@ -376,4 +378,38 @@ fn suggestions_stay_near() {
     assert_eq!(nearest("data-dir", known), Some("data_dir"));
     assert_eq!(nearest("x", known), None);
     assert_eq!(nearest("querier", known), None);
+}
+
+/// Pieces that come near to a document of settings.
+fn near_yaml() -> impl Strategy<Value = String> {
+    let pieces = [
+        "client", "timeout", "name", "peers", "manner", "interval", ":", ": ", "\n", "  ", "- ", "[", "]", "{", "}",
+        "\"", "'", "${", "}", "$", "&a", "*a", "<<", "---\n", "!!str ", "|", ">", "#", "none", "1h", "1MiB", "\t",
+        "\u{0}", "ü", ",",
+    ];
+    prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..30).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_breaks_the_reading(text in prop_oneof![near_yaml(), any::<String>()]) {
+        let file = YamlFile { name: "f", text: &text, expand_env: true };
+        if let Ok(config) = load::<Config>(Some(file), &Environment::default(), &[]) {
+            // What was taken can be shown and taken again, but for masked secrets.
+            if config.client.password.is_empty() {
+                prop_assert_eq!(from_yaml(&to_yaml(&config, Comments::None)), Ok(config));
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_breaks_a_value(text in "[0-9a-zµ.:\\[\\]-]{0,12}") {
+        let _ = (Duration::parse(&text), HostPort::parse(&text), f64::parse(&text));
+        if let Ok(size) = ByteSize::parse(&text) {
+            prop_assert_eq!(ByteSize::parse(&size.to_string()), Ok(size));
+        }
+        if let Ok(duration) = Duration::parse(&text) {
+            prop_assert_eq!(Duration::parse(&format_duration(duration)), Ok(duration));
+        }
+    }
 }
