@@ -1,7 +1,10 @@
 //! What a query's answer has to be read with: warnings and infos.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::date::rfc3339;
+use super::histogram_function::classic::ForcedMonotonicity;
+use super::quantile::{format_g, format_two_digits};
 use crate::ast::Span;
 
 /// Distinct annotations kept of one query; further ones are only counted.
@@ -12,6 +15,17 @@ const KEPT: usize = 1000;
 pub struct Annotations {
     warnings: BTreeSet<Annotation>,
     infos: BTreeSet<Annotation>,
+    /// Infos about buckets that had to be raised, one per place and metric.
+    monotonicity: BTreeMap<Annotation, Raised>,
+}
+
+/// What was raised, over all histograms and steps.
+#[derive(Debug, Clone)]
+struct Raised {
+    change: ForcedMonotonicity,
+    first: i64,
+    last: i64,
+    samples: u64,
 }
 
 /// One warning or info.
@@ -32,15 +46,34 @@ impl Annotations {
         insert(&mut self.infos, span, text.into());
     }
 
+    /// Adds the info that the buckets of a classic histogram had to be raised at `time`.
+    pub(crate) fn info_forced_monotonicity(&mut self, span: Span, name: &str, change: ForcedMonotonicity, time: i64) {
+        let mut text = "input to histogram_quantile needed to be fixed for monotonicity (see \
+                        https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)"
+            .to_owned();
+        if !name.is_empty() {
+            text = format!("{text} for metric name {name:?}");
+        }
+        self.raise(Annotation { start: span.start, text }, Raised { change, first: time, last: time, samples: 1 });
+    }
+
+    fn raise(&mut self, annotation: Annotation, more: Raised) {
+        if self.monotonicity.len() >= KEPT {
+            return;
+        }
+        self.monotonicity.entry(annotation).and_modify(|raised| raised.merge(&more)).or_insert(more);
+    }
+
     /// Takes over what another query said.
     pub fn merge(&mut self, other: Annotations) {
         self.warnings.extend(other.warnings);
         self.infos.extend(other.infos);
+        other.monotonicity.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
     }
 
     /// Whether nothing was said.
     pub fn is_empty(&self) -> bool {
-        self.warnings.is_empty() && self.infos.is_empty()
+        self.warnings.is_empty() && self.infos.is_empty() && self.monotonicity.is_empty()
     }
 
     /// The warnings as the API shows them, `query` being the text that was parsed: at most `limit`, then one that
@@ -51,7 +84,36 @@ impl Annotations {
 
     /// The infos as the API shows them, likewise.
     pub fn infos(&self, query: &str, limit: usize) -> Vec<String> {
-        render(&self.infos, query, limit, "info")
+        let mut infos = self.infos.clone();
+        infos.extend(self.monotonicity.iter().map(|(annotation, raised)| Annotation {
+            start: annotation.start,
+            text: format!("{}{}", annotation.text, raised.details()),
+        }));
+        render(&infos, query, limit, "info")
+    }
+}
+
+impl Raised {
+    fn merge(&mut self, other: &Raised) {
+        let (mine, theirs) = (&mut self.change, other.change);
+        mine.min_bound = mine.min_bound.min(theirs.min_bound);
+        mine.max_bound = mine.max_bound.max(theirs.max_bound);
+        mine.max_difference = mine.max_difference.max(theirs.max_difference);
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        self.samples += other.samples;
+    }
+
+    fn details(&self) -> String {
+        format!(
+            ", from buckets {} to {}, with a max diff of {}, over {} samples from {} to {}",
+            format_g(self.change.min_bound),
+            format_g(self.change.max_bound),
+            format_two_digits(self.change.max_difference),
+            self.samples,
+            rfc3339(self.first),
+            rfc3339(self.last),
+        )
     }
 }
 

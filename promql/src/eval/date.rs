@@ -69,6 +69,15 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+/// A time in milliseconds as RFC 3339, whole seconds.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    let seconds = ms.div_euclid(1000);
+    let date = Date::of(seconds as f64);
+    let (day, time) = ((date.year, date.month, date.day), seconds.rem_euclid(86_400));
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", day.0, day.1, day.2)
+}
+
 /// `timestamp(e)` of anything but a selector: the evaluation time wherever `e` has a value.
 pub(crate) struct EvaluationTime {
     pub(crate) child: Box<dyn Operator>,
@@ -114,6 +123,12 @@ mod tests {
         check("year", -1.0, 1969.0);
         check("hour", -1.0, 23.0);
         check("day_of_week", -86_400.0, 3.0);
+    }
+
+    #[test]
+    fn rfc3339_of_milliseconds() {
+        assert_eq!(rfc3339(1_136_239_445_999), "2006-01-02T22:04:05Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59Z");
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod env;
 pub mod error;
 mod grid;
 mod group_index;
+mod histogram_function;
+mod info;
 mod instant_function;
 mod kahan;
 mod label_function;

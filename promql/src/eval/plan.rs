@@ -1,6 +1,6 @@
 //! Turns the syntax tree into operators and opens every select.
 
-use skald_model::{Columns, METRIC_NAME, MatchOp, QueryRange};
+use skald_model::{Columns, METRIC_NAME, MatchOp, Matcher, QueryRange};
 
 use super::EvalParams;
 use super::absent::{Absent, Watched, asked_labels};
@@ -18,6 +18,8 @@ use super::env::Env;
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::group_index::{GroupIndex, LabelSubset};
+use super::histogram_function::{HistogramOperator, Question};
+use super::info::{self, Info, InfoSelection};
 use super::instant_function::{FloatFunction, MapFloats, Negate, VectorOf};
 use super::label_function::{IneffectiveSort, Relabel, RelabelOperator, Sort, SortBy};
 use super::merge::{Disjoint, Merge, Repeat, Unique};
@@ -136,30 +138,51 @@ impl Planner<'_, '_, '_> {
         yields: Yields,
         above: &str,
     ) -> Result<VectorPlan, EvalError> {
-        if selector.edges != EdgeMode::Plain {
-            return Err(EvalError::unsupported("the smoothed modifier"));
+        if selector.edges == EdgeMode::Anchored {
+            let text = "anchored modifier can only be used with a range selector";
+            return Err(EvalError::Execution(text.to_owned()));
         }
+        let smoothed = selector.edges == EdgeMode::Smoothed && yields == Yields::Value;
         let shift = self.shift(selector.at, selector.offset.as_ref())?;
         let lookback = self.params.lookback_ms;
         let range = QueryRange {
             min: shift.apply(grid.time(0)).saturating_sub(lookback).saturating_add(1),
-            max: shift.apply(grid.last()),
+            max: shift.apply(grid.last()).saturating_add(if smoothed { lookback } else { 0 }),
         };
         let reader = self.open(selector, range, 0, above);
-        let operator =
-            InstantSelector { reader, grid, shift, lookback, yields, span: selector.span, columns: Columns::default() };
+        let operator = InstantSelector {
+            reader,
+            grid,
+            shift,
+            lookback,
+            yields,
+            smoothed,
+            span: selector.span,
+            columns: Columns::default(),
+        };
         let unique_without_name = has_one_name(selector);
         let plan = VectorPlan { operator: Box::new(operator), unique_without_name, split: false };
-        if yields == Yields::Value {
+        if yields != Yields::Timestamp {
             return Ok(plan);
         }
         Ok(self.dropped_names(plan, selector.span))
     }
 
     fn open(&mut self, selector: &VectorSelector, range: QueryRange, range_ms: i64, above: &str) -> SeriesReader {
+        self.open_matchers(selector.matchers.clone(), selector.span, range, range_ms, above)
+    }
+
+    fn open_matchers(
+        &mut self,
+        matchers: Vec<Matcher>,
+        span: Span,
+        range: QueryRange,
+        range_ms: i64,
+        above: &str,
+    ) -> SeriesReader {
         let hints = Hints { step_ms: self.params.step_ms, range_ms, function: above.to_owned() };
-        let source = self.source.select(Select { matchers: selector.matchers.clone(), range, hints });
-        SeriesReader::new(source, range, self.env.charge(), selector.span)
+        let source = self.source.select(Select { matchers, range, hints });
+        SeriesReader::new(source, range, self.env.charge(), span)
     }
 
     fn shift(&self, at: Option<AtModifier>, offset: Option<&Duration>) -> Result<TimeShift, EvalError> {
@@ -177,14 +200,18 @@ impl Planner<'_, '_, '_> {
         match expr {
             Expr::Paren(paren) => self.window(&paren.expr, grid, above),
             Expr::Matrix(matrix) => {
-                if matrix.selector.edges != EdgeMode::Plain {
-                    return Err(EvalError::unsupported("the anchored and smoothed modifiers"));
-                }
                 let range = duration::positive(&matrix.range, self.params)?;
                 let shift = self.shift(matrix.selector.at, matrix.selector.offset.as_ref())?;
+                let lookback = self.params.lookback_ms;
+                let (before, after) = match matrix.selector.edges {
+                    EdgeMode::Plain => (0, 0),
+                    EdgeMode::Anchored => (lookback, 0),
+                    EdgeMode::Smoothed => (lookback, lookback),
+                };
+                let left_edge = shift.apply(grid.time(0)).saturating_sub(range);
                 let needed = QueryRange {
-                    min: shift.apply(grid.time(0)).saturating_sub(range).saturating_add(1),
-                    max: shift.apply(grid.last()),
+                    min: left_edge.saturating_sub(before).saturating_add(1),
+                    max: shift.apply(grid.last()).saturating_add(after),
                 };
                 let reader = self.open(&matrix.selector, needed, range, above);
                 Ok(WindowInput {
@@ -464,6 +491,24 @@ impl Planner<'_, '_, '_> {
                 let operator = Box::new(Absent::new(watched, labels, grid, call.span));
                 Ok(VectorPlan { operator, unique_without_name: true, split: false })
             }
+            ("histogram_quantile", [q, vector]) => {
+                let question = Question::Quantile(self.scalar(q, grid)?, q.span());
+                self.histogram_question(vector, question, grid, call.span)
+            }
+            ("histogram_quantiles", [vector, label, quantiles @ ..]) => {
+                let label = self.string(label)?;
+                let quantiles = quantiles
+                    .iter()
+                    .map(|q| Ok((self.scalar(q, grid)?, q.span())))
+                    .collect::<Result<_, EvalError>>()?;
+                self.histogram_question(vector, Question::Quantiles { label, quantiles }, grid, call.span)
+            }
+            ("histogram_fraction", [lower, upper, vector]) => {
+                let question =
+                    Question::Fraction { lower: self.scalar(lower, grid)?, upper: self.scalar(upper, grid)? };
+                self.histogram_question(vector, question, grid, call.span)
+            }
+            ("info", [vector, selection @ ..]) => self.info(vector, selection, grid, call.span),
             ("label_replace", [vector, target, replacement, source, pattern]) => {
                 let texts = [target, replacement, source, pattern].map(|text| self.string(text));
                 let [target, replacement, source, pattern] = texts;
@@ -485,6 +530,71 @@ impl Planner<'_, '_, '_> {
             }
             _ => Err(EvalError::unsupported(format!("function {name:?}"))),
         }
+    }
+
+    fn histogram_question(
+        &mut self,
+        vector: &Expr,
+        question: Question,
+        grid: Grid,
+        span: Span,
+    ) -> Result<VectorPlan, EvalError> {
+        let child = self.vector(vector, grid, "histogram_quantile")?;
+        let operator = HistogramOperator::new(child.operator, question, grid, vector.span(), self.env);
+        let plan = VectorPlan { operator: Box::new(operator), unique_without_name: false, split: true };
+        Ok(self.dropped_names(plan, span))
+    }
+
+    fn info(&mut self, vector: &Expr, selection: &[Expr], grid: Grid, span: Span) -> Result<VectorPlan, EvalError> {
+        let matchers = match selection.first().map(without_parens) {
+            None => &[][..],
+            Some(Expr::Vector(selector)) => &selector.matchers[..],
+            Some(_) => return Err(EvalError::Execution("expected label selectors only".to_owned())),
+        };
+        let selection = InfoSelection::new(matchers)?;
+        let base = self.vector(vector, grid, "info")?;
+        // The info series are looked up at the time the base's samples are.
+        let shift = self.shift_of(vector)?;
+        let lookback = self.params.lookback_ms;
+        let range = QueryRange {
+            min: shift.apply(grid.time(0)).saturating_sub(lookback).saturating_add(1),
+            max: shift.apply(grid.last()),
+        };
+        let reader = self.open_matchers(selection.matchers(), span, range, 0, "info");
+        let infos = InstantSelector {
+            reader,
+            grid,
+            shift,
+            lookback,
+            yields: Yields::InfoTime,
+            smoothed: false,
+            span,
+            columns: Columns::default(),
+        };
+        let operator = Info::new(base.operator, Box::new(infos), selection, grid, span);
+        Ok(VectorPlan { operator: Box::new(operator), unique_without_name: false, split: true })
+    }
+
+    /// How the first selector of an expression shifts the evaluation time, the subqueries around it included.
+    fn shift_of(&self, expr: &Expr) -> Result<TimeShift, EvalError> {
+        Ok(match expr {
+            Expr::Paren(paren) => self.shift_of(&paren.expr)?,
+            Expr::Unary(unary) => self.shift_of(&unary.expr)?,
+            Expr::Vector(selector) => self.shift(selector.at, selector.offset.as_ref())?,
+            Expr::Matrix(matrix) => self.shift(matrix.selector.at, matrix.selector.offset.as_ref())?,
+            Expr::Subquery(subquery) => {
+                let outer = self.shift(subquery.at, subquery.offset.as_ref())?;
+                info::then(outer, self.shift_of(&subquery.expr)?)
+            }
+            Expr::Aggregate(aggregate) => self.shift_of(&aggregate.expr)?,
+            Expr::Binary(binary) if binary.lhs.value_type() == ValueType::Scalar => self.shift_of(&binary.rhs)?,
+            Expr::Binary(binary) => self.shift_of(&binary.lhs)?,
+            Expr::Call(call) => {
+                let arg = call.args.iter().find(|a| matches!(a.value_type(), ValueType::Vector | ValueType::Matrix));
+                arg.map_or(Ok(TimeShift::default()), |arg| self.shift_of(arg))?
+            }
+            Expr::Number(_) | Expr::String(_) => TimeShift::default(),
+        })
     }
 
     fn relabel(&mut self, vector: &Expr, relabel: Relabel, grid: Grid, span: Span) -> Result<VectorPlan, EvalError> {

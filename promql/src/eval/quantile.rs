@@ -63,6 +63,28 @@ pub(crate) fn format_g(value: f64) -> String {
     format!("{value}")
 }
 
+/// A float as OpenMetrics writes it in labels: always with a point or an exponent.
+pub(crate) fn format_open_metrics(value: f64) -> String {
+    let text = format_g(value);
+    if value.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
+}
+
+/// A float with two significant digits, as Go's `%.2g`.
+pub(crate) fn format_two_digits(value: f64) -> String {
+    match format!("{value:.1e}").parse::<f64>() {
+        Ok(rounded)
+            if rounded.is_finite() && rounded != 0.0 && !(-4..2).contains(&(rounded.abs().log10().floor() as i32)) =>
+        {
+            let scientific = format!("{rounded:e}");
+            let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+            let exponent: i32 = exponent.parse().unwrap_or(0);
+            format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+        }
+        Ok(rounded) => format_g(rounded),
+        Err(_) => format_g(value),
+    }
+}
+
 /// A float as Prometheus writes sample values into label values: never with an exponent.
 pub(crate) fn format_plain(value: f64) -> String {
     if value.is_finite() { format!("{value}") } else { format_g(value) }
@@ -89,6 +111,10 @@ mod tests {
             [(1.1, "1.1"), (-0.0, "-0"), (1e6, "1e+06"), (1e21, "1e+21"), (1.5e-7, "1.5e-07"), (6.0, "6")]
         {
             assert_eq!(format_g(value), text);
+        }
+        assert_eq!((format_open_metrics(1.0), format_open_metrics(0.5)), ("1.0".to_owned(), "0.5".to_owned()));
+        for (value, text) in [(1.0, "1"), (0.123, "0.12"), (123.0, "1.2e+02"), (0.0, "0"), (f64::INFINITY, "+Inf")] {
+            assert_eq!(format_two_digits(value), text);
         }
         assert_eq!(format_plain(1e21), "1000000000000000000000");
     }

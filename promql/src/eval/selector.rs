@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Columns, is_stale_nan};
+use skald_model::{Columns, Labels, is_stale_nan};
 
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::operator::Operator;
 use super::points::{Points, StepSeries};
-use super::reader::SeriesReader;
+use super::range_function::{Windows, edges, for_metric};
+use super::reader::{SeriesReader, strip_stale};
 use crate::ast::Span;
 
 /// What a selector yields of a sample.
@@ -19,6 +20,8 @@ pub(crate) enum Yields {
     Value,
     /// Its own time in seconds: `timestamp(selector)`.
     Timestamp,
+    /// Its own time in seconds, the name kept: `info`, which takes no native histograms.
+    InfoTime,
 }
 
 /// An instant selector.
@@ -29,6 +32,8 @@ pub(crate) struct InstantSelector {
     /// A sample this old is not found.
     pub(crate) lookback: i64,
     pub(crate) yields: Yields,
+    /// Values between two samples are interpolated.
+    pub(crate) smoothed: bool,
     pub(crate) span: Span,
     pub(crate) columns: Columns,
 }
@@ -40,7 +45,10 @@ impl Operator for InstantSelector {
                 return Poll::Ready(Ok(None));
             };
             let mut points = env.points(self.grid.count, self.span)?;
-            if self.columns.histograms.is_empty() {
+            if self.smoothed {
+                strip_stale(&mut self.columns);
+                self.interpolate(&mut points, &labels, env)?;
+            } else if self.columns.histograms.is_empty() {
                 self.select_floats(&mut points);
             } else {
                 self.select_mixed(&mut points)?;
@@ -108,7 +116,43 @@ impl InstantSelector {
                     _ if histogram.is_stale() => {}
                     Yields::Value => points.push_histogram(step, Arc::clone(histogram), self.span)?,
                     Yields::Timestamp => points.set_float(step, time as f64 / 1000.0),
+                    Yields::InfoTime => {
+                        let text = "this should be an info metric, with float samples".to_owned();
+                        return Err(EvalError::Execution(text));
+                    }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The value at each step on the line between the samples before and after it, at most the lookback away; the one
+    /// before alone is carried on.
+    fn interpolate(&self, points: &mut Points, labels: &Labels, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let mut windows = Windows::new(&self.columns);
+        for step in 0..self.grid.count {
+            let at = self.shift.apply(self.grid.time(step));
+            let (start, end) = (at.saturating_sub(self.lookback), at.saturating_add(self.lookback));
+            let window = windows.advance(start, end, step);
+            env.tick(8)?;
+            if window.is_mixed() {
+                let text = for_metric("encountered a mix of histograms and floats", labels);
+                env.annotations.warn(self.span, text);
+                continue;
+            }
+            if window.histograms.is_empty() {
+                let after = window.float_times.partition_point(|t| *t <= at);
+                let Some(before) = after.checked_sub(1) else { continue };
+                let sample = |i: usize| (window.float_times[i], window.floats[i]);
+                let value = match sample(before) {
+                    (time, _) if time < at && after < window.floats.len() => {
+                        edges::interpolate(sample(before), sample(after), at, false)
+                    }
+                    (_, value) => value,
+                };
+                points.set_float(step, value);
+            } else {
+                return Err(EvalError::unsupported("smoothing of native histograms"));
             }
         }
         Ok(())

@@ -1,8 +1,9 @@
 //! Functions of range vectors: for every step the window of one series' samples becomes one value.
 //!
 //! [`rate`] has the functions of counters and gauges, [`over_time`] the `*_over_time` family, [`regression`] the least
-//! squares and the smoothing. Windows are slices of the decoded columns, found by two indices that only move forward.
+//! squares and the smoothing, [`edges`] what `anchored` and `smoothed` do at a window's ends. Windows are slices of the decoded columns, found by two indices that only move forward.
 
+pub(crate) mod edges;
 mod over_time;
 mod rate;
 mod regression;
@@ -162,6 +163,16 @@ impl<'c> Windows<'c> {
     }
 }
 
+impl<'c> Windows<'c> {
+    /// The window with the samples around it that `anchored` or `smoothed` may use; its bounds stay those of the
+    /// window itself.
+    fn advance_around(&mut self, start: i64, end: i64, input: &WindowInput, step: usize) -> Window<'c> {
+        let after = if input.edges == EdgeMode::Smoothed { input.lookback } else { 0 };
+        let window = self.advance(start.saturating_sub(input.lookback), end.saturating_add(after), step);
+        Window { start, end, ..window }
+    }
+}
+
 #[inline]
 fn advance(range: &mut std::ops::Range<usize>, times: &[i64], start: i64, end: i64) {
     while range.end < times.len() && times[range.end] <= end {
@@ -256,6 +267,7 @@ impl RangeOperator {
         let Self { input, function, scalars, parameter_span, grid, columns, scratch } = self;
         if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
             && columns.histograms.is_empty()
+            && input.edges == EdgeMode::Plain
         {
             return rate::fill_floats(*function, input, grid, columns, points, labels, env);
         }
@@ -273,7 +285,17 @@ impl RangeOperator {
         for step in 0..grid.count {
             call.time = grid.time(step);
             let end = input.shift.apply(call.time);
-            let window = windows.advance(end.saturating_sub(input.range), end, step);
+            let start = end.saturating_sub(input.range);
+            if input.edges != EdgeMode::Plain {
+                let outside = windows.advance_around(start, end, input, step);
+                call.env.stats.queryable_samples += outside.len() as u64;
+                call.env.tick(outside.len())?;
+                if let Some(point) = edges::value(&outside, input, &mut call)? {
+                    points.push(step, point, input.span)?;
+                }
+                continue;
+            }
+            let window = windows.advance(start, end, step);
             call.env.stats.queryable_samples += window.len() as u64;
             call.env.tick(window.len())?;
             if window.len() == 0 {

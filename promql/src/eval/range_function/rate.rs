@@ -58,7 +58,7 @@ fn drops(values: &[f64]) -> Vec<usize> {
     values.windows(2).enumerate().filter(|(_, w)| w[1] < w[0]).map(|(i, _)| i + 1).collect()
 }
 
-fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, env: &mut Env<'_>) {
+pub(super) fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, env: &mut Env<'_>) {
     let Some(name) = labels.metric_name() else { return };
     if ["_total", "_sum", "_count", "_bucket"].iter().any(|suffix| name.ends_with(suffix)) {
         return;

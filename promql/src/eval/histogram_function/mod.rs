@@ -1,0 +1,284 @@
+//! `histogram_quantile`, `histogram_quantiles` and `histogram_fraction`, on classic buckets and native histograms.
+//!
+//! [`classic`] has the arithmetic on classic buckets.
+
+pub(crate) mod classic;
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
+
+use skald_model::{Labels, LabelsBuilder};
+
+use self::classic::Bucket;
+use super::env::Env;
+use super::error::EvalError;
+use super::grid::Grid;
+use super::group_index::{GroupIndex, LabelSubset};
+use super::operator::Operator;
+use super::points::{Points, StepSeries};
+use super::quantile::{check_quantile, format_open_metrics};
+use super::range_function::for_metric;
+use super::scalar::ScalarPlan;
+use crate::ast::Span;
+
+/// Label of a classic bucket's upper bound.
+const BUCKET_LABEL: &str = "le";
+
+/// What is asked of the histograms.
+pub(crate) enum Question {
+    /// `histogram_quantile`; where the quantile stands.
+    Quantile(ScalarPlan, Span),
+    /// `histogram_quantiles`: each quantile a series of its own, told apart by this label.
+    Quantiles { label: String, quantiles: Vec<(ScalarPlan, Span)> },
+    /// `histogram_fraction` between two bounds.
+    Fraction { lower: ScalarPlan, upper: ScalarPlan },
+}
+
+/// Answers a [`Question`] for every histogram of a vector. Keeps the buckets of all histograms.
+pub(crate) struct HistogramOperator {
+    child: Box<dyn Operator>,
+    question: Question,
+    index: GroupIndex,
+    groups: Vec<Group>,
+    grid: Grid,
+    /// Where the vector stands.
+    span: Span,
+    /// Next group to answer for, once the child has ended.
+    next: Option<usize>,
+    results: VecDeque<StepSeries>,
+}
+
+/// One histogram: its classic buckets, and the native histogram of the same labels.
+#[derive(Default)]
+struct Group {
+    /// Upper bound and cumulative count per step.
+    buckets: Vec<(f64, Points)>,
+    /// The series that have native histograms.
+    native: Vec<(Labels, Points)>,
+}
+
+impl HistogramOperator {
+    pub(crate) fn new(child: Box<dyn Operator>, question: Question, grid: Grid, span: Span, env: &Env<'_>) -> Self {
+        // The name tells histograms apart only as long as it is there to the end.
+        let subset = if env.names.delayed {
+            LabelSubset::Without(vec![BUCKET_LABEL.to_owned()])
+        } else {
+            LabelSubset::without(&[BUCKET_LABEL.to_owned()])
+        };
+        Self {
+            child,
+            question,
+            index: GroupIndex::new(subset),
+            groups: Vec::new(),
+            grid,
+            span,
+            next: None,
+            results: VecDeque::new(),
+        }
+    }
+
+    fn keep(&mut self, mut series: StepSeries, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let bound = series.labels.get(BUCKET_LABEL).unwrap_or("");
+        let parsed = parse_bound(bound);
+        if !series.points.floats.is_empty() && parsed.is_none() {
+            let text = format!("bucket label {BUCKET_LABEL:?} is missing or has a malformed value of {bound:?}");
+            env.annotations.warn(self.span, for_metric(&text, &series.labels));
+            series.points.floats.reset(self.grid.count);
+        }
+        if series.points.is_empty() {
+            env.recycle(series.points);
+            return Ok(());
+        }
+        series.points.hold()?;
+        let id = self.index.insert(&series.labels);
+        if id == self.groups.len() {
+            self.groups.push(Group::default());
+        }
+        let group = &mut self.groups[id];
+        if series.points.has_histograms() {
+            let mut native = env.points(self.grid.count, self.span)?;
+            native.restore_histograms(series.points.take_histograms());
+            group.native.push((series.labels.clone(), native));
+        }
+        match parsed {
+            Some(bound) if !series.points.floats.is_empty() => group.buckets.push((bound, series.points)),
+            _ => env.recycle(series.points),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: usize, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let mut group = std::mem::take(&mut self.groups[id]);
+        let labels = self.index.labels(id);
+        group.buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let questions = self.question.parts();
+        let mut classic: Vec<Points> = Vec::new();
+        for _ in &questions {
+            classic.push(env.points(self.grid.count, self.span)?);
+        }
+        let mut buckets = Vec::with_capacity(group.buckets.len());
+        for step in 0..self.grid.count {
+            if group.buckets.is_empty() {
+                break;
+            }
+            env.tick(group.buckets.len())?;
+            buckets.clear();
+            let present = group.buckets.iter().filter(|(_, points)| points.floats.get(step));
+            buckets.extend(present.map(|(bound, points)| Bucket { bound: *bound, count: points.values[step] }));
+            if buckets.is_empty() {
+                continue;
+            }
+            let mixed = group.native.iter_mut().find(|(_, points)| points.histogram(step).is_some());
+            if let Some((labels, points)) = mixed {
+                let text = "vector contains a mix of classic and native histograms";
+                env.annotations.warn(self.span, for_metric(text, labels));
+                points.retain_histograms(|s| s != step);
+                continue;
+            }
+            let mut fixed = None;
+            for (part, out) in questions.iter().zip(&mut classic) {
+                let value = match part {
+                    Part::Quantile(q) => {
+                        let (value, change) = classic::quantile(q.value().at(step), &mut buckets);
+                        fixed = fixed.or(change);
+                        value
+                    }
+                    Part::Fraction { lower, upper } => {
+                        classic::fraction(lower.value().at(step), upper.value().at(step), &mut buckets)
+                    }
+                };
+                out.set_float(step, value);
+            }
+            if let Some(change) = fixed {
+                let name = labels.metric_name().unwrap_or("");
+                env.annotations.info_forced_monotonicity(self.span, name, change, self.grid.time(step));
+            }
+        }
+        for (part, out) in questions.iter().zip(classic) {
+            push_result(&mut self.results, &self.question, part, labels.clone(), out, (env, self.span))?;
+        }
+        for (labels, points) in group.native {
+            for part in &questions {
+                let mut out = env.points(self.grid.count, self.span)?;
+                if points.has_histograms() {
+                    out.floats.reset(self.grid.count);
+                    return Err(EvalError::unsupported("a quantile or fraction of native histograms"));
+                }
+                push_result(&mut self.results, &self.question, part, labels.clone(), out, (env, self.span))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One value asked for per histogram and step.
+enum Part<'a> {
+    Quantile(&'a ScalarPlan),
+    Fraction { lower: &'a ScalarPlan, upper: &'a ScalarPlan },
+}
+
+impl Question {
+    fn parts(&self) -> Vec<Part<'_>> {
+        match self {
+            Self::Quantile(q, _) => vec![Part::Quantile(q)],
+            Self::Quantiles { quantiles, .. } => quantiles.iter().map(|(q, _)| Part::Quantile(q)).collect(),
+            Self::Fraction { lower, upper } => vec![Part::Fraction { lower, upper }],
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<(), EvalError>> {
+        match self {
+            Self::Quantile(q, _) => q.poll_ready(cx, env),
+            Self::Quantiles { quantiles, .. } => {
+                for (q, _) in quantiles {
+                    ready!(q.poll_ready(cx, env))?;
+                }
+                Poll::Ready(Ok(()))
+            }
+            Self::Fraction { lower, upper } => {
+                ready!(lower.poll_ready(cx, env))?;
+                upper.poll_ready(cx, env)
+            }
+        }
+    }
+
+    fn check(&self, steps: usize, env: &mut Env<'_>) {
+        let quantiles = match self {
+            Self::Quantile(q, span) => vec![(q, *span)],
+            Self::Quantiles { quantiles, .. } => quantiles.iter().map(|(q, span)| (q, *span)).collect(),
+            Self::Fraction { .. } => Vec::new(),
+        };
+        for (q, span) in quantiles {
+            (0..steps).for_each(|step| check_quantile(q.value().at(step), span, env));
+        }
+    }
+}
+
+/// Queues a result; that of `histogram_quantiles` gets its label, and is cut where the quantile changes with the step.
+fn push_result(
+    results: &mut VecDeque<StepSeries>,
+    question: &Question,
+    part: &Part<'_>,
+    labels: Labels,
+    mut points: Points,
+    (env, span): (&mut Env<'_>, Span),
+) -> Result<(), EvalError> {
+    while !points.is_empty() {
+        let mut labels = labels.clone();
+        let mut rest = None;
+        if let (Question::Quantiles { label, .. }, Part::Quantile(q)) = (question, part) {
+            let at = |step: usize| q.value().at(step).to_bits();
+            let first = points.floats.ones().next().map_or(0, at);
+            labels = LabelsBuilder::new(&labels).set(label, &format_open_metrics(f64::from_bits(first))).build();
+            let others: Vec<usize> = points.floats.ones().filter(|step| at(*step) != first).collect();
+            if !others.is_empty() {
+                let mut later = env.points(points.steps(), span)?;
+                for step in others {
+                    later.set_float(step, points.values[step]);
+                    points.floats.unset(step);
+                }
+                rest = Some(later);
+            }
+        }
+        let mut series = StepSeries { labels, drop_name: false, points };
+        env.names.drop(&mut series);
+        results.push_back(series);
+        match rest {
+            Some(later) => points = later,
+            None => return Ok(()),
+        }
+    }
+    env.recycle(points);
+    Ok(())
+}
+
+/// An upper bound as Go's `strconv.ParseFloat` reads it.
+fn parse_bound(text: &str) -> Option<f64> {
+    let digits = text.trim_start_matches(['+', '-']);
+    let plain = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let named = ["inf", "infinity", "nan"].iter().any(|name| digits.eq_ignore_ascii_case(name));
+    if plain || named { text.parse().ok() } else { None }
+}
+
+impl Operator for HistogramOperator {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        ready!(self.question.poll_ready(cx, env))?;
+        while self.next.is_none() {
+            match ready!(self.child.poll_next(cx, env))? {
+                Some(series) => self.keep(series, env)?,
+                None => {
+                    self.question.check(self.grid.count, env);
+                    self.next = Some(0);
+                }
+            }
+        }
+        loop {
+            if let Some(series) = self.results.pop_front() {
+                return Poll::Ready(Ok(Some(series)));
+            }
+            let Some(id) = self.next.filter(|id| *id < self.groups.len()) else { return Poll::Ready(Ok(None)) };
+            self.next = Some(id + 1);
+            self.answer(id, env)?;
+        }
+    }
+}

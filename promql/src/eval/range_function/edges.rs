@@ -1,0 +1,119 @@
+//! `anchored` and `smoothed`: what lies just outside a window counts at its ends.
+//!
+//! `anchored` starts from the last sample at or before the window's start. `smoothed` also interpolates the values at
+//! the window's ends. Neither extrapolates.
+
+use super::rate::{self, info_unless_counter_name};
+use super::{Call, RangeFunction, Window};
+use crate::ast::EdgeMode;
+use crate::eval::error::EvalError;
+use crate::eval::points::Point;
+use crate::eval::window::WindowInput;
+
+/// The value of a window that brings the samples around it.
+pub(super) fn value(
+    around: &Window<'_>,
+    input: &WindowInput,
+    call: &mut Call<'_, '_, '_>,
+) -> Result<Option<Point>, EvalError> {
+    match call.function {
+        RangeFunction::Changes | RangeFunction::Resets => {
+            let Some(window) = anchored(around) else { return Ok(None) };
+            if call.function == RangeFunction::Changes { Ok(rate::changes(&window)) } else { rate::resets(&window) }
+        }
+        _ if around.len() == 0 => Ok(None),
+        _ if around.is_mixed() => {
+            call.warn_mixed();
+            Ok(None)
+        }
+        _ if around.histograms.is_empty() => Ok(float_rate(around, input, call).map(Point::Float)),
+        _ => Err(EvalError::unsupported("anchored and smoothed rates of native histograms")),
+    }
+}
+
+/// The window with the one sample before it, if the window itself holds a sample.
+fn anchored<'c>(around: &Window<'c>) -> Option<Window<'c>> {
+    let first = |times: &[i64]| times.partition_point(|t| *t <= around.start);
+    let (mut float, mut histogram) = (first(around.float_times), first(around.histogram_times));
+    if float == around.floats.len() && histogram == around.histograms.len() {
+        return None;
+    }
+    let float_anchor = float.checked_sub(1).map(|i| around.float_times[i]);
+    let histogram_anchor = histogram.checked_sub(1).map(|i| around.histogram_times[i]);
+    if float_anchor.is_some() && float_anchor > histogram_anchor {
+        float -= 1;
+    } else if histogram_anchor.is_some() {
+        histogram -= 1;
+    }
+    Some(Window {
+        float_times: &around.float_times[float..],
+        floats: &around.floats[float..],
+        histogram_times: &around.histogram_times[histogram..],
+        histograms: &around.histograms[histogram..],
+        ..*around
+    })
+}
+
+/// First and last sample that count: the last at or before the window's start (else the first one), and the last one
+/// inside, or with `smoothed` the first at or after its end. `None` when all lie on one side of the window.
+pub(super) fn bounds(times: &[i64], start: i64, end: i64, smoothed: bool) -> Option<(usize, usize)> {
+    let last = times.len() - 1;
+    let first = times[..last].partition_point(|t| *t <= start).saturating_sub(1);
+    let last = if smoothed { times[..last].partition_point(|t| *t < end) } else { last };
+    (times[last] > start && times[first] <= end).then_some((first, last))
+}
+
+fn float_rate(around: &Window<'_>, input: &WindowInput, call: &mut Call<'_, '_, '_>) -> Option<f64> {
+    let is_counter = call.function != RangeFunction::Delta;
+    let smoothed = input.edges == EdgeMode::Smoothed;
+    let (times, floats) = (around.float_times, around.floats);
+    let (first, last) = bounds(times, around.start, around.end, smoothed)?;
+    let sample = |i: usize| (times[i], floats[i]);
+    let left = if smoothed && times[first] < around.start {
+        interpolate(sample(first), sample(first + 1), around.start, is_counter)
+    } else {
+        floats[first]
+    };
+    let right = if smoothed && last > 0 && times[last] > around.end {
+        interpolate(sample(last - 1), sample(last), around.end, is_counter)
+    } else {
+        floats[last]
+    };
+    let mut change = right - left;
+    if is_counter {
+        let mut before = left;
+        for value in floats.get(first + 1..last).unwrap_or(&[]).iter().chain([&right]) {
+            if *value < before {
+                change += before;
+            }
+            before = *value;
+        }
+        info_unless_counter_name(call.labels, call.span, call.env);
+    }
+    Some(if call.function == RangeFunction::Rate { change / (input.range as f64 / 1000.0) } else { change })
+}
+
+/// The value at `at` on the line between two samples; a counter that drops between them starts from zero.
+pub(crate) fn interpolate(before: (i64, f64), after: (i64, f64), at: i64, is_counter: bool) -> f64 {
+    let from = if is_counter && after.1 < before.1 { 0.0 } else { before.1 };
+    from + (after.1 - from) * (at - before.0) as f64 / (after.0 - before.0) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpolation_restarts_counters() {
+        assert_eq!(interpolate((0, 100.0), (15, 10.0), 12, true), 8.0);
+        assert_eq!(interpolate((0, 100.0), (15, 10.0), 12, false), 28.0);
+    }
+
+    #[test]
+    fn bounds_need_a_sample_on_the_right_side() {
+        assert_eq!(bounds(&[0, 60], 60, 120, false), None);
+        assert_eq!(bounds(&[0, 60, 180], 60, 120, true), Some((1, 2)));
+        assert_eq!(bounds(&[10, 20], 0, 5, true), None);
+        assert_eq!(bounds(&[0], -55, 5, false), Some((0, 0)));
+    }
+}
