@@ -2,7 +2,7 @@
 
 /// Declares a section of settings: a plain struct whose doc comments are the reference page.
 ///
-/// ```ignore
+/// ```text
 /// settings! {
 ///     /// What the section is about.
 ///     pub struct Config {
@@ -78,7 +78,7 @@ macro_rules! settings {
 
 /// Declares an enum whose variants are the allowed values of a setting.
 ///
-/// ```ignore
+/// ```text
 /// setting_enum! {
 ///     /// How a log line looks.
 ///     pub enum Format {

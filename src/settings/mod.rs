@@ -1,8 +1,8 @@
 //! Settings: how a service declares them, and how they are read, shown and documented.
 //!
-//! A service declares its [`Section`] once with [`settings!`]; from that declaration come the struct, its defaults, the
+//! A service declares its [`Section`] once with `settings!`; from that declaration come the struct, its defaults, the
 //! YAML keys, one flag and one environment variable per setting, `--help` and the reference page, so that they cannot
-//! drift apart. The values of a running process are put together by [`load`]:
+//! drift apart. The values of a running process are put together by [`load()`]:
 //!
 //! ```text
 //! defaults  <  YAML file  <  environment (SKALD_*)  <  flags

@@ -5,7 +5,7 @@ use std::ops::{Bound, RangeBounds};
 use super::load::{flag_name, variable_name};
 use super::value::{SettingValue, Shown};
 
-/// A group of settings: a mapping in YAML. Implemented by [`settings!`](super::settings).
+/// A group of settings: a mapping in YAML. Implemented by the macro `settings!`.
 pub trait Section {
     /// What the section is about.
     fn about(&self) -> &'static str;
