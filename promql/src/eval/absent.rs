@@ -56,7 +56,7 @@ impl Operator for Absent {
                     for step in 0..self.grid.count {
                         let end = input.shift.apply(self.grid.time(step));
                         let window = windows.advance(end.saturating_sub(input.range), end, step);
-                        env.stats.queryable_samples += window.len() as u64;
+                        env.count_samples(input.counted, step, window.len());
                         if window.len() > 0 {
                             self.present.set(step);
                         }

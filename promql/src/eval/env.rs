@@ -59,10 +59,35 @@ impl<'q> Env<'q> {
     }
 
     /// Counts the samples that a selector gives to each step, one at most.
-    pub(crate) fn count_queryable(&mut self, points: &Points) {
-        self.stats.queryable_samples += points.floats.len() as u64;
-        for (_, histogram) in points.histograms() {
-            self.stats.queryable_samples += (histogram_bytes(histogram) / 16) as u64;
+    pub(crate) fn count_points(&mut self, counted: Counted, points: &Points) {
+        if self.stats.queryable_samples_per_step.is_empty() {
+            let histograms: usize = points.histograms().iter().map(|(_, h)| histogram_bytes(h) / 16).sum();
+            self.count_samples(counted, 0, points.floats.len() + histograms);
+            return;
+        }
+        points.floats.ones().for_each(|step| self.count_samples(counted, step, 1));
+        for (step, histogram) in points.histograms() {
+            self.count_samples(counted, *step as usize, histogram_bytes(histogram) / 16);
+        }
+    }
+
+    /// Counts samples used at a step.
+    #[inline]
+    pub(crate) fn count_samples(&mut self, counted: Counted, step: usize, samples: usize) {
+        let samples = samples as u64;
+        let stats = &mut self.stats;
+        match counted {
+            Counted::No => {}
+            Counted::Step => {
+                stats.queryable_samples += samples;
+                if let Some(at_step) = stats.queryable_samples_per_step.get_mut(step) {
+                    *at_step += samples;
+                }
+            }
+            Counted::EveryStep(steps) => {
+                stats.queryable_samples += samples * steps as u64;
+                stats.queryable_samples_per_step.iter_mut().for_each(|at_step| *at_step += samples);
+            }
         }
     }
 
@@ -76,6 +101,17 @@ impl<'q> Env<'q> {
         self.work = 0;
         self.context.interrupt().check()
     }
+}
+
+/// How the samples a selector uses count in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Not: inside a subquery, whose points are counted where they are used.
+    No,
+    /// Each at its step.
+    Step,
+    /// Each at every one of so many steps: the expression is evaluated once for all of them.
+    EveryStep(usize),
 }
 
 /// How metric names are dropped.

@@ -14,7 +14,7 @@ use super::binary::vector_scalar::VectorScalar;
 use super::binary::vector_vector::VectorVector;
 use super::date::{self, EvaluationTime};
 use super::duration;
-use super::env::Env;
+use super::env::{Counted, Env};
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::group_index::{GroupIndex, LabelSubset};
@@ -41,6 +41,9 @@ const MAX_DEPTH: usize = 500;
 /// Times beyond this (either way) are refused: sums of a few of them stay far from overflow.
 const MAX_TIME: i64 = i64::MAX / 1024;
 
+/// Most steps of the query or of one subquery.
+const MAX_STEPS: usize = 100_000_000;
+
 /// Plans a query.
 pub(crate) fn plan(
     query: &Expr,
@@ -60,7 +63,11 @@ pub(crate) fn plan(
     } else {
         Grid::range(params.start_ms, params.end_ms, params.step_ms)
     };
-    let mut planner = Planner { params, source, env, depth: 0 };
+    check_steps(grid, query.span(), env)?;
+    if params.per_step_stats {
+        env.stats.queryable_samples_per_step = vec![0; grid.count];
+    }
+    let mut planner = Planner { params, source, env, depth: 0, counted: Counted::Step };
     let plan = match query.value_type() {
         ValueType::Scalar => RootPlan::Scalar(planner.scalar(query, grid)?),
         ValueType::String => RootPlan::String(planner.string(query)?),
@@ -84,6 +91,8 @@ pub(crate) struct Planner<'a, 'e, 'q> {
     source: &'a dyn Queryable,
     pub(crate) env: &'e mut Env<'q>,
     depth: usize,
+    /// How the samples of the part being planned count.
+    counted: Counted,
 }
 
 impl Planner<'_, '_, '_> {
@@ -94,7 +103,12 @@ impl Planner<'_, '_, '_> {
             return Err(EvalError::BadData("the query is nested too deeply".to_owned()));
         }
         let plan = if grid.count > 1 && is_step_invariant(expr) {
+            let counted = self.counted;
+            if counted == Counted::Step {
+                self.counted = Counted::EveryStep(grid.count);
+            }
             let once = self.varying_vector(expr, Grid { count: 1, ..grid }, above)?;
+            self.counted = counted;
             VectorPlan { operator: Box::new(Repeat::new(once.operator, grid.count, expr.span())), ..once }
         } else {
             self.varying_vector(expr, grid, above)?
@@ -157,6 +171,7 @@ impl Planner<'_, '_, '_> {
             lookback,
             yields,
             smoothed,
+            counted: self.counted,
             span: selector.span,
             columns: Columns::default(),
         };
@@ -221,6 +236,7 @@ impl Planner<'_, '_, '_> {
                     edges: matrix.selector.edges,
                     lookback: self.params.lookback_ms,
                     span: matrix.span,
+                    counted: self.counted,
                     unique_without_name: has_one_name(&matrix.selector),
                 })
             }
@@ -243,7 +259,10 @@ impl Planner<'_, '_, '_> {
             first = first.saturating_add(step);
         }
         let inner = Grid::range(first, shift.apply(grid.last()), step);
+        check_steps(inner, subquery.span, self.env)?;
+        let outer_counted = std::mem::replace(&mut self.counted, Counted::No);
         let child = self.vector(&subquery.expr, inner, "")?;
+        self.counted = outer_counted;
         let operator: Box<dyn Operator> =
             if child.split { Box::new(Merge::new(child.operator, subquery.span)) } else { child.operator };
         Ok(WindowInput {
@@ -253,6 +272,7 @@ impl Planner<'_, '_, '_> {
             edges: EdgeMode::Plain,
             lookback: self.params.lookback_ms,
             span: subquery.span,
+            counted: self.counted,
             unique_without_name: child.unique_without_name,
         })
     }
@@ -568,6 +588,7 @@ impl Planner<'_, '_, '_> {
             lookback,
             yields: Yields::InfoTime,
             smoothed: false,
+            counted: self.counted,
             span,
             columns: Columns::default(),
         };
@@ -666,6 +687,14 @@ fn without_parens(expr: &Expr) -> &Expr {
         Expr::Paren(paren) => without_parens(&paren.expr),
         _ => expr,
     }
+}
+
+/// Refuses an evaluation whose steps alone are more than the query may hold, before anything is sized by them.
+fn check_steps(grid: Grid, span: Span, env: &Env<'_>) -> Result<(), EvalError> {
+    if grid.count > MAX_STEPS {
+        return Err(EvalError::TooManySamples);
+    }
+    env.charge().grow(grid.count * size_of::<f64>(), span)
 }
 
 /// Whether a selector can only find series of one metric name.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use skald_model::{Columns, Labels, is_stale_nan};
 
-use super::env::Env;
+use super::env::{Counted, Env};
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::operator::Operator;
@@ -34,6 +34,7 @@ pub(crate) struct InstantSelector {
     pub(crate) yields: Yields,
     /// Values between two samples are interpolated.
     pub(crate) smoothed: bool,
+    pub(crate) counted: Counted,
     pub(crate) span: Span,
     pub(crate) columns: Columns,
 }
@@ -58,7 +59,7 @@ impl Operator for InstantSelector {
                 env.recycle(points);
                 continue;
             }
-            env.count_queryable(&points);
+            env.count_points(self.counted, &points);
             let mut series = StepSeries { labels, drop_name: false, points };
             if self.yields == Yields::Timestamp {
                 env.names.drop(&mut series);

@@ -190,3 +190,32 @@ fn an_interrupt_stops_the_query() {
         assert_eq!(error.error_type(), want);
     }
 }
+
+#[test]
+fn statistics_count_samples_per_step() {
+    let source = storage();
+    let stats = |query: &Expr, params: EvalParams| {
+        let params = EvalParams { per_step_stats: true, ..params };
+        block_on(evaluate(query, &params, &source, &QueryContext::unlimited())).unwrap().stats
+    };
+    let params = EvalParams::range(600_000, 620_000, 10_000);
+    // Windows of 60 s hold 6 samples of each of 20 series, and neighbours share 5 of them.
+    let got = stats(&rate("requests_total", 60_000), params.clone());
+    assert_eq!((got.queryable_samples, got.queryable_samples_per_step), (360, vec![120, 120, 120]));
+    assert_eq!((got.series_read, got.samples_read), (20, 160));
+    // A step-invariant part is read once but used at every step.
+    let fixed = Expr::Vector(VectorSelector { at: Some(AtModifier::Timestamp(500_000)), ..selector("limit") });
+    let got = stats(&fixed, params.clone());
+    assert_eq!((got.queryable_samples, got.queryable_samples_per_step), (60, vec![20, 20, 20]));
+    // A subquery's own samples do not count, its points do, where they are used.
+    let subquery = Expr::Subquery(Subquery {
+        expr: Box::new(vector("limit")),
+        range: Duration::Literal(60_000),
+        step: Some(Duration::Literal(30_000)),
+        offset: None,
+        at: None,
+        span: SPAN,
+    });
+    let got = stats(&call("sum_over_time", vec![subquery]), params);
+    assert_eq!(got.queryable_samples_per_step, vec![40, 40, 40]);
+}

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use skald_model::{Columns, FloatHistogram, Labels};
 
 use super::context::Charge;
-use super::env::Env;
+use super::env::{Counted, Env};
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::operator::Operator;
@@ -23,6 +23,7 @@ pub(crate) struct WindowInput {
     /// How far outside the window `anchored` and `smoothed` look.
     pub(crate) lookback: i64,
     pub(crate) span: Span,
+    pub(crate) counted: Counted,
     /// No two series have equal labels once their metric names are dropped.
     pub(crate) unique_without_name: bool,
 }

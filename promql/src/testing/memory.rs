@@ -61,7 +61,9 @@ impl Queryable for MemStorage {
         };
         let inside = |columns: &Columns| {
             let range = select.range;
-            columns.float_timestamps.iter().chain(&columns.histogram_timestamps).any(|t| range.contains(*t))
+            let any =
+                |times: &[i64]| times.get(times.partition_point(|t| *t < range.min)).is_some_and(|t| *t <= range.max);
+            any(&columns.float_timestamps) || any(&columns.histogram_timestamps)
         };
         let found: Vec<_> = self
             .series

@@ -288,7 +288,7 @@ impl RangeOperator {
             let start = end.saturating_sub(input.range);
             if input.edges != EdgeMode::Plain {
                 let outside = windows.advance_around(start, end, input, step);
-                call.env.stats.queryable_samples += outside.len() as u64;
+                call.env.count_samples(input.counted, step, outside.len());
                 call.env.tick(outside.len())?;
                 if let Some(point) = edges::value(&outside, input, &mut call)? {
                     points.push(step, point, input.span)?;
@@ -296,7 +296,7 @@ impl RangeOperator {
                 continue;
             }
             let window = windows.advance(start, end, step);
-            call.env.stats.queryable_samples += window.len() as u64;
+            call.env.count_samples(input.counted, step, window.len());
             call.env.tick(window.len())?;
             if window.len() == 0 {
                 continue;

@@ -24,11 +24,10 @@ pub(crate) fn fill_floats(
     let drops = if is_counter { drops(&columns.float_values) } else { Vec::new() };
     let mut next_drop = 0;
     let mut windows = Windows::new(columns);
-    let mut queryable = 0;
     for step in 0..grid.count {
         let end = input.shift.apply(grid.time(step));
         let window = windows.advance(end.saturating_sub(input.range), end, step);
-        queryable += window.floats.len() as u64;
+        env.count_samples(input.counted, step, window.floats.len());
         let [first, .., last] = window.floats else { continue };
         let mut change = last - first;
         if is_counter {
@@ -45,7 +44,6 @@ pub(crate) fn fill_floats(
         let factor = extrapolation(&window, window.float_times, change, first_value, function, input.range);
         points.set_float(step, change * factor);
     }
-    env.stats.queryable_samples += queryable;
     env.tick(grid.count)?;
     if is_counter && !points.is_empty() {
         info_unless_counter_name(labels, input.span, env);
