@@ -3,6 +3,7 @@
 //! Synchronous; absent on purpose: network, tenants, clocks, threads of its own.
 
 pub mod chunk;
+pub mod decode;
 pub mod disk;
 mod series_chunks;
 pub mod wal;

@@ -31,9 +31,6 @@ use super::bits::{BitReader, BitWriter, ByteSink, Tail};
 /// Most bytes one sample can add: count, varint and value of the first one take 20.
 const MAX_SAMPLE_BYTES: usize = 24;
 
-/// A leading-zero count that no xor has: there is no window yet.
-const NO_WINDOW: u8 = 0xff;
-
 /// Compresses one chunk's samples one by one. Small and plain: a head keeps one per active series.
 #[derive(Debug, Clone, Copy)]
 pub struct XorAppender {
@@ -43,8 +40,7 @@ pub struct XorAppender {
     value_bits: u64,
     num_samples: u16,
     byte_len: u16,
-    leading: u8,
-    trailing: u8,
+    window: XorWindow,
     tail: Tail,
 }
 
@@ -99,8 +95,7 @@ impl XorAppender {
             value_bits: 0,
             num_samples: 0,
             byte_len: 0,
-            leading: NO_WINDOW,
-            trailing: 0,
+            window: XorWindow::NONE,
             tail: Tail { byte: 0, bits: 0 },
         }
     }
@@ -126,8 +121,7 @@ impl XorAppender {
             value_bits: reader.value_bits,
             num_samples: reader.num_samples,
             byte_len,
-            leading: if reader.has_window { reader.leading } else { NO_WINDOW },
-            trailing: reader.trailing,
+            window: reader.window,
             tail: Tail { byte, bits },
         })
     }
@@ -176,13 +170,13 @@ impl XorAppender {
             1 => {
                 self.delta = time.wrapping_sub(self.time) as u64;
                 out.put_uvarint(self.delta);
-                put_xor(&mut out, value_bits ^ self.value_bits, &mut self.leading, &mut self.trailing);
+                self.window.put(&mut out, value_bits ^ self.value_bits);
             }
             _ => {
                 let delta = time.wrapping_sub(self.time) as u64;
                 put_time_dod(&mut out, delta.wrapping_sub(self.delta) as i64);
                 self.delta = delta;
-                put_xor(&mut out, value_bits ^ self.value_bits, &mut self.leading, &mut self.trailing);
+                self.window.put(&mut out, value_bits ^ self.value_bits);
             }
         }
         self.tail = out.finish();
@@ -227,28 +221,83 @@ fn put_time_dod<S: ByteSink>(out: &mut BitWriter<'_, S>, dod: i64) {
     }
 }
 
-/// Writes `xor`, the difference of a value to the one before, with or without a new window of significant bits.
-///
-/// `leading` and `trailing` are the window, [`NO_WINDOW`] in `leading` when there is none.
-#[inline]
-pub(super) fn put_xor<S: ByteSink>(out: &mut BitWriter<'_, S>, xor: u64, leading: &mut u8, trailing: &mut u8) {
-    if xor == 0 {
-        out.put(0, 1);
-        return;
+/// The window of significant bits that successive xors of one float share: zeros before and after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct XorWindow {
+    leading: u8,
+    trailing: u8,
+}
+
+impl XorWindow {
+    /// No window yet. No xor has that many leading zeros; readers take it for the whole 64 bits.
+    pub(super) const NONE: Self = Self { leading: 0xff, trailing: 0 };
+
+    /// Writes `xor`, a value's difference to the one before, inside the window or with a new one.
+    #[inline]
+    pub(super) fn put<S: ByteSink>(&mut self, out: &mut BitWriter<'_, S>, xor: u64) {
+        if xor == 0 {
+            out.put(0, 1);
+            return;
+        }
+        let leading = (xor.leading_zeros() as u8).min(31);
+        let trailing = xor.trailing_zeros() as u8;
+        if leading >= self.leading && trailing >= self.trailing {
+            out.put(0b10, 2);
+            out.put(xor >> self.trailing, u32::from(64 - self.leading - self.trailing));
+            return;
+        }
+        *self = Self { leading, trailing };
+        let significant = 64 - leading - trailing;
+        // A length of 64 does not fit six bits and is written as 0; a length of 0 does not occur.
+        out.put(0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), 13);
+        out.put(xor >> trailing, u32::from(significant));
     }
-    let new_leading = (xor.leading_zeros() as u8).min(31);
-    let new_trailing = xor.trailing_zeros() as u8;
-    if *leading != NO_WINDOW && new_leading >= *leading && new_trailing >= *trailing {
-        out.put(0b10, 2);
-        out.put(xor >> *trailing, u32::from(64 - *leading - *trailing));
-        return;
+
+    /// Reads an xor; zeros past the end.
+    #[inline]
+    pub(super) fn take(&mut self, bits: &mut BitReader<'_>) -> Result<u64, ChunkError> {
+        bits.refill();
+        self.take_refilled(bits)
     }
-    *leading = new_leading;
-    *trailing = new_trailing;
-    let significant = 64 - new_leading - new_trailing;
-    // A length of 64 does not fit six bits and is written as 0; a length of 0 does not occur.
-    out.put(0b11 << 11 | u64::from(new_leading) << 6 | u64::from(significant & 63), 13);
-    out.put(xor >> new_trailing, u32::from(significant));
+
+    /// The same with 13 bits surely loaded.
+    #[inline(always)]
+    fn take_refilled(&mut self, bits: &mut BitReader<'_>) -> Result<u64, ChunkError> {
+        let word = bits.peek();
+        if word >> 63 == 0 {
+            bits.skip(1);
+            return Ok(0);
+        }
+        if word >> 62 == 0b10 {
+            bits.skip(2);
+            return self.take_significant(bits);
+        }
+        bits.skip(2);
+        self.take_new(bits)
+    }
+
+    /// Reads a new window, 11 bits of which are surely loaded, and an xor inside it.
+    #[inline(always)]
+    pub(super) fn take_new(&mut self, bits: &mut BitReader<'_>) -> Result<u64, ChunkError> {
+        let header = bits.take_loaded(11);
+        let leading = (header >> 6) as u8;
+        let significant = match (header & 63) as u8 {
+            0 => 64,
+            length => length,
+        };
+        if leading + significant > 64 {
+            return Err(ChunkError::Malformed("value window"));
+        }
+        *self = Self { leading, trailing: 64 - leading - significant };
+        self.take_significant(bits)
+    }
+
+    /// Reads an xor inside the window.
+    #[inline(always)]
+    pub(super) fn take_significant(&mut self, bits: &mut BitReader<'_>) -> Result<u64, ChunkError> {
+        let leading = if *self == Self::NONE { 0 } else { self.leading };
+        Ok(bits.take(u32::from(64 - leading - self.trailing)) << self.trailing)
+    }
 }
 
 /// Appends the samples of a chunk that lie in `range` to the float columns of `out`.
@@ -280,9 +329,7 @@ struct XorReader<'a> {
     time: TimestampMs,
     delta: u64,
     value_bits: u64,
-    leading: u8,
-    trailing: u8,
-    has_window: bool,
+    window: XorWindow,
 }
 
 impl<'a> XorReader<'a> {
@@ -292,7 +339,7 @@ impl<'a> XorReader<'a> {
             return Err(ChunkError::Truncated);
         }
         let bits = BitReader::new(&bytes[2..]);
-        Ok(Self { bits, num_samples, time: 0, delta: 0, value_bits: 0, leading: 0, trailing: 0, has_window: false })
+        Ok(Self { bits, num_samples, time: 0, delta: 0, value_bits: 0, window: XorWindow::NONE })
     }
 
     /// Decodes every sample up to the range's end into the two slices, which have room for all; says how many it kept.
@@ -398,29 +445,7 @@ impl<'a> XorReader<'a> {
     /// Reads a value; at least 32 bits are loaded.
     #[inline(always)]
     fn next_value(&mut self) -> Result<(), ChunkError> {
-        let word = self.bits.peek();
-        if word >> 63 == 0 {
-            self.bits.skip(1);
-            return Ok(());
-        }
-        if word >> 62 == 0b10 {
-            self.bits.skip(2);
-        } else {
-            let header = self.bits.take_loaded(13);
-            let leading = (header >> 6 & 31) as u8;
-            let significant = match (header & 63) as u8 {
-                0 => 64,
-                length => length,
-            };
-            if leading + significant > 64 {
-                return Err(ChunkError::Malformed("value window"));
-            }
-            self.leading = leading;
-            self.trailing = 64 - leading - significant;
-            self.has_window = true;
-        }
-        let significant = u32::from(64 - self.leading - self.trailing);
-        self.value_bits ^= self.bits.take(significant) << self.trailing;
+        self.value_bits ^= self.window.take_refilled(&mut self.bits)?;
         Ok(())
     }
 }

@@ -1,0 +1,197 @@
+//! One series' chunks, from wherever they come, as columns of samples.
+
+use std::sync::Arc;
+
+use skald_model::{Columns, QueryRange, ResetHint, TimestampMs};
+
+use crate::chunk::{Chunk, ChunkError, Encoding, histogram, xor, xor2};
+
+/// Appends the samples of one series' chunks that lie in `range` to `out`, which is cleared first.
+///
+/// The chunks may come in any order, repeat and overlap: replicas of a head, its out-of-order samples, blocks that cover
+/// the same time. Identical ones are decoded once; where different ones overlap, one sample survives per timestamp, that
+/// of the chunk given first. On an error `out` holds an unspecified part.
+pub fn decode_series(chunks: &[Chunk], range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
+    out.clear();
+    let is_wanted = |c: &Chunk| c.min_time <= range.max && range.min <= c.max_time;
+    if chunks.windows(2).all(|pair| pair[0].max_time < pair[1].min_time) {
+        return chunks.iter().filter(|c| is_wanted(c)).try_for_each(|chunk| decode_chunk(chunk, range, out));
+    }
+    let mut order: Vec<usize> = (0..chunks.len()).filter(|&i| is_wanted(&chunks[i])).collect();
+    order.sort_by_key(|&i| (chunks[i].min_time, chunks[i].max_time, i));
+    order.dedup_by(|b, a| chunks[*a] == chunks[*b]);
+    let mut run = 0;
+    let mut merge = Merge::default();
+    while run < order.len() {
+        let mut end = run + 1;
+        let mut max_time = chunks[order[run]].max_time;
+        while end < order.len() && chunks[order[end]].min_time <= max_time {
+            max_time = max_time.max(chunks[order[end]].max_time);
+            end += 1;
+        }
+        match &order[run..end] {
+            [alone] => decode_chunk(&chunks[*alone], range, out)?,
+            overlapping => merge.decode(chunks, overlapping, range, out)?,
+        }
+        run = end;
+    }
+    Ok(())
+}
+
+/// Appends one chunk's samples that lie in `range`.
+fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
+    match chunk.encoding {
+        Encoding::Xor => xor::decode(&chunk.data, range, out),
+        Encoding::Xor2 => xor2::decode(&chunk.data, range, out),
+        Encoding::Histogram | Encoding::FloatHistogram => histogram::decode(chunk.encoding, &chunk.data, range, out),
+    }
+}
+
+/// Merges chunks that overlap; keeps its allocations between runs.
+#[derive(Default)]
+struct Merge {
+    columns: Vec<Columns>,
+    samples: Vec<Position>,
+}
+
+/// Where a sample stands; ordered by time, then by the chunk's place in the caller's list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    time: TimestampMs,
+    chunk: usize,
+    lane: usize,
+    is_histogram: bool,
+    index: usize,
+}
+
+impl Merge {
+    fn decode(
+        &mut self,
+        chunks: &[Chunk],
+        overlapping: &[usize],
+        range: QueryRange,
+        out: &mut Columns,
+    ) -> Result<(), ChunkError> {
+        self.columns.resize_with(self.columns.len().max(overlapping.len()), Columns::default);
+        self.samples.clear();
+        for (lane, &chunk) in overlapping.iter().enumerate() {
+            let columns = &mut self.columns[lane];
+            columns.clear();
+            decode_chunk(&chunks[chunk], range, columns)?;
+            let position = |is_histogram| {
+                move |(index, &time): (usize, &TimestampMs)| Position { time, chunk, lane, is_histogram, index }
+            };
+            self.samples.extend(columns.float_timestamps.iter().enumerate().map(position(false)));
+            self.samples.extend(columns.histogram_timestamps.iter().enumerate().map(position(true)));
+        }
+        self.samples.sort_unstable();
+        self.samples.dedup_by_key(|sample| sample.time);
+        let mut histogram_source = None;
+        for sample in &self.samples {
+            let columns = &self.columns[sample.lane];
+            if !sample.is_histogram {
+                out.push_float(sample.time, columns.float_values[sample.index]);
+                continue;
+            }
+            let mut histogram = columns.histograms[sample.index].clone();
+            // What a chunk knows of resets holds between its own samples only.
+            if histogram_source.replace(sample.lane) != Some(sample.lane) && histogram.reset_hint != ResetHint::Gauge {
+                Arc::make_mut(&mut histogram).reset_hint = ResetHint::Unknown;
+            }
+            out.push_histogram(sample.time, histogram);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use skald_model::Histogram;
+
+    use super::*;
+    use crate::chunk::histogram::{Appended, HistogramAppender, Integer, ResetHeader};
+    use crate::chunk::xor::XorAppender;
+
+    fn chunk(samples: &[(i64, f64)]) -> Chunk {
+        let (mut appender, mut data) = (XorAppender::new(), Vec::new());
+        for (time, value) in samples {
+            appender.append(&mut data, *time, *value).unwrap();
+        }
+        Chunk {
+            min_time: samples[0].0,
+            max_time: samples[samples.len() - 1].0,
+            encoding: Encoding::Xor,
+            data: data.into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_sample_survives_per_timestamp(
+            parts in proptest::collection::vec(proptest::collection::btree_map(0_i64..60, -5_i8..5, 1..12), 0..6),
+            min in 0_i64..30,
+            len in 0_i64..60,
+        ) {
+            let chunks: Vec<Chunk> = parts
+                .iter()
+                .map(|part| chunk(&part.iter().map(|(t, v)| (*t, f64::from(*v))).collect::<Vec<_>>()))
+                .collect();
+            let range = QueryRange { min, max: min + len };
+            let mut expected: BTreeMap<i64, f64> = BTreeMap::new();
+            for part in &parts {
+                for (t, v) in part.iter().filter(|(t, _)| range.contains(**t)) {
+                    expected.entry(*t).or_insert(f64::from(*v));
+                }
+            }
+            let mut out = Columns::default();
+            out.push_float(-1, 1.0);
+            decode_series(&chunks, range, &mut out).unwrap();
+            prop_assert_eq!(&out.float_timestamps, &expected.keys().copied().collect::<Vec<_>>());
+            prop_assert_eq!(&out.float_values, &expected.values().copied().collect::<Vec<_>>());
+        }
+    }
+
+    fn histogram_chunk(times: &[i64]) -> Chunk {
+        let sample = |time: i64| Histogram { count: time as u64, zero_count: time as u64, ..Histogram::default() };
+        let mut appender =
+            HistogramAppender::<Integer>::start(times[0], &sample(times[0]), ResetHeader::Unknown).unwrap();
+        for &time in &times[1..] {
+            assert_eq!(appender.append(time, &sample(time)).unwrap(), Appended::InPlace);
+        }
+        Chunk {
+            min_time: times[0],
+            max_time: times[times.len() - 1],
+            encoding: Encoding::Histogram,
+            data: appender.into_bytes().into(),
+        }
+    }
+
+    #[test]
+    fn a_switch_of_chunks_forgets_what_was_known_of_resets() {
+        let chunks = [histogram_chunk(&[10, 20, 30, 40]), histogram_chunk(&[15, 20, 50])];
+        let mut out = Columns::default();
+        decode_series(&chunks, QueryRange::ALL, &mut out).unwrap();
+        assert_eq!(out.histogram_timestamps, [10, 15, 20, 30, 40, 50]);
+        use ResetHint::{NotReset, Unknown};
+        let hints: Vec<ResetHint> = out.histograms.iter().map(|h| h.reset_hint).collect();
+        assert_eq!(hints, [Unknown, Unknown, Unknown, NotReset, NotReset, Unknown]);
+    }
+
+    #[test]
+    fn floats_and_histograms_share_the_timeline() {
+        let chunks = [chunk(&[(10, 1.0), (30, 2.0)]), histogram_chunk(&[10, 20])];
+        let mut out = Columns::default();
+        decode_series(&chunks, QueryRange::ALL, &mut out).unwrap();
+        assert_eq!((out.float_timestamps, out.histogram_timestamps), (vec![10, 30], vec![20]));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let mut broken = chunk(&[(10, 1.0), (30, 2.0)]);
+        broken.data = broken.data.slice(..5);
+        assert!(decode_series(&[broken], QueryRange::ALL, &mut Columns::default()).is_err());
+    }
+}
