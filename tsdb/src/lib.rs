@@ -5,6 +5,7 @@
 pub mod chunk;
 pub mod decode;
 pub mod disk;
+pub mod head;
 mod series_chunks;
 pub mod wal;
 
