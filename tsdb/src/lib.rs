@@ -2,10 +2,11 @@
 //!
 //! Synchronous; absent on purpose: network, tenants, clocks, threads of its own.
 
+pub mod block;
 pub mod chunk;
 pub mod decode;
 pub mod disk;
-pub mod head;
+pub mod postings;
 mod series_chunks;
 pub mod wal;
 

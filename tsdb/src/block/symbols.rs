@@ -1,0 +1,246 @@
+//! The symbol table: every label name and value of a block, once, sorted; elsewhere a number stands for each.
+
+use hashbrown::HashMap;
+use hashbrown::hash_table::HashTable;
+use skald_model::{Labels, varint};
+
+use super::framing::str_at;
+use super::section::Section;
+use super::series::SeriesEntry;
+use super::{BlockError, BlockFile};
+
+/// Of so many symbols (and postings offsets), one position is kept in memory.
+pub(super) const SAMPLE_EVERY: u32 = 32;
+/// Memory a [`LabelsReader`] may use to remember symbols before it starts anew.
+const REMEMBERED_BYTES: usize = 4 << 20;
+
+/// Reads symbols of an index by their number.
+///
+/// Body: `count u32 | count × (len uvarint | utf-8 bytes)`, strictly ascending. Every 32nd position is kept.
+#[derive(Clone)]
+pub(super) struct SymbolTable {
+    section: Section,
+    count: u32,
+    samples: Vec<u32>,
+}
+
+impl SymbolTable {
+    pub(super) fn open(section: Section) -> Result<Self, BlockError> {
+        let count = section.count()?;
+        let mut samples = Vec::new();
+        let mut seen = 0_u32;
+        let mut previous: Vec<u8> = Vec::new();
+        section.walk(4..section.len(), |at, bytes| {
+            let mut end = 0;
+            let Some(symbol) = varint::get_slice(bytes, &mut end) else {
+                return Ok(None);
+            };
+            if seen > 0 && previous.as_slice() >= symbol {
+                return Err(section.damaged(at, "symbols are not in order"));
+            }
+            if seen.is_multiple_of(SAMPLE_EVERY) {
+                samples.push(at as u32);
+            }
+            seen = seen.saturating_add(1);
+            previous.clear();
+            previous.extend_from_slice(symbol);
+            Ok(Some(end))
+        })?;
+        if seen != count {
+            return Err(section.damaged(0, "count of symbols is wrong"));
+        }
+        samples.shrink_to_fit();
+        Ok(Self { section, count, samples })
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.section.memory_bytes() + self.samples.len() * size_of::<u32>()
+    }
+
+    /// Hands symbol `number` to `use_it`.
+    pub(super) fn get<R>(&self, number: u32, use_it: impl FnOnce(&str) -> R) -> Result<R, BlockError> {
+        let missing = || self.section.damaged(0, "a series names a symbol that does not exist");
+        if number >= self.count {
+            return Err(missing());
+        }
+        let group = (number / SAMPLE_EVERY) as usize;
+        let start = self.samples.get(group).copied().map(u64::from).ok_or_else(missing)?;
+        let end = self.samples.get(group + 1).map_or(self.section.len(), |&end| u64::from(end));
+        let mut skip = number % SAMPLE_EVERY;
+        let mut use_it = Some(use_it);
+        let mut found = None;
+        self.section.walk(start..end, |at, bytes| {
+            let mut end = 0;
+            if skip > 0 {
+                skip -= 1;
+                return Ok(varint::get_slice(bytes, &mut end).map(|_| end));
+            }
+            if varint::get_slice(bytes, &mut end).is_none() {
+                return Ok(None);
+            }
+            let symbol = str_at(bytes, &mut 0).ok_or_else(|| self.section.damaged(at, "symbol is not UTF-8"))?;
+            found = use_it.take().map(|use_it| use_it(symbol));
+            Ok(Some(0))
+        })?;
+        found.ok_or_else(missing)
+    }
+}
+
+/// Turns series entries into labels, remembering the symbols it has met: neighbours share most of theirs.
+pub struct LabelsReader<'a> {
+    symbols: &'a SymbolTable,
+    /// Symbols as `len uvarint | bytes`, just as [`Labels`] holds them.
+    arena: Vec<u8>,
+    known: HashMap<u32, (u32, u32), foldhash::fast::FixedState>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> LabelsReader<'a> {
+    pub(super) fn new(symbols: &'a SymbolTable) -> Self {
+        let known = HashMap::with_hasher(foldhash::fast::FixedState::default());
+        Self { symbols, arena: Vec::new(), known, scratch: Vec::new() }
+    }
+
+    /// The labels of a series.
+    pub fn labels(&mut self, entry: &SeriesEntry) -> Result<Labels, BlockError> {
+        self.scratch.clear();
+        for &(name, value) in &entry.labels {
+            self.put(name)?;
+            self.put(value)?;
+        }
+        Labels::from_bytes(&self.scratch)
+            .map_err(|_| BlockError::damaged(BlockFile::Index, entry.offset, "labels of a series are not in order"))
+    }
+
+    fn put(&mut self, number: u32) -> Result<(), BlockError> {
+        if let Some(&(start, end)) = self.known.get(&number) {
+            self.scratch.extend_from_slice(&self.arena[start as usize..end as usize]);
+            return Ok(());
+        }
+        if self.arena.len() > REMEMBERED_BYTES {
+            self.arena.clear();
+            self.known.clear();
+        }
+        let start = self.arena.len();
+        let arena = &mut self.arena;
+        self.symbols.get(number, |symbol| {
+            varint::put_uvarint(arena, symbol.len() as u64);
+            arena.extend_from_slice(symbol.as_bytes());
+        })?;
+        self.scratch.extend_from_slice(&self.arena[start..]);
+        // A symbol may be up to 4 GiB long; one that large is not worth remembering.
+        match (u32::try_from(start), u32::try_from(self.arena.len())) {
+            (Ok(start), Ok(end)) => drop(self.known.insert(number, (start, end))),
+            _ => self.arena.truncate(start),
+        }
+        Ok(())
+    }
+}
+
+/// The symbols of a block to be written: collected in any order, then sorted and numbered.
+///
+/// Costs the bytes of the distinct strings plus about 12 bytes each.
+#[derive(Default)]
+pub struct SymbolSet {
+    arena: Vec<u8>,
+    /// Where each symbol ends in `arena`, in order of insertion.
+    ends: Vec<u32>,
+    numbers: HashTable<u32>,
+}
+
+/// A [`SymbolSet`] in its final order.
+pub struct SortedSymbols {
+    set: SymbolSet,
+    /// Insertion index by number, ascending by string.
+    order: Vec<u32>,
+    /// Number by insertion index.
+    rank: Vec<u32>,
+}
+
+fn hash(symbol: &[u8]) -> u64 {
+    use std::hash::BuildHasher;
+    foldhash::fast::FixedState::default().hash_one(symbol)
+}
+
+impl SymbolSet {
+    fn slice<'a>(arena: &'a [u8], ends: &[u32], index: u32) -> &'a [u8] {
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { ends[index - 1] as usize };
+        &arena[start..ends[index] as usize]
+    }
+
+    /// Adds a symbol, if it is new. Refuses once the table would pass the 4 GiB a section holds.
+    pub fn insert(&mut self, symbol: &str) -> Result<(), BlockError> {
+        let (arena, ends) = (&self.arena, &self.ends);
+        let symbol = symbol.as_bytes();
+        let found = self.numbers.find(hash(symbol), |&i| Self::slice(arena, ends, i) == symbol);
+        if found.is_some() {
+            return Ok(());
+        }
+        // Five bytes bound each symbol's length prefix.
+        let len = (self.arena.len() + symbol.len()) as u64 + 4 + 5 * (self.ends.len() as u64 + 1);
+        if len > u64::from(u32::MAX) {
+            return Err(BlockError::TooLarge { what: "the symbol table", len, limit: u64::from(u32::MAX) });
+        }
+        let index = self.ends.len() as u32;
+        self.arena.extend_from_slice(symbol);
+        self.ends.push(self.arena.len() as u32);
+        let (arena, ends) = (&self.arena, &self.ends);
+        self.numbers.insert_unique(hash(symbol), index, |&i| hash(Self::slice(arena, ends, i)));
+        Ok(())
+    }
+
+    /// Adds every name and value of a label set.
+    pub fn insert_labels(&mut self, labels: &Labels) -> Result<(), BlockError> {
+        for (name, value) in labels {
+            self.insert(name)?;
+            self.insert(value)?;
+        }
+        Ok(())
+    }
+
+    /// Sorts and numbers the symbols.
+    pub fn sort(self) -> SortedSymbols {
+        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
+        order.sort_unstable_by_key(|&i| Self::slice(&self.arena, &self.ends, i));
+        let mut rank = vec![0; order.len()];
+        for (number, &index) in order.iter().enumerate() {
+            rank[index as usize] = number as u32;
+        }
+        SortedSymbols { set: self, order, rank }
+    }
+}
+
+impl SortedSymbols {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The symbols in ascending order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.order.iter().map(|&i| SymbolSet::slice(&self.set.arena, &self.set.ends, i))
+    }
+
+    /// A symbol's number.
+    pub(super) fn number(&self, symbol: &str) -> Option<u32> {
+        let (arena, ends) = (&self.set.arena, &self.set.ends);
+        let symbol = symbol.as_bytes();
+        let index = self.set.numbers.find(hash(symbol), |&i| SymbolSet::slice(arena, ends, i) == symbol)?;
+        Some(self.rank[*index as usize])
+    }
+
+    /// The symbol of a number this table gave.
+    pub(super) fn symbol(&self, number: u32) -> &[u8] {
+        SymbolSet::slice(&self.set.arena, &self.set.ends, self.order[number as usize])
+    }
+}
