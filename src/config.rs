@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
-use crate::{bucket, http, logging};
+use crate::{bucket, compactor, http, logging, store_gateway};
 
 settings! {
     /// What the process is and where it keeps its data.
@@ -22,6 +22,10 @@ settings! {
         pub api: http::ApiConfig,
         /// Object storage.
         pub blocks_storage: bucket::Config,
+        /// The store-gateway.
+        pub store_gateway: store_gateway::Config,
+        /// The compactor.
+        pub compactor: compactor::Config,
         /// Logs.
         pub log: logging::Config,
     }

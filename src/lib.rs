@@ -6,6 +6,7 @@
 
 pub mod bucket;
 pub mod cli;
+pub mod compactor;
 pub mod config;
 pub mod data_dir;
 pub mod error;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::index_cache::BucketIndexConfig;
 use crate::settings::{Secret, setting_enum, settings};
 
 setting_enum! {
@@ -55,6 +56,8 @@ settings! {
         pub gcs: GcsConfig,
         /// Azure Blob Storage.
         pub azure: AzureConfig,
+        /// The lists of blocks.
+        pub bucket_index: BucketIndexConfig,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::{ErrorKind, ServiceError};
+
 /// A failed call on a bucket: which bucket, which operation, which key, and why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("bucket {bucket}: {operation} {key:?}: {cause}")]
@@ -91,5 +93,15 @@ impl BucketError {
     /// Whether a write's condition did not hold.
     pub fn is_precondition(&self) -> bool {
         self.cause == Cause::Precondition
+    }
+}
+
+/// What a service answers when the bucket fails it.
+impl From<BucketError> for ServiceError {
+    fn from(error: BucketError) -> Self {
+        match error.cause {
+            Cause::Unavailable(_) => Self::new(ErrorKind::Unavailable, "bucket-unavailable", error.to_string()),
+            _ => Self::new(ErrorKind::Internal, "bucket-refused", error.to_string()),
+        }
     }
 }

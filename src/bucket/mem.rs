@@ -37,7 +37,7 @@ pub enum Fault {
 }
 
 /// Decides the fault of a call from its operation, its key and its number (all calls of the bucket are counted from 0).
-pub type Faults = Box<dyn Fn(Operation, &str, u64) -> Option<Fault> + Send>;
+pub type Faults = Box<dyn FnMut(Operation, &str, u64) -> Option<Fault> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -105,7 +105,7 @@ impl MemBucket {
             let mut state = self.state.lock();
             let number = state.calls.len() as u64;
             state.calls.push((operation, key.to_owned()));
-            state.faults.as_ref().and_then(|faults| faults(operation, key, number))
+            state.faults.as_mut().and_then(|faults| faults(operation, key, number))
         };
         match fault {
             None => Ok(()),

@@ -2,7 +2,8 @@
 //!
 //! A [`Bucket`] is a flat map from keys to immutable objects. [`ObjectStoreBucket`] is a local directory, S3, GCS or Azure;
 //! [`MemBucket`] is memory, with faults on request; [`ObservedBucket`] counts and times another one. All of them pass
-//! [`conformance`]. On top, [`layout`] says which key holds what.
+//! [`conformance`]. On top: [`layout`] says which key holds what, [`upload`] brings a block there, [`index`] is the list of
+//! a tenant's blocks, and [`index_cache`] keeps recent copies of it for readers.
 //!
 //! Absent on purpose: no byte is decoded here but the bucket index's and `meta.json`'s; nobody lists blocks to answer a
 //! query, the bucket index exists for that.
@@ -10,11 +11,14 @@
 pub mod config;
 pub mod conformance;
 pub mod error;
+pub mod index;
+pub mod index_cache;
 pub mod layout;
 pub mod mem;
 pub mod observed;
 pub mod opening;
 pub mod stores;
+pub mod upload;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +32,8 @@ use skald_model::TimestampMs;
 
 pub use config::Config;
 pub use error::{BucketError, Cause, Operation};
+pub use index::BucketIndex;
+pub use index_cache::{BucketIndexConfig, IndexCache};
 pub use layout::TenantBucket;
 pub use mem::MemBucket;
 pub use observed::ObservedBucket;

@@ -1,0 +1,324 @@
+//! How series are read from one open block: postings, then entries, then chunks.
+//!
+//! Each step names the ranges it needs, waits for them without holding a thread, and decodes them on the query pool. What
+//! turns out damaged is read once more past the caches before it counts as damaged.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skald_model::{Labels, Matcher, QueryRange};
+use skald_tsdb::SeriesChunks;
+use skald_tsdb::block::{
+    BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, parse_chunk, parse_postings,
+    series_range,
+};
+use skald_tsdb::chunk::Chunk;
+use skald_tsdb::postings::{self, Deferral, Plan, SeriesRef};
+use std::collections::HashMap;
+
+use super::block::{OpenBlock, ReadError};
+use super::metrics::Metrics;
+use super::pages::{Freshness, PageReader, PagedObject, Usage};
+use crate::runtime::Pool;
+
+/// How often a structure may turn out longer than the bytes fetched for it. The second time its length is known.
+const MAX_EXTENSIONS: usize = 3;
+/// Bytes of an entry as far as the choice between postings and labels goes: it sits on a page with its neighbours.
+const PLANNED_ENTRY_BYTES: u64 = 256;
+
+/// Reads from open blocks on behalf of one query.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) pages: Arc<PageReader>,
+    pub(super) pool: Pool,
+    pub(super) usage: Arc<Usage>,
+    pub(super) metrics: Metrics,
+}
+
+/// The series of a block that may satisfy the matchers.
+pub(super) struct FoundSeries {
+    /// Ascending, so in label order.
+    pub(super) series: Vec<SeriesRef>,
+    /// What is still to be checked on their labels.
+    pub(super) deferred: Vec<Matcher>,
+}
+
+/// A series with the places of the chunks that are wanted.
+#[derive(Debug)]
+pub(super) struct IndexedSeries {
+    pub(super) series: SeriesRef,
+    pub(super) labels: Labels,
+    pub(super) chunks: Vec<WantedChunk>,
+}
+
+/// A chunk's place, and the bytes of its segment that most likely hold it.
+#[derive(Debug, Clone)]
+pub(super) struct WantedChunk {
+    pub(super) meta: ChunkMeta,
+    pub(super) bytes: Range<u64>,
+}
+
+impl IndexedSeries {
+    /// Bytes its chunks will take, about.
+    pub(super) fn chunk_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.bytes.end - chunk.bytes.start).sum()
+    }
+}
+
+/// Which chunks of a series are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Those that may hold a sample of this range; series without any are passed over.
+    Overlapping(QueryRange),
+    /// None, only the labels; series without a chunk in this range are passed over.
+    LabelsOf(QueryRange),
+}
+
+impl Reading {
+    /// The series of `block` that may satisfy all of `matchers`.
+    pub(super) async fn find_series(
+        &self,
+        block: &Arc<OpenBlock>,
+        matchers: &Arc<[Matcher]>,
+    ) -> Result<FoundSeries, ReadError> {
+        let (planned, conditions) = (block.clone(), matchers.clone());
+        let plan = self.pool.run(move || {
+            let deferral = Deferral::WhenCheaper { entry_bytes: PLANNED_ENTRY_BYTES };
+            postings::plan(&planned.header, &conditions, deferral)
+        });
+        let plan = Arc::new(plan.await??);
+        let deferred = plan.deferred().to_vec();
+        let series = match self.evaluate(block, &plan, Freshness::Cached).await {
+            Err(error) if error.is_damage() => {
+                self.met_damage(block, &error);
+                self.evaluate(block, &plan, Freshness::Anew).await?
+            }
+            result => result?,
+        };
+        Ok(FoundSeries { series, deferred })
+    }
+
+    async fn evaluate(
+        &self,
+        block: &Arc<OpenBlock>,
+        plan: &Arc<Plan<Range<u64>>>,
+        freshness: Freshness,
+    ) -> Result<Vec<SeriesRef>, ReadError> {
+        let mut ranges: Vec<Range<u64>> = plan.lists().cloned().collect();
+        ranges.sort_unstable_by_key(|range| (range.start, range.end));
+        ranges.dedup();
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lists_end = block.header.postings_end();
+        let lists = self
+            .decode_all(&block.index, ranges, freshness, BlockFile::Index, move |range, bytes| {
+                parse_postings(range.start, lists_end, bytes)
+            })
+            .await?;
+        let plan = plan.clone();
+        let evaluated = self.pool.run(move || {
+            let by_start: HashMap<u64, &[SeriesRef]> =
+                lists.iter().map(|(range, list)| (range.start, list.as_slice())).collect();
+            let load = |range: &Range<u64>| Ok(by_start.get(&range.start).copied().unwrap_or_default());
+            plan.evaluate(load).unwrap_or_else(|never: std::convert::Infallible| match never {})
+        });
+        Ok(evaluated.await?)
+    }
+
+    /// Labels and chunk places of series that `wanted` and `deferred` are content with, in the order of `series`.
+    pub(super) async fn index_series(
+        &self,
+        block: &Arc<OpenBlock>,
+        series: Vec<SeriesRef>,
+        deferred: &Arc<[Matcher]>,
+        wanted: Wanted,
+    ) -> Result<Vec<IndexedSeries>, ReadError> {
+        match self.index_series_once(block, series.clone(), deferred, wanted, Freshness::Cached).await {
+            Err(error) if error.is_damage() => {
+                self.met_damage(block, &error);
+                self.index_series_once(block, series, deferred, wanted, Freshness::Anew).await
+            }
+            result => result,
+        }
+    }
+
+    async fn index_series_once(
+        &self,
+        block: &Arc<OpenBlock>,
+        series: Vec<SeriesRef>,
+        deferred: &Arc<[Matcher]>,
+        wanted: Wanted,
+        freshness: Freshness,
+    ) -> Result<Vec<IndexedSeries>, ReadError> {
+        let series_end = block.header.toc().series_end();
+        let ranges = series.iter().map(|&series| series_range(series, block.entry_estimate, series_end)).collect();
+        let parse = move |range: &Range<u64>, bytes: &Bytes| {
+            let mut entry = SeriesEntry::default();
+            // The reference is the start in units of 16 bytes.
+            let series = SeriesRef::try_from(range.start / 16).unwrap_or(SeriesRef::MAX);
+            Ok(match entry.parse(series, series_end, bytes)? {
+                Ranged::Complete(()) => Ranged::Complete((series, entry)),
+                Ranged::Short { need } => Ranged::Short { need },
+            })
+        };
+        let entries = self.decode_all(&block.index, ranges, freshness, BlockFile::Index, parse).await?;
+        let (block, deferred) = (block.clone(), deferred.clone());
+        let indexed = self.pool.run(move || {
+            let mut labels_reader = block.header.labels_reader();
+            let mut indexed = Vec::with_capacity(entries.len());
+            let next_starts = entries.iter().skip(1).map(|(_, (_, next))| next.chunks.first().map(|c| c.reference));
+            let next_starts: Vec<Option<ChunkRef>> = next_starts.chain([None]).collect();
+            for ((_, (series, entry)), next_start) in entries.into_iter().zip(next_starts) {
+                let chunks = wanted_chunks(&entry, wanted, next_start, block.chunk_estimate);
+                let Some(chunks) = chunks else { continue };
+                let labels = labels_reader.labels(&entry)?;
+                if deferred.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default())) {
+                    indexed.push(IndexedSeries { series, labels, chunks });
+                }
+            }
+            Ok::<_, BlockError>(indexed)
+        });
+        Ok(indexed.await??)
+    }
+
+    /// The chunks of `series`.
+    pub(super) async fn read_chunks(
+        &self,
+        block: &Arc<OpenBlock>,
+        series: Vec<IndexedSeries>,
+        range: QueryRange,
+    ) -> Result<Vec<SeriesChunks>, ReadError> {
+        let chunks = match self.read_chunks_once(block, &series, Freshness::Cached).await {
+            Err(error) if error.is_damage() => {
+                self.met_damage(block, &error);
+                self.read_chunks_once(block, &series, Freshness::Anew).await?
+            }
+            result => result?,
+        };
+        let mut chunks = chunks.into_iter();
+        let with_chunks = |series: IndexedSeries| {
+            let deleted = block.tombstones.of(series.series).iter().filter(|d| !d.intersect(range).is_empty());
+            SeriesChunks {
+                chunks: chunks.by_ref().take(series.chunks.len()).collect(),
+                labels: series.labels,
+                deleted: deleted.copied().collect(),
+            }
+        };
+        Ok(series.into_iter().map(with_chunks).collect())
+    }
+
+    /// The chunks of all `series`, one after the other.
+    async fn read_chunks_once(
+        &self,
+        block: &Arc<OpenBlock>,
+        series: &[IndexedSeries],
+        freshness: Freshness,
+    ) -> Result<Vec<Chunk>, ReadError> {
+        let wanted: Vec<&WantedChunk> = series.iter().flat_map(|series| &series.chunks).collect();
+        // Where each chunk belongs, by segment and place: the order in which ranges are read.
+        let mut order: Vec<usize> = (0..wanted.len()).collect();
+        order.sort_by_key(|&i| wanted[i].meta.reference);
+        let mut chunks: Vec<Option<Chunk>> = vec![None; wanted.len()];
+        for group in order.chunk_by(|&a, &b| wanted[a].meta.reference.segment() == wanted[b].meta.reference.segment()) {
+            let Some(segment) = group.first().map(|&i| wanted[i].meta.reference.segment()) else { continue };
+            let file = BlockFile::Segment(segment);
+            let object = block.segments.get(segment as usize).ok_or(BlockError::Damaged {
+                file,
+                offset: 0,
+                what: "the index names a segment that does not exist",
+            })?;
+            let ranges = group.iter().map(|&i| wanted[i].bytes.clone()).collect();
+            let metas: HashMap<u64, ChunkMeta> =
+                group.iter().map(|&i| (wanted[i].bytes.start, wanted[i].meta)).collect();
+            let parse = move |range: &Range<u64>, bytes: &Bytes| match metas.get(&range.start) {
+                Some(meta) => parse_chunk(meta, bytes),
+                None => Ok(Ranged::Short { need: 0 }),
+            };
+            let decoded = self.decode_all(object, ranges, freshness, file, parse).await?;
+            for (&i, (_, chunk)) in group.iter().zip(decoded) {
+                chunks[i] = Some(chunk);
+            }
+        }
+        Ok(chunks.into_iter().flatten().collect())
+    }
+
+    /// Reads every range and decodes it on the pool; reads on where a structure turns out longer than its range. The
+    /// results are in the order of `ranges`.
+    async fn decode_all<T: Send + 'static>(
+        &self,
+        object: &PagedObject,
+        ranges: Vec<Range<u64>>,
+        freshness: Freshness,
+        file: BlockFile,
+        parse: impl Fn(&Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + Sync + 'static,
+    ) -> Result<Vec<(Range<u64>, T)>, ReadError> {
+        let parse = Arc::new(parse);
+        let mut done: Vec<Option<(Range<u64>, T)>> = Vec::new();
+        done.resize_with(ranges.len(), || None);
+        // Positions in `done` with what is read for them.
+        let mut open: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
+        for _ in 0..=MAX_EXTENSIONS {
+            let wanted: Vec<Range<u64>> = open.iter().map(|(_, range)| range.clone()).collect();
+            let bytes = self.pages.read(object, &wanted, freshness, &self.usage).await?;
+            let (parse, batch) = (parse.clone(), std::mem::take(&mut open));
+            let decoded = self.pool.run(move || {
+                let decode = |((at, range), bytes): ((usize, Range<u64>), Bytes)| {
+                    parse(&range, &bytes).map(|result| (at, range, result))
+                };
+                batch.into_iter().zip(bytes).map(decode).collect::<Result<Vec<_>, _>>()
+            });
+            for (at, range, result) in decoded.await?? {
+                match result {
+                    Ranged::Complete(value) => done[at] = Some((range, value)),
+                    Ranged::Short { need } => {
+                        let end = range.start.saturating_add(need);
+                        if range.end >= object.len || end <= range.end {
+                            let what = "ends before its contents do";
+                            return Err(BlockError::Damaged { file, offset: range.start, what }.into());
+                        }
+                        open.push((at, range.start..end));
+                    }
+                }
+            }
+            if open.is_empty() {
+                return Ok(done.into_iter().flatten().collect());
+            }
+        }
+        let offset = open.first().map_or(0, |(_, range)| range.start);
+        Err(BlockError::Damaged { file, offset, what: "its length changes while it is read" }.into())
+    }
+
+    fn met_damage(&self, block: &OpenBlock, error: &ReadError) {
+        self.metrics.damages.inc();
+        tracing::warn!(tenant = %block.tenant, block = %block.id, %error, "damaged data met, reading it once more");
+    }
+}
+
+/// The chunks of a series that are wanted; `None` when the series is not.
+///
+/// Where the next series' chunks start bounds how long this one's last can be, as they are normally written in order; else
+/// `estimate` is a guess.
+fn wanted_chunks(
+    entry: &SeriesEntry,
+    wanted: Wanted,
+    next_start: Option<ChunkRef>,
+    estimate: u64,
+) -> Option<Vec<WantedChunk>> {
+    let range = match wanted {
+        Wanted::LabelsOf(range) => return entry.chunks.iter().any(|chunk| chunk.overlaps(range)).then(Vec::new),
+        Wanted::Overlapping(range) => range,
+    };
+    let estimate_of_last = match (entry.chunks.last(), next_start) {
+        (Some(last), Some(next)) if next.segment() == last.reference.segment() && next > last.reference => {
+            estimate.min(u64::from(next.offset() - last.reference.offset()))
+        }
+        _ => estimate,
+    };
+    let overlapping = entry.chunks.iter().enumerate().filter(|(_, chunk)| chunk.overlaps(range));
+    let chunks: Vec<WantedChunk> = overlapping
+        .map(|(i, &meta)| WantedChunk { meta, bytes: chunk_range(&entry.chunks, i, estimate_of_last) })
+        .collect();
+    (!chunks.is_empty()).then_some(chunks)
+}

@@ -1,0 +1,215 @@
+//! How a select over several blocks is answered: one reader per block, their series merged.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+use skald_model::{Matcher, QueryRange};
+use skald_tsdb::SeriesChunks;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use ulid::Ulid;
+
+use super::block::{OpenBlock, ReadError};
+use super::client::{BlocksBatch, BlocksStream};
+use super::overlap;
+use super::reading::{IndexedSeries, Reading, Wanted};
+use crate::error::ServiceError;
+use crate::select::{BATCH_BYTES, SelectRequest};
+
+/// Series whose entries are read at once.
+const SERIES_PER_READ: usize = 1024;
+/// Bytes of chunks that all readers of one query together aim to have at hand, besides one batch under way each.
+const BYTES_AT_HAND: usize = 16 << 20;
+/// Least bytes of chunks one reader fetches at once.
+const MIN_FETCH: usize = 64 << 10;
+
+/// What becomes of a block's failure: the service's error, and whether the block is gone.
+pub(super) type OnFailure = Arc<dyn Fn(&OpenBlock, ReadError) -> ServiceError + Send + Sync>;
+
+/// Series of all `blocks`, merged, then the names of the blocks.
+pub(super) fn select(
+    reading: Reading,
+    blocks: Vec<Arc<OpenBlock>>,
+    request: SelectRequest,
+    on_failure: OnFailure,
+) -> BlocksStream {
+    let served: Vec<Ulid> = blocks.iter().map(|block| block.id).collect();
+    let blocks: Vec<_> = blocks.into_iter().filter(|block| block.range.overlaps(request.range)).collect();
+    let matchers: Arc<[Matcher]> = request.matchers.into();
+    let fetch_bytes = (BYTES_AT_HAND / blocks.len().max(1)).clamp(MIN_FETCH, BATCH_BYTES);
+    let start = |block: Arc<OpenBlock>| {
+        let reader = BlockReader {
+            reading: reading.clone(),
+            block,
+            matchers: matchers.clone(),
+            range: request.range,
+            fetch_bytes,
+        };
+        Source::start(reader, on_failure.clone())
+    };
+    let sources: Vec<Source> = blocks.into_iter().map(start).collect();
+    let series = stream::try_unfold(Merge::new(sources), |mut merge| async move {
+        let batch = merge.next_batch().await?;
+        Ok((!batch.is_empty()).then_some((BlocksBatch::Series(batch), merge)))
+    });
+    series.chain(stream::once(async { Ok(BlocksBatch::Served(served)) })).boxed()
+}
+
+/// Reads one block's series.
+struct BlockReader {
+    reading: Reading,
+    block: Arc<OpenBlock>,
+    matchers: Arc<[Matcher]>,
+    range: QueryRange,
+    fetch_bytes: usize,
+}
+
+impl BlockReader {
+    /// Sends the block's series in label order until there are no more or nobody listens.
+    async fn run(&self, batches: &mpsc::Sender<Result<Vec<SeriesChunks>, ServiceError>>) -> Result<(), ReadError> {
+        let found = self.reading.find_series(&self.block, &self.matchers).await?;
+        let deferred: Arc<[Matcher]> = found.deferred.into();
+        let mut indexed: VecDeque<IndexedSeries> = VecDeque::new();
+        for refs in found.series.chunks(SERIES_PER_READ) {
+            let wanted = Wanted::Overlapping(self.range);
+            indexed.extend(self.reading.index_series(&self.block, refs.to_vec(), &deferred, wanted).await?);
+            while !indexed.is_empty() {
+                let fetch = self.take(&mut indexed);
+                let batch = self.reading.read_chunks(&self.block, fetch, self.range).await?;
+                if batches.send(Ok(batch)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As many series as one fetch of chunks should serve, at least one.
+    fn take(&self, indexed: &mut VecDeque<IndexedSeries>) -> Vec<IndexedSeries> {
+        let mut bytes = 0;
+        let mut count = 0;
+        for series in indexed.iter() {
+            bytes += series.chunk_bytes();
+            if count > 0 && bytes > self.fetch_bytes as u64 {
+                break;
+            }
+            count += 1;
+        }
+        indexed.drain(..count).collect()
+    }
+}
+
+/// One block's series as they come, one batch ahead.
+struct Source {
+    batches: mpsc::Receiver<Result<Vec<SeriesChunks>, ServiceError>>,
+    /// Ends the reader when nobody wants its series any more.
+    reader: AbortHandle,
+    at_hand: VecDeque<SeriesChunks>,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Source {
+    fn start(reader: BlockReader, on_failure: OnFailure) -> Self {
+        let (sender, batches) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            if let Err(error) = reader.run(&sender).await {
+                // If nobody listens, nobody minds.
+                let _ = sender.send(Err(on_failure(&reader.block, error))).await;
+            }
+        });
+        Self { batches, reader: task.abort_handle(), at_hand: VecDeque::new() }
+    }
+
+    /// The next series, in label order.
+    async fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
+        while self.at_hand.is_empty() {
+            match self.batches.recv().await {
+                Some(batch) => self.at_hand = batch?.into(),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.at_hand.pop_front())
+    }
+}
+
+/// Merges sources by labels; equal label sets become one series.
+struct Merge {
+    sources: Vec<Source>,
+    /// The next series of each source that has one.
+    heads: BinaryHeap<Head>,
+    /// Sources whose next series is not in `heads` yet.
+    wanted: Vec<usize>,
+}
+
+struct Head {
+    series: SeriesChunks,
+    source: usize,
+}
+
+/// Reversed, as the heap's greatest comes first: least labels, then the source asked for first.
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let reversed = other.series.labels.cmp(&self.series.labels);
+        reversed.then_with(|| other.source.cmp(&self.source))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Head {}
+
+impl Merge {
+    fn new(sources: Vec<Source>) -> Self {
+        let wanted = (0..sources.len()).collect();
+        Self { sources, heads: BinaryHeap::new(), wanted }
+    }
+
+    /// Series worth a batch; none at the end.
+    async fn next_batch(&mut self) -> Result<Vec<SeriesChunks>, ServiceError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES {
+            let Some(series) = self.next_series().await? else { break };
+            bytes += series.heap_bytes();
+            batch.push(series);
+        }
+        Ok(batch)
+    }
+
+    async fn next_series(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
+        for source in std::mem::take(&mut self.wanted) {
+            if let Some(series) = self.sources[source].next().await? {
+                self.heads.push(Head { series, source });
+            }
+        }
+        let Some(first) = self.heads.pop() else { return Ok(None) };
+        self.wanted.push(first.source);
+        let mut same = vec![first.series];
+        while let Some(next) = self.heads.peek()
+            && next.series.labels == same[0].labels
+            && let Some(next) = self.heads.pop()
+        {
+            self.wanted.push(next.source);
+            same.push(next.series);
+        }
+        overlap::join(same).map(Some)
+    }
+}
