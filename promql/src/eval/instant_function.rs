@@ -1,10 +1,12 @@
 //! Functions that turn each float into another: rounding, logarithms, trigonometry, clamping.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::binary::arithmetic::{go_max, go_min};
 use super::env::Env;
 use super::error::EvalError;
+use super::histogram::scaled;
 use super::operator::Operator;
 use super::points::StepSeries;
 use super::scalar::ScalarPlan;
@@ -133,14 +135,15 @@ impl MapFloats {
 /// A change of sign: floats and histograms alike.
 pub(crate) struct Negate {
     pub(crate) child: Box<dyn Operator>,
+    pub(crate) span: crate::ast::Span,
 }
 
 impl Operator for Negate {
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
         let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
         series.points.values.iter_mut().for_each(|v| *v = -*v);
-        if series.points.has_histograms() {
-            return Poll::Ready(Err(EvalError::unsupported("the negation of native histograms")));
+        for (step, histogram) in series.points.take_histograms() {
+            series.points.push_histogram(step as usize, Arc::new(scaled(&histogram, -1.0)), self.span)?;
         }
         env.tick(series.points.steps())?;
         env.names.drop(&mut series);

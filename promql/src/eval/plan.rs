@@ -8,7 +8,7 @@ use super::aggregate;
 use super::aggregate::fold::Fold;
 use super::aggregate::gather::{CountValues, Quantile};
 use super::aggregate::select::{LimitK, LimitRatio, TopK};
-use super::binary::arithmetic::{self, Operation, is_comparison};
+use super::binary::arithmetic::{self, Operation, keeps_name};
 use super::binary::set::SetOperator;
 use super::binary::vector_scalar::VectorScalar;
 use super::binary::vector_vector::VectorVector;
@@ -18,7 +18,7 @@ use super::env::{Counted, Env};
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
 use super::group_index::{GroupIndex, LabelSubset};
-use super::histogram_function::{HistogramOperator, Question};
+use super::histogram_function::{HistogramNumber, HistogramOperator, Question};
 use super::info::{self, Info, InfoSelection};
 use super::instant_function::{FloatFunction, MapFloats, Negate, VectorOf};
 use super::label_function::{IneffectiveSort, Relabel, RelabelOperator, Sort, SortBy};
@@ -124,7 +124,8 @@ impl Planner<'_, '_, '_> {
             Expr::Unary(unary) if !unary.negative => self.vector(&unary.expr, grid, above),
             Expr::Unary(unary) => {
                 let child = self.vector(&unary.expr, grid, "")?;
-                let negate = VectorPlan { operator: Box::new(Negate { child: child.operator }), ..child };
+                let negate =
+                    VectorPlan { operator: Box::new(Negate { child: child.operator, span: unary.span }), ..child };
                 Ok(self.dropped_names(negate, unary.span))
             }
             Expr::Binary(binary) => self.binary(binary, grid),
@@ -345,7 +346,7 @@ impl Planner<'_, '_, '_> {
         let scalar = self.scalar(scalar, grid)?;
         let operator = VectorScalar { child: child.operator, scalar, operation, scalar_left, span: binary.span };
         let plan = VectorPlan { operator: Box::new(operator), ..child };
-        let drops = !is_comparison(binary.op) || binary.return_bool;
+        let drops = !keeps_name(binary.op) || binary.return_bool;
         Ok(if drops { self.dropped_names(plan, binary.span) } else { plan })
     }
 
@@ -481,6 +482,13 @@ impl Planner<'_, '_, '_> {
                 [vector, ..] => self.vector(vector, grid, name)?,
             };
             let operator = Box::new(MapFloats { child: child.operator, function, scalars: Vec::new() });
+            return Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span));
+        }
+        if let Some(number) = HistogramNumber::by_name(name)
+            && let [vector] = &call.args[..]
+        {
+            let child = self.vector(vector, grid, name)?;
+            let operator = Box::new(HistogramNumber { child: child.operator, number });
             return Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span));
         }
         match (name, &call.args[..]) {

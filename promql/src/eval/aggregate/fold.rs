@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::FloatHistogram;
+use skald_model::{FloatHistogram, Labels};
 
 use crate::ast::{AggregateOp, Span};
 use crate::eval::context::Charge;
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
 use crate::eval::group_index::GroupIndex;
+use crate::eval::histogram::{Total, warn_incompatible_schemas};
 use crate::eval::kahan::{KahanMean, KahanSum};
 use crate::eval::operator::Operator;
 use crate::eval::points::{Bits, Points, StepSeries};
@@ -39,7 +40,19 @@ struct Group {
     count: Vec<f64>,
     /// avg: the steps whose sum would have become infinite
     incremental: Bits,
-    _charge: Charge,
+    /// sum, avg: totals of the steps that have histograms; empty until the first one comes.
+    histograms: Vec<Slot>,
+    charge: Charge,
+}
+
+/// What a group has of histograms at a step.
+#[derive(Debug, Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Total(Box<Total>),
+    /// Exponential and custom buckets met.
+    Incompatible,
 }
 
 impl Fold {
@@ -68,7 +81,8 @@ impl Fold {
             second: if second { vec![0.0; steps] } else { Vec::new() },
             count: if count { vec![0.0; steps] } else { Vec::new() },
             incremental: if self.op == AggregateOp::Avg { Bits::new(steps) } else { Bits::default() },
-            _charge: charge,
+            histograms: Vec::new(),
+            charge,
         })
     }
 }
@@ -203,7 +217,7 @@ impl Group {
                 }
                 Ok(())
             }
-            AggregateOp::Sum | AggregateOp::Avg => Err(EvalError::unsupported("the aggregation of native histograms")),
+            AggregateOp::Sum | AggregateOp::Avg => self.total_histograms(op, histograms, span, env),
             _ => {
                 info_ignored(op, span, env);
                 Ok(())
@@ -211,13 +225,43 @@ impl Group {
         }
     }
 
-    fn finish(
+    fn total_histograms(
         &mut self,
         op: AggregateOp,
-        points: &mut Points,
-        _span: Span,
-        _env: &mut Env<'_>,
+        histograms: &[(u32, Arc<FloatHistogram>)],
+        span: Span,
+        env: &mut Env<'_>,
     ) -> Result<(), EvalError> {
+        if self.histograms.is_empty() {
+            let steps = self.first.len();
+            self.charge.grow(steps * size_of::<Slot>(), span)?;
+            self.histograms.resize_with(steps, Slot::default);
+        }
+        for (step, histogram) in histograms {
+            env.tick(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
+            let slot = &mut self.histograms[*step as usize];
+            match slot {
+                Slot::Empty => {
+                    let total = Box::new(Total::of(histogram, op == AggregateOp::Avg));
+                    self.charge.grow(total.heap_bytes(), span)?;
+                    *slot = Slot::Total(total);
+                }
+                Slot::Total(total) => {
+                    let before = total.heap_bytes();
+                    if total.add(histogram).is_err() {
+                        warn_incompatible_schemas(&Labels::empty(), span, env);
+                        *slot = Slot::Incompatible;
+                    } else {
+                        self.charge.grow(total.heap_bytes().saturating_sub(before), span)?;
+                    }
+                }
+                Slot::Incompatible => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, op: AggregateOp, points: &mut Points, span: Span, env: &mut Env<'_>) -> Result<(), EvalError> {
         let Self { first, second, count, incremental, floats, .. } = self;
         for i in floats.ones() {
             points.values[i] = match op {
@@ -231,6 +275,20 @@ impl Group {
             };
         }
         points.floats.unite(floats);
+        for (step, slot) in std::mem::take(&mut self.histograms).into_iter().enumerate() {
+            if matches!(slot, Slot::Empty) {
+                continue;
+            }
+            env.tick(16)?;
+            if points.floats.get(step) {
+                let text = "encountered a mix of histograms and floats for aggregation";
+                env.annotations.warn(span, text);
+                points.floats.unset(step);
+            } else if let Slot::Total(total) = slot {
+                total.tell(span, env);
+                points.push_histogram(step, Arc::new(total.finish()), span)?;
+            }
+        }
         Ok(())
     }
 

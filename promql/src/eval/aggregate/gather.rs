@@ -12,6 +12,7 @@ use crate::eval::context::Charge;
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
 use crate::eval::group_index::{GroupIndex, LabelSubset};
+use crate::eval::histogram::bucket::text;
 use crate::eval::operator::Operator;
 use crate::eval::points::{Points, StepSeries};
 use crate::eval::quantile::{check_quantile, format_plain, quantile};
@@ -156,8 +157,9 @@ impl Operator for CountValues {
                 env.tick(16)?;
                 self.count(&series, step, &format_plain(series.points.values[step]), env)?;
             }
-            if series.points.has_histograms() {
-                return Poll::Ready(Err(EvalError::unsupported("count_values of native histograms")));
+            for (step, histogram) in series.points.histograms() {
+                env.tick(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
+                self.count(&series, *step as usize, &text(histogram), env)?;
             }
             env.recycle(series.points);
         }

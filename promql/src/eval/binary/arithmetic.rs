@@ -1,6 +1,16 @@
 //! Operators on two values.
 
 use super::vector_vector::Side;
+use crate::eval::histogram::reset::equal;
+use crate::eval::histogram::sum::HistogramSum;
+use crate::eval::histogram::trim::trim;
+use crate::eval::histogram::{
+    Combination, divided, info_reconciled, scaled, warn_collision, warn_incompatible_schemas,
+};
+use std::sync::Arc;
+
+use skald_model::{FloatHistogram, Labels, ResetHint};
+
 use crate::ast::{BinaryOp, Span};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
@@ -9,6 +19,16 @@ use crate::eval::points::{Bits, Point, Points};
 /// Whether the operator compares.
 pub(crate) fn is_comparison(op: BinaryOp) -> bool {
     matches!(op, BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge)
+}
+
+/// Whether the operator cuts off a part of a histogram.
+pub(crate) fn is_trim(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+}
+
+/// Whether the result keeps the metric name: it is a part of the left side, not a new value.
+pub(crate) fn keeps_name(op: BinaryOp) -> bool {
+    is_comparison(op) || is_trim(op)
 }
 
 /// As PromQL writes it.
@@ -113,7 +133,7 @@ impl Operation {
         span: Span,
         env: &mut Env<'_>,
     ) -> Result<(), EvalError> {
-        if lhs.has_histograms() || rhs.has_histograms() {
+        if lhs.has_histograms() || rhs.has_histograms() || is_trim(self.op) {
             return self.apply_mixed(lhs, rhs, met, out, span, env);
         }
         out.floats.unite(met);
@@ -186,7 +206,9 @@ impl Operation {
         env: &mut Env<'_>,
     ) -> Result<Option<Point>, EvalError> {
         let op = self.op;
-        if let (Point::Float(a), Point::Float(b)) = (lhs, rhs) {
+        if let (Point::Float(a), Point::Float(b)) = (lhs, rhs)
+            && !is_trim(op)
+        {
             if !is_comparison(op) {
                 return Ok(Some(Point::Float(arithmetic(op, *a, *b))));
             }
@@ -196,9 +218,57 @@ impl Operation {
             }
             return Ok(holds.then_some(Point::Float(*a)));
         }
-        warn_incompatible(env, span, symbol(op), lhs.kind(), rhs.kind());
-        Err(EvalError::unsupported("arithmetic of native histograms"))
+        Ok(self.apply_histograms(lhs, rhs, span, env))
     }
+
+    fn apply_histograms(self, lhs: &Point, rhs: &Point, span: Span, env: &mut Env<'_>) -> Option<Point> {
+        use Point::{Float, Histogram};
+        let result = match (self.op, lhs, rhs) {
+            (BinaryOp::Mul, Histogram(h), Float(f)) | (BinaryOp::Mul, Float(f), Histogram(h)) => scaled(h, *f),
+            (BinaryOp::Div, Histogram(h), Float(f)) => divided(h, *f),
+            (BinaryOp::TrimUpper, Histogram(h), Float(f)) => trim(h, *f, true),
+            (BinaryOp::TrimLower, Histogram(h), Float(f)) => trim(h, *f, false),
+            (BinaryOp::Add, Histogram(a), Histogram(b)) => combined(a, b, Combination::Addition, span, env)?,
+            (BinaryOp::Sub, Histogram(a), Histogram(b)) => {
+                let difference = combined(a, b, Combination::Subtraction, span, env)?;
+                FloatHistogram { reset_hint: ResetHint::Gauge, ..difference }
+            }
+            (BinaryOp::Eq | BinaryOp::Ne, Histogram(a), Histogram(b)) => {
+                let holds = equal(a, b) == (self.op == BinaryOp::Eq);
+                if self.return_bool {
+                    return Some(Float(f64::from(u8::from(holds))));
+                }
+                return holds.then(|| Histogram(Arc::clone(a)));
+            }
+            _ => {
+                warn_incompatible(env, span, symbol(self.op), lhs.kind(), rhs.kind());
+                return None;
+            }
+        };
+        Some(Histogram(Arc::new(result)))
+    }
+}
+
+fn combined(
+    a: &FloatHistogram,
+    b: &FloatHistogram,
+    combination: Combination,
+    span: Span,
+    env: &mut Env<'_>,
+) -> Option<FloatHistogram> {
+    let mut sum = HistogramSum::plain(a);
+    let factor = if combination == Combination::Subtraction { -1.0 } else { 1.0 };
+    if sum.add(b, factor).is_err() {
+        warn_incompatible_schemas(&Labels::empty(), span, env);
+        return None;
+    }
+    if sum.has_collision() {
+        warn_collision(combination, span, env);
+    }
+    if sum.is_reconciled() {
+        info_reconciled(combination, span, env);
+    }
+    Some(sum.finish())
 }
 
 /// Says that an operator met a pair of values it has no meaning for; the pair yields nothing.

@@ -2,7 +2,9 @@
 
 use std::task::{Context, Poll, ready};
 
-use super::arithmetic::{Operation, arithmetic, compare, is_comparison};
+use super::arithmetic::{
+    Operation, arithmetic, compare, is_comparison, is_trim, keeps_name, symbol, warn_incompatible,
+};
 use crate::ast::{BinaryOp, Span};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
@@ -24,6 +26,10 @@ impl Operator for VectorScalar {
         ready!(self.scalar.poll_ready(cx, env))?;
         loop {
             let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+            if is_trim(self.operation.op) && !series.points.floats.is_empty() {
+                warn_incompatible(env, self.span, symbol(self.operation.op), "float", "float");
+                series.points.floats.reset(series.points.steps());
+            }
             self.apply_floats(&mut series.points);
             if series.points.has_histograms() {
                 self.apply_histograms(&mut series.points, env)?;
@@ -33,7 +39,7 @@ impl Operator for VectorScalar {
                 env.recycle(series.points);
                 continue;
             }
-            if !is_comparison(self.operation.op) || self.operation.return_bool {
+            if !keeps_name(self.operation.op) || self.operation.return_bool {
                 env.names.drop(&mut series);
             }
             return Poll::Ready(Ok(Some(series)));

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use hashbrown::HashMap;
 use skald_model::{Labels, LabelsBuilder};
 
-use super::arithmetic::{Operation, is_comparison};
+use super::arithmetic::{Operation, keeps_name};
 use crate::ast::{Cardinality, Span, VectorMatching};
 use crate::eval::context::Charge;
 use crate::eval::env::Env;
@@ -253,7 +253,7 @@ impl VectorVector {
             return Ok(());
         }
         let return_bool = self.operation.return_bool;
-        let drop_name = env.names.delayed && is_comparison(self.operation.op) && (drop_name || return_bool);
+        let drop_name = env.names.delayed && keeps_name(self.operation.op) && (drop_name || return_bool);
         self.ready.push_back(StepSeries { labels, drop_name, points: out });
         Ok(())
     }
@@ -273,8 +273,7 @@ impl VectorVector {
     }
 
     fn result_labels(&self, many: &Labels, one: &Labels, env: &Env<'_>) -> Labels {
-        let comparison = is_comparison(self.operation.op);
-        let drops = !comparison || (self.operation.return_bool && !env.names.delayed);
+        let drops = !keeps_name(self.operation.op) || (self.operation.return_bool && !env.names.delayed);
         let labels = if drops { env.names.strip(many) } else { many.clone() };
         if self.one_to_one() {
             let listed = |name: &str| self.matching.labels.iter().any(|l| l == name);

@@ -1,8 +1,15 @@
 //! Native histograms as the engine uses them: the arithmetic of `skald_model`, with what there is to say about it.
 
+pub(crate) mod bucket;
+pub(crate) mod reset;
 pub(crate) mod sum;
+pub(crate) mod trim;
 
-use skald_model::Labels;
+use std::sync::Arc;
+
+use skald_model::{FloatHistogram, Labels, ResetHint};
+
+use self::sum::{HistogramMean, HistogramSum};
 
 use super::env::Env;
 use super::range_function::for_metric;
@@ -58,4 +65,100 @@ pub(crate) fn warn_not_counter(labels: &Labels, span: Span, env: &mut Env<'_>) {
 pub(crate) fn warn_not_gauge(labels: &Labels, span: Span, env: &mut Env<'_>) {
     let name = labels.metric_name().unwrap_or("");
     env.annotations.warn(span, format!("this native histogram metric is not a gauge: {name:?}"));
+}
+
+/// The histogram times `factor`, without empty buckets; a negative factor makes it a gauge.
+pub(crate) fn scaled(histogram: &FloatHistogram, factor: f64) -> FloatHistogram {
+    let mut sum = HistogramSum::plain(histogram);
+    sum.scale(factor);
+    with_sign(sum.finish(), factor)
+}
+
+/// The histogram divided by `divisor`; by zero nothing is left but the infinite count, sum and zero count.
+pub(crate) fn divided(histogram: &FloatHistogram, divisor: f64) -> FloatHistogram {
+    let mut sum = HistogramSum::plain(histogram);
+    sum.divide(divisor);
+    let mut result = with_sign(sum.finish(), divisor);
+    if divisor == 0.0 {
+        result.positive_spans.clear();
+        result.positive_buckets.clear();
+        result.negative_spans.clear();
+        result.negative_buckets.clear();
+    }
+    result
+}
+
+fn with_sign(mut histogram: FloatHistogram, factor: f64) -> FloatHistogram {
+    if factor < 0.0 {
+        histogram.reset_hint = ResetHint::Gauge;
+    }
+    histogram
+}
+
+/// The sum (or mean) of histograms, with what there is to say about it; nothing where they do not fit.
+pub(crate) fn aggregate(
+    histograms: &[Arc<FloatHistogram>],
+    mean: bool,
+    labels: &Labels,
+    span: Span,
+    env: &mut Env<'_>,
+) -> Option<FloatHistogram> {
+    let (first, rest) = histograms.split_first()?;
+    let mut total = Total::of(first, mean);
+    for histogram in rest {
+        if total.add(histogram).is_err() {
+            warn_incompatible_schemas(labels, span, env);
+            return None;
+        }
+    }
+    total.tell(span, env);
+    Some(total.finish())
+}
+
+/// A running sum or mean.
+#[derive(Debug)]
+pub(crate) enum Total {
+    Sum(HistogramSum),
+    Mean(HistogramMean),
+}
+
+impl Total {
+    pub(crate) fn of(first: &FloatHistogram, mean: bool) -> Self {
+        if mean { Self::Mean(HistogramMean::of(first)) } else { Self::Sum(HistogramSum::compensated(first)) }
+    }
+
+    pub(crate) fn add(&mut self, other: &FloatHistogram) -> Result<(), Incompatible> {
+        match self {
+            Self::Sum(sum) => sum.add(other, 1.0),
+            Self::Mean(mean) => mean.add(other),
+        }
+    }
+
+    fn sum(&self) -> &HistogramSum {
+        match self {
+            Self::Sum(sum) => sum,
+            Self::Mean(mean) => mean.total(),
+        }
+    }
+
+    /// Says what had to be given up for the total.
+    pub(crate) fn tell(&self, span: Span, env: &mut Env<'_>) {
+        if self.sum().has_collision() {
+            warn_collision(Combination::Aggregation, span, env);
+        }
+        if self.sum().is_reconciled() {
+            info_reconciled(Combination::Aggregation, span, env);
+        }
+    }
+
+    pub(crate) fn finish(&self) -> FloatHistogram {
+        match self {
+            Self::Sum(sum) => sum.finish(),
+            Self::Mean(mean) => mean.finish(),
+        }
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.sum().heap_bytes()
+    }
 }

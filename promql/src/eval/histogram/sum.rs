@@ -135,6 +135,18 @@ impl HistogramSum {
         [self.zero_count.sum, self.count.sum, self.sum.sum].into_iter().chain(buckets).any(f)
     }
 
+    /// All observations.
+    pub(crate) fn count(&self) -> f64 {
+        self.count.value()
+    }
+
+    /// Makes the resolution as coarse as `schema`, if it is finer.
+    pub(crate) fn coarsen(&mut self, schema: i32) {
+        if self.schema != CUSTOM_BUCKETS_SCHEMA && schema != CUSTOM_BUCKETS_SCHEMA && schema < self.schema {
+            self.reduce(schema);
+        }
+    }
+
     /// Whether some summands follow a reset and others do not.
     pub(crate) fn has_collision(&self) -> bool {
         self.saw_reset && self.saw_no_reset

@@ -7,13 +7,14 @@ pub(crate) mod classic;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Labels, LabelsBuilder};
+use skald_model::{FloatHistogram, Labels, LabelsBuilder};
 
 use self::classic::Bucket;
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::Grid;
 use super::group_index::{GroupIndex, LabelSubset};
+use super::histogram::bucket::{self, NanEffect};
 use super::operator::Operator;
 use super::points::{Points, StepSeries};
 use super::quantile::{check_quantile, format_open_metrics};
@@ -160,9 +161,10 @@ impl HistogramOperator {
         for (labels, points) in group.native {
             for part in &questions {
                 let mut out = env.points(self.grid.count, self.span)?;
-                if points.has_histograms() {
-                    out.floats.reset(self.grid.count);
-                    return Err(EvalError::unsupported("a quantile or fraction of native histograms"));
+                for (step, histogram) in points.histograms() {
+                    env.tick(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
+                    let step = *step as usize;
+                    out.set_float(step, part.of_native(histogram, step, &labels, self.span, env));
                 }
                 push_result(&mut self.results, &self.question, part, labels.clone(), out, (env, self.span))?;
             }
@@ -175,6 +177,80 @@ impl HistogramOperator {
 enum Part<'a> {
     Quantile(&'a ScalarPlan),
     Fraction { lower: &'a ScalarPlan, upper: &'a ScalarPlan },
+}
+
+impl Part<'_> {
+    fn of_native(
+        &self,
+        histogram: &FloatHistogram,
+        step: usize,
+        labels: &Labels,
+        span: Span,
+        env: &mut Env<'_>,
+    ) -> f64 {
+        let (value, text) = match self {
+            Self::Quantile(q) => {
+                let quantile = bucket::quantile(q.value().at(step), histogram);
+                let text = match quantile.nan {
+                    NanEffect::None => None,
+                    NanEffect::Skewed => {
+                        Some("input to histogram_quantile has NaN observations, result is skewed higher")
+                    }
+                    NanEffect::Result => Some("input to histogram_quantile has NaN observations, result is NaN"),
+                };
+                (quantile.value, text)
+            }
+            Self::Fraction { lower, upper } => {
+                let value = bucket::fraction(lower.value().at(step), upper.value().at(step), histogram);
+                let text = "input to histogram_fraction has NaN observations, which are excluded from all fractions";
+                (value, (histogram.sum.is_nan() && histogram.count != 0.0).then_some(text))
+            }
+        };
+        if let Some(text) = text {
+            env.annotations.info(span, for_metric(text, labels));
+        }
+        value
+    }
+}
+
+/// A number of each native histogram; floats are dropped.
+pub(crate) struct HistogramNumber {
+    pub(crate) child: Box<dyn Operator>,
+    pub(crate) number: fn(&FloatHistogram) -> f64,
+}
+
+impl HistogramNumber {
+    /// The function called `name`, if it is of this kind.
+    pub(crate) fn by_name(name: &str) -> Option<fn(&FloatHistogram) -> f64> {
+        Some(match name {
+            "histogram_count" => |h| h.count,
+            "histogram_sum" => |h| h.sum,
+            "histogram_avg" => |h| h.sum / h.count,
+            "histogram_stddev" => |h| bucket::variance(h).sqrt(),
+            "histogram_stdvar" => bucket::variance,
+            _ => return None,
+        })
+    }
+}
+
+impl Operator for HistogramNumber {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        loop {
+            let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+            let histograms = series.points.take_histograms();
+            series.points.floats.reset(series.points.steps());
+            for (step, histogram) in &histograms {
+                series.points.set_float(*step as usize, (self.number)(histogram));
+                env.tick(4)?;
+            }
+            if series.points.is_empty() {
+                env.recycle(series.points);
+                continue;
+            }
+            env.names.drop(&mut series);
+            return Poll::Ready(Ok(Some(series)));
+        }
+    }
 }
 
 impl Question {

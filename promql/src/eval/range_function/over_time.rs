@@ -1,7 +1,10 @@
 //! The `*_over_time` family.
 
+use std::sync::Arc;
+
 use super::{Call, RangeFunction, Window};
 use crate::eval::error::EvalError;
+use crate::eval::histogram;
 use crate::eval::kahan::{KahanMean, KahanSum};
 use crate::eval::points::Point;
 use crate::eval::quantile::{check_quantile, quantile};
@@ -25,7 +28,9 @@ pub(super) fn value(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<
                 return Ok(None);
             }
             if window.floats.is_empty() {
-                return Err(EvalError::unsupported("sums and averages of native histograms"));
+                let mean = call.function == F::AvgOverTime;
+                let total = histogram::aggregate(window.histograms, mean, call.labels, call.span, call.env);
+                return Ok(total.map(|total| Point::Histogram(Arc::new(total))));
             }
             if call.function == F::SumOverTime { sum(window.floats) } else { mean(window.floats) }
         }

@@ -1,11 +1,17 @@
 //! `rate` and what belongs to it: the change of a series over a window.
 
-use skald_model::{Columns, Labels};
+use std::sync::Arc;
+
+use skald_model::{Columns, FloatHistogram, Labels, ResetHint};
 
 use super::{Call, RangeFunction, Window, Windows};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
 use crate::eval::grid::Grid;
+use crate::eval::histogram::bucket::is_custom;
+use crate::eval::histogram::reset::{equal, is_reset};
+use crate::eval::histogram::sum::HistogramSum;
+use crate::eval::histogram::{self, Combination};
 use crate::eval::points::{Point, Points};
 use crate::eval::window::WindowInput;
 
@@ -124,7 +130,83 @@ pub(crate) fn histogram_window(window: &Window<'_>, call: &mut Call<'_, '_, '_>)
         let factor = extrapolation(window, window.float_times, change, zero_from, call.function, range);
         return Ok(Some(Point::Float(change * factor)));
     }
-    Err(EvalError::unsupported("a rate of native histograms"))
+    let Some(mut change) = histogram_change(window.histograms, call) else { return Ok(None) };
+    let is_counter = call.function != RangeFunction::Delta;
+    let zero_from = is_counter.then(|| window.histograms[0].count);
+    let range = window.end - window.start;
+    let factor = extrapolation(window, window.histogram_times, change.count, zero_from, call.function, range);
+    change.scale(factor);
+    Ok(Some(Point::Histogram(Arc::new(change.finish()))))
+}
+
+/// The difference of the last and first histogram, and for counters what was lost in resets between.
+struct HistogramChange {
+    sum: HistogramSum,
+    count: f64,
+}
+
+impl HistogramChange {
+    fn scale(&mut self, factor: f64) {
+        self.sum.scale(factor);
+    }
+
+    fn finish(&self) -> FloatHistogram {
+        FloatHistogram { reset_hint: ResetHint::Gauge, ..self.sum.finish() }
+    }
+}
+
+fn histogram_change(histograms: &[Arc<FloatHistogram>], call: &mut Call<'_, '_, '_>) -> Option<HistogramChange> {
+    let (labels, span) = (call.labels, call.span);
+    let is_counter = call.function != RangeFunction::Delta;
+    let [first, .., last] = histograms else { return None };
+    let is_gauge = |h: &FloatHistogram| h.reset_hint == ResetHint::Gauge;
+    if is_counter && histograms.iter().any(|h| is_gauge(h)) {
+        histogram::warn_not_counter(labels, span, call.env);
+    }
+    // What the first sample looked like does not matter if the counter was reset right after it.
+    let restarted = is_counter && is_reset(&histograms[1], first);
+    let layout = if restarted { &histograms[1] } else { first };
+    let others = if is_counter { &histograms[1..] } else { std::slice::from_ref(last) };
+    if others.iter().any(|h| is_custom(h) != is_custom(layout)) {
+        histogram::warn_incompatible_schemas(labels, span, call.env);
+        return None;
+    }
+    let mut sum = HistogramSum::plain(last);
+    let mut reconciled = false;
+    if !restarted {
+        sum.add(first, -1.0).ok()?;
+        if sum.is_reconciled() {
+            histogram::info_reconciled(Combination::Subtraction, span, call.env);
+            reconciled = true;
+        }
+    } else {
+        // The result has the resolution of what it was taken from.
+        let empty = FloatHistogram {
+            schema: layout.schema,
+            custom_values: Arc::clone(&layout.custom_values),
+            ..FloatHistogram::default()
+        };
+        sum.add(&empty, -1.0).ok()?;
+    }
+    if is_counter {
+        for pair in histograms.windows(2).skip(usize::from(restarted)) {
+            call.env.tick(pair[1].positive_buckets.len() + pair[1].negative_buckets.len()).ok()?;
+            if is_reset(&pair[1], &pair[0]) {
+                sum.add(&pair[0], 1.0).ok()?;
+                if sum.is_reconciled() && !reconciled {
+                    histogram::info_reconciled(Combination::Addition, span, call.env);
+                    reconciled = true;
+                }
+            }
+        }
+        // The result is as coarse as the coarsest sample of the window.
+        let coarsest = histograms[1..].iter().map(|h| h.schema).min().unwrap_or(last.schema);
+        sum.coarsen(coarsest);
+    } else if !is_gauge(first) || !is_gauge(last) {
+        histogram::warn_not_gauge(labels, span, call.env);
+    }
+    let count = sum.count();
+    Some(HistogramChange { sum, count })
 }
 
 /// `irate` and `idelta`: the change between the last two samples.
@@ -141,7 +223,75 @@ pub(crate) fn instant_rate(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> 
         let seconds = (last_time - before_time) as f64 / 1000.0;
         return Ok(Some(Point::Float(if is_rate { change / seconds } else { change })));
     }
-    Err(EvalError::unsupported("irate and idelta of native histograms"))
+    instant_rate_of_last(window, is_rate, call)
+}
+
+/// `irate` and `idelta` of a window that holds histograms, which the last two samples need not be.
+fn instant_rate_of_last(
+    window: &Window<'_>,
+    is_rate: bool,
+    call: &mut Call<'_, '_, '_>,
+) -> Result<Option<Point>, EvalError> {
+    let (mut float, mut histogram) = (window.floats.len(), window.histograms.len());
+    let mut previous = || {
+        let float_time = float.checked_sub(1).map(|i| window.float_times[i]);
+        let histogram_time = histogram.checked_sub(1).map(|i| window.histogram_times[i]);
+        if float_time > histogram_time {
+            float -= 1;
+            (window.float_times[float], Point::Float(window.floats[float]))
+        } else {
+            histogram -= 1;
+            (window.histogram_times[histogram], Point::Histogram(Arc::clone(&window.histograms[histogram])))
+        }
+    };
+    let (last_time, last) = previous();
+    let (before_time, before) = previous();
+    let seconds = (last_time - before_time) as f64 / 1000.0;
+    match (before, last) {
+        (Point::Float(before), Point::Float(last)) => {
+            let change = if is_rate && last < before { last } else { last - before };
+            Ok(Some(Point::Float(if is_rate { change / seconds } else { change })))
+        }
+        (Point::Histogram(before), Point::Histogram(last)) => {
+            let change = last_change(&before, &last, is_rate, call);
+            let scaled = change.map(|change| if is_rate { histogram::divided(&change, seconds) } else { change });
+            Ok(scaled.map(|h| {
+                let gauge = FloatHistogram { reset_hint: ResetHint::Gauge, ..h };
+                Point::Histogram(Arc::new(gauge))
+            }))
+        }
+        _ => {
+            call.warn_mixed();
+            Ok(None)
+        }
+    }
+}
+
+fn last_change(
+    before: &FloatHistogram,
+    last: &FloatHistogram,
+    is_rate: bool,
+    call: &mut Call<'_, '_, '_>,
+) -> Option<FloatHistogram> {
+    let gauges = [before, last].iter().filter(|h| h.reset_hint == ResetHint::Gauge).count();
+    if is_rate && gauges > 0 {
+        histogram::warn_not_counter(call.labels, call.span, call.env);
+    }
+    if !is_rate && gauges < 2 {
+        histogram::warn_not_gauge(call.labels, call.span, call.env);
+    }
+    let mut sum = HistogramSum::plain(last);
+    if is_rate && is_reset(last, before) {
+        return Some(sum.finish());
+    }
+    if sum.add(before, -1.0).is_err() {
+        histogram::warn_incompatible_schemas(call.labels, call.span, call.env);
+        return None;
+    }
+    if sum.is_reconciled() {
+        histogram::info_reconciled(Combination::Subtraction, call.span, call.env);
+    }
+    Some(sum.finish())
 }
 
 /// `changes`: how often the value differs from the one before; a NaN after a NaN does not.
@@ -153,7 +303,7 @@ pub(crate) fn changes(window: &Window<'_>) -> Option<Point> {
     let mut count = 0;
     each_pair(window, |before, after| match (before, after) {
         (Ok(a), Ok(b)) => count += usize::from(differ(&&[a, b][..])),
-        (Err(a), Err(b)) => count += usize::from(window.histograms[a] != window.histograms[b]),
+        (Err(a), Err(b)) => count += usize::from(!equal(&window.histograms[a], &window.histograms[b])),
         _ => count += 1,
     });
     Some(Point::Float(count as f64))
@@ -164,7 +314,15 @@ pub(crate) fn resets(window: &Window<'_>) -> Result<Option<Point>, EvalError> {
     if window.histograms.is_empty() {
         return Ok(Some(Point::Float(window.floats.windows(2).filter(|w| w[1] < w[0]).count() as f64)));
     }
-    Err(EvalError::unsupported("resets of native histograms"))
+    let mut count = 0u32;
+    each_pair(window, |before, after| {
+        count += u32::from(match (before, after) {
+            (Ok(a), Ok(b)) => b < a,
+            (Err(a), Err(b)) => is_reset(&window.histograms[b], &window.histograms[a]),
+            _ => true,
+        });
+    });
+    Ok(Some(Point::Float(f64::from(count))))
 }
 
 /// Calls `f` with every sample and its successor in time: floats by value, histograms by index.

@@ -1,0 +1,295 @@
+//! The buckets of a native histogram with their bounds, and what is computed from them.
+
+use std::fmt::Write;
+
+use skald_model::FloatHistogram;
+use skald_model::histogram::CUSTOM_BUCKETS_SCHEMA;
+
+use super::sum::{bound, buckets};
+use crate::eval::kahan::KahanSum;
+use crate::eval::quantile::format_g;
+
+/// A bucket with its bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Bucket {
+    pub(crate) lower: f64,
+    pub(crate) upper: f64,
+    pub(crate) count: f64,
+    pub(crate) part: Part,
+}
+
+/// Which part of a histogram a bucket belongs to; the index within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Negative(i32),
+    Zero,
+    Positive(i32),
+    Custom(i32),
+}
+
+/// Whether the histogram has custom bounds.
+pub(crate) fn is_custom(histogram: &FloatHistogram) -> bool {
+    histogram.schema == CUSTOM_BUCKETS_SCHEMA
+}
+
+/// All buckets, ascending; the zero bucket only if it counts something.
+pub(crate) fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
+    let h = histogram;
+    let mut all = Vec::with_capacity(h.positive_buckets.len() + h.negative_buckets.len() + 1);
+    if is_custom(h) {
+        let bounds = &h.custom_values;
+        let bound = |i: i32| match usize::try_from(i) {
+            Ok(i) => bounds.get(i).copied().unwrap_or(f64::INFINITY),
+            Err(_) => f64::NEG_INFINITY,
+        };
+        all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| {
+            let (lower, upper) = (bound(i.saturating_sub(1)), bound(i));
+            Bucket { lower, upper, count, part: Part::Custom(i) }
+        }));
+        return all;
+    }
+    let schema = h.schema;
+    all.extend(buckets(&h.negative_spans, &h.negative_buckets).map(|(i, count)| {
+        let (lower, upper) = (-bound(i, schema), -bound(i.saturating_sub(1), schema));
+        Bucket { lower, upper, count, part: Part::Negative(i) }
+    }));
+    all.reverse();
+    if h.zero_count != 0.0 {
+        let (lower, upper) = (-h.zero_threshold, h.zero_threshold);
+        all.push(Bucket { lower, upper, count: h.zero_count, part: Part::Zero });
+    }
+    all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| {
+        let (lower, upper) = (bound(i.saturating_sub(1), schema), bound(i, schema));
+        Bucket { lower, upper, count, part: Part::Positive(i) }
+    }));
+    all
+}
+
+/// A quantile, and what NaN observations did to it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Quantile {
+    pub(crate) value: f64,
+    pub(crate) nan: NanEffect,
+}
+
+/// What NaN observations, which are in the count but in no bucket, did to a quantile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NanEffect {
+    None,
+    /// It is higher than it would be without them.
+    Skewed,
+    /// It lies among them.
+    Result,
+}
+
+/// The `q`-quantile: linear interpolation in custom and zero buckets, logarithmic in exponential ones.
+pub(crate) fn quantile(q: f64, histogram: &FloatHistogram) -> Quantile {
+    let h = histogram;
+    let plain = |value| Quantile { value, nan: NanEffect::None };
+    if q < 0.0 {
+        return plain(f64::NEG_INFINITY);
+    }
+    if q > 1.0 {
+        return plain(f64::INFINITY);
+    }
+    if h.count == 0.0 || q.is_nan() {
+        return plain(f64::NAN);
+    }
+    // From the nearer end, but with NaN observations always from below: they count as the largest.
+    let has_nan = h.sum.is_nan();
+    let from_below = has_nan || q < 0.5;
+    let mut rank = if from_below { q * h.count } else { (1.0 - q) * h.count };
+    let mut all = all_buckets(h);
+    if !from_below {
+        all.reverse();
+    }
+    let mut bucket = Bucket { lower: 0.0, upper: 0.0, count: 0.0, part: Part::Zero };
+    let mut count = 0.0;
+    for candidate in all.into_iter().filter(|b| b.count != 0.0) {
+        bucket = candidate;
+        count += bucket.count;
+        if count >= rank {
+            break;
+        }
+    }
+    if is_custom(h) {
+        if bucket.lower == f64::NEG_INFINITY {
+            if bucket.upper <= 0.0 {
+                return plain(bucket.upper);
+            }
+            bucket.lower = 0.0;
+        } else if bucket.upper == f64::INFINITY {
+            return plain(bucket.lower);
+        }
+    } else if bucket.lower < 0.0 && bucket.upper > 0.0 {
+        one_sided(&mut bucket, h);
+    }
+    // Rounding may have counted more than there is.
+    count = if count > h.count { h.count } else { count };
+    if count < rank {
+        if has_nan {
+            return Quantile { value: f64::NAN, nan: NanEffect::Result };
+        }
+        return plain(if from_below { bucket.upper } else { bucket.lower });
+    }
+    rank = if from_below { rank - (count - bucket.count) } else { count - rank };
+    let fraction = rank / bucket.count;
+    let value = if is_custom(h) || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
+        bucket.lower + (bucket.upper - bucket.lower) * fraction
+    } else {
+        let (low, high) = (bucket.lower.abs().log2(), bucket.upper.abs().log2());
+        if bucket.lower > 0.0 {
+            (low + (high - low) * fraction).exp2()
+        } else {
+            -(high + (low - high) * (1.0 - fraction)).exp2()
+        }
+    };
+    Quantile { value, nan: if has_nan { NanEffect::Skewed } else { NanEffect::None } }
+}
+
+/// The zero bucket of a histogram with observations on one side only reaches no further than zero on the other.
+fn one_sided(bucket: &mut Bucket, h: &FloatHistogram) {
+    match (h.negative_buckets.is_empty(), h.positive_buckets.is_empty()) {
+        (true, false) => bucket.lower = 0.0,
+        (false, true) => bucket.upper = 0.0,
+        _ => {}
+    }
+}
+
+/// The share of all observations (NaN among them) between two values.
+pub(crate) fn fraction(lower: f64, upper: f64, histogram: &FloatHistogram) -> f64 {
+    if histogram.count == 0.0 || lower.is_nan() || upper.is_nan() {
+        return f64::NAN;
+    }
+    if lower >= upper {
+        return 0.0;
+    }
+    let all = all_buckets(histogram);
+    (rank_of(upper, &all, histogram) - rank_of(lower, &all, histogram)) / histogram.count
+}
+
+/// How many observations are below `value`.
+fn rank_of(value: f64, all: &[Bucket], histogram: &FloatHistogram) -> f64 {
+    let mut rank = 0.0;
+    for bucket in all {
+        let mut bucket = *bucket;
+        if bucket.lower <= 0.0 && bucket.upper >= 0.0 {
+            one_sided(&mut bucket, histogram);
+        }
+        if bucket.lower >= value {
+            return rank;
+        }
+        if bucket.upper > value {
+            return rank + bucket.count * share_below(value, &bucket);
+        }
+        rank += bucket.count;
+    }
+    rank
+}
+
+/// The share of a bucket's observations below a value inside it.
+pub(super) fn share_below(value: f64, bucket: &Bucket) -> f64 {
+    let linear = matches!(bucket.part, Part::Custom(_) | Part::Zero);
+    if linear {
+        // Nothing is known of where the observations of an endless bucket are: all at its finite bound.
+        return if bucket.lower == f64::NEG_INFINITY {
+            1.0
+        } else {
+            (value - bucket.lower) / (bucket.upper - bucket.lower)
+        };
+    }
+    let (low, high, at) = (bucket.lower.abs().log2(), bucket.upper.abs().log2(), value.abs().log2());
+    if value > 0.0 { (at - low) / (high - low) } else { 1.0 - (at - high) / (low - high) }
+}
+
+/// The population variance, each observation taken for its bucket's middle.
+pub(crate) fn variance(histogram: &FloatHistogram) -> f64 {
+    let mean = histogram.sum / histogram.count;
+    let mut sum = KahanSum::of(0.0);
+    for bucket in all_buckets(histogram).into_iter().filter(|b| b.count != 0.0) {
+        let delta = middle(&bucket) - mean;
+        sum.add(bucket.count * delta * delta);
+    }
+    sum.value() / histogram.count
+}
+
+fn middle(bucket: &Bucket) -> f64 {
+    match bucket.part {
+        Part::Custom(_) => (bucket.upper + bucket.lower) / 2.0,
+        Part::Zero => 0.0,
+        Part::Positive(_) => (bucket.upper * bucket.lower).sqrt(),
+        Part::Negative(_) => -(bucket.upper * bucket.lower).sqrt(),
+    }
+}
+
+/// As `count_values` writes a histogram: `{count:20, sum:10, [-2,-1):2, [-0.001,0.001]:2, (0.5,1]:1}`.
+pub(crate) fn text(histogram: &FloatHistogram) -> String {
+    let mut text = format!("{{count:{}, sum:{}", format_g(histogram.count), format_g(histogram.sum));
+    for bucket in all_buckets(histogram).into_iter().filter(|b| b.count != 0.0) {
+        let (open, close) = match bucket.part {
+            Part::Negative(_) => ('[', ')'),
+            Part::Zero | Part::Custom(0) => ('[', ']'),
+            Part::Positive(_) | Part::Custom(_) => ('(', ']'),
+        };
+        let (lower, upper, count) = (format_g(bucket.lower), format_g(bucket.upper), format_g(bucket.count));
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {open}{lower},{upper}{close}:{count}");
+    }
+    text + "}"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skald_model::Span;
+
+    fn mixed() -> FloatHistogram {
+        FloatHistogram {
+            zero_threshold: 0.001,
+            zero_count: 2.0,
+            count: 20.0,
+            sum: 10.0,
+            positive_spans: vec![Span { offset: 0, length: 2 }],
+            positive_buckets: vec![1.0, 2.0],
+            negative_spans: vec![Span { offset: 0, length: 2 }],
+            negative_buckets: vec![1.0, 2.0],
+            ..FloatHistogram::default()
+        }
+    }
+
+    #[test]
+    fn texts() {
+        assert_eq!(text(&mixed()), "{count:20, sum:10, [-2,-1):2, [-1,-0.5):1, [-0.001,0.001]:2, (0.5,1]:1, (1,2]:2}");
+    }
+
+    #[test]
+    fn quantiles_and_fractions() {
+        let h = FloatHistogram { count: 8.0, ..mixed() };
+        assert_eq!(quantile(0.5, &h).value, 0.0);
+        assert_eq!(quantile(1.0, &h).value, 2.0);
+        assert_eq!(quantile(0.0, &h).value, -2.0);
+        assert!((quantile(0.875, &h).value - 2f64.sqrt()).abs() < 1e-12);
+        assert!((quantile(0.125, &h).value + 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!(fraction(f64::NEG_INFINITY, f64::INFINITY, &h), 1.0);
+        assert!((fraction(0.0, 2f64.sqrt(), &h) - 3.0 / 8.0).abs() < 1e-12);
+        assert!((fraction(-2f64.sqrt(), 0.0, &h) - 3.0 / 8.0).abs() < 1e-12);
+        let nan = FloatHistogram { count: 10.0, sum: f64::NAN, ..mixed() };
+        assert_eq!(quantile(0.9, &nan).nan, NanEffect::Result);
+        assert_eq!(quantile(0.5, &nan).nan, NanEffect::Skewed);
+    }
+
+    #[test]
+    fn custom_quantiles_are_linear() {
+        let h = FloatHistogram {
+            schema: CUSTOM_BUCKETS_SCHEMA,
+            count: 4.0,
+            sum: 5.0,
+            positive_spans: vec![Span { offset: 0, length: 3 }],
+            positive_buckets: vec![1.0, 2.0, 1.0],
+            custom_values: vec![5.0, 10.0].into(),
+            ..FloatHistogram::default()
+        };
+        assert_eq!((quantile(0.5, &h).value, quantile(0.99, &h).value), (7.5, 10.0));
+        assert_eq!(fraction(5.0, 10.0, &h), 0.5);
+    }
+}
