@@ -148,6 +148,11 @@ impl Wal {
         batch.reset(segment, head, generation, self.options.compress);
     }
 
+    /// The segment being written.
+    pub fn segment(&self) -> SegmentId {
+        self.state.lock().segment()
+    }
+
     /// Registers a head. `definition` is the caller's (a tenant's name, say) and comes back at recovery.
     pub fn define_head(&self, definition: &[u8]) -> Result<HeadId, WalError> {
         let head = self.state.lock().ledger.new_head();

@@ -310,6 +310,8 @@ impl Recovery<'_> {
         match &record {
             Record::Floats { generation, max_time, .. } | Record::Histograms { generation, max_time, .. } => {
                 self.ledger.hold(segment, head, *generation, *max_time);
+                // Only changes anything when the record of the cut's begin is lost.
+                self.ledger.apply_cut_begun(head, Cut { generation: *generation, up_to: TimestampMs::MIN });
             }
             Record::CutBegun(cut) => self.ledger.apply_cut_begun(head, *cut),
             Record::CutDone(cut) => self.ledger.apply_cut_done(head, *cut),

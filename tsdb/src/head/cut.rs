@@ -1,0 +1,140 @@
+//! Flushing: raise the boundary, hand the samples below it out for blocks, then drop them.
+//!
+//! ```text
+//! begin_cut(up_to) ── the boundary rises, in-flight appends are done, later ones below it are "late"
+//!   └ cut_ranges ── the aligned ranges with samples to write, one block each
+//!       └ cut_series ── series by series, labels ascending, chunks without overlap
+//! finish_cut ── the blocks are safe: logged, hidden from new readers, dropped once no older reader is left
+//! ```
+//!
+//! A cut that is begun and never finished (a failed upload, a crash) loses nothing: the next one covers it too. Late
+//! samples carry the generation the cut began, belong to the next cut, and may give blocks that overlap earlier ones.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use skald_model::{BlockRange, Labels, QueryRange, TimestampMs};
+
+use super::{Head, locate};
+use crate::chunk::Chunk;
+use crate::wal::{Cut, SegmentId, Wal, WalError};
+
+/// Whether a finished cut's memory is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Dropped {
+    /// It is.
+    Done,
+    /// A reader who began before still needs it: call [`Head::drop_covered`] again later.
+    Pinned,
+}
+
+impl Head {
+    /// Begins a cut of everything older than `up_to` (or than the boundary, if that is higher).
+    ///
+    /// When this returns, no append that saw the old boundary is under way.
+    pub fn begin_cut(&self, wal: &Wal, up_to: TimestampMs) -> Result<Cut, WalError> {
+        let mut appender = self.appender.lock();
+        let up_to = up_to.max(appender.boundary);
+        let generation = wal.begin_cut(self.id, up_to)?;
+        appender.generation = generation;
+        appender.boundary = up_to;
+        self.boundary.store(up_to, Ordering::Relaxed);
+        Ok(Cut { generation, up_to })
+    }
+
+    /// The aligned ranges in which samples lie that the cut covers and no earlier cut did, ascending. The last one may be
+    /// clipped by the cut. Blocks of these ranges hold all that the cut covers.
+    pub fn cut_ranges(&self, cut: Cut) -> Vec<BlockRange> {
+        let rules = self.rules(cut.up_to);
+        let mut starts = BTreeSet::new();
+        for page in self.pages.read().clone() {
+            page.read().ranges(cut, rules, &mut starts);
+        }
+        let end = |min: TimestampMs| min.saturating_add(rules.range_ms).min(cut.up_to);
+        starts.into_iter().map(|min| BlockRange { min, max: end(min) }).collect()
+    }
+
+    /// The series with samples of `range` that the cut covers, labels ascending, each with its chunks: ascending,
+    /// without overlap, nothing outside the range. The first error of `each` ends it.
+    pub fn cut_series<E>(
+        self: &Arc<Self>,
+        cut: Cut,
+        range: BlockRange,
+        mut each: impl FnMut(&Labels, &[Chunk]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let rules = self.rules(cut.up_to);
+        // The select's order and pin; what finished cuts cover is gone or is not in these chunks' ranges.
+        let mut select = self.select(&[], QueryRange::ALL);
+        let mut chunks = Vec::new();
+        while let Some((labels, slot)) = select.next_series() {
+            let (number, at) = locate(slot);
+            chunks.clear();
+            if let Some(page) = select.page(number) {
+                page.read().cut_chunks(at, range, cut, rules, &mut chunks);
+            }
+            if !chunks.is_empty() {
+                each(&labels, &chunks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Declares that blocks hold all the cut covers, and that readers find them: logs it (so that the log can be freed
+    /// and replay skips it), hides it from readers who begin from now on, and drops it as soon as it may.
+    pub fn finish_cut(&self, wal: &Wal, cut: Cut) -> Result<Dropped, WalError> {
+        wal.finish_cut(self.id, cut)?;
+        self.hide(cut);
+        Ok(self.drop_covered(wal))
+    }
+
+    pub(super) fn hide(&self, cut: Cut) {
+        let mut view = self.view.lock();
+        if cut.generation > view.hidden.generation {
+            view.hidden = cut;
+            view.epoch += 1;
+            view.hidden_since = view.epoch;
+        }
+    }
+
+    /// Frees what finished cuts cover, unless a reader still needs it. Cheap when there is nothing to do.
+    pub fn drop_covered(&self, wal: &Wal) -> Dropped {
+        self.drop_hidden(wal.segment())
+    }
+
+    pub(super) fn drop_hidden(&self, segment: SegmentId) -> Dropped {
+        let cut = {
+            let view = self.view.lock();
+            if view.dropped == view.hidden {
+                return Dropped::Done;
+            }
+            // Readers of the current epoch do not see it; retiring slots only raises the epoch further.
+            if view.is_pinned_before(view.hidden_since) {
+                return Dropped::Pinned;
+            }
+            view.hidden
+        };
+        let rules = self.rules(cut.up_to);
+        let pages = self.pages.read().len();
+        for number in 0..pages {
+            // Page by page, so that appends wait for one page at most.
+            let mut appender = self.appender.lock();
+            let Some(page) = appender.pages.get(number).cloned() else { break };
+            let empty = page.write().drop_covered(cut, rules);
+            let slots: Vec<_> = empty.into_iter().map(|at| (number * super::PAGE_SERIES + at) as u32).collect();
+            self.remove_series(&mut appender, segment, &slots);
+            if !slots.is_empty() {
+                page.write().shrink();
+            }
+        }
+        let mut appender = self.appender.lock();
+        appender.table.compact();
+        self.index.write().compact();
+        // No append runs now: the oldest time is that of what is left.
+        let oldest = appender.pages.iter().map(|page| page.read().min_time()).min().unwrap_or(TimestampMs::MAX);
+        self.min_time.store(oldest, Ordering::Relaxed);
+        self.view.lock().dropped = cut;
+        Dropped::Done
+    }
+}

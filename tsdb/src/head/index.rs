@@ -1,0 +1,158 @@
+//! What the head looks series up by: symbols and postings, behind one lock.
+
+use hashbrown::HashMap;
+use skald_model::{LabelBytes, Labels, Matcher};
+
+use super::SeriesRef;
+use super::ref_set::RefSet;
+use super::symbols::{Symbol, SymbolTable};
+
+/// Symbols and postings of one head.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) symbols: SymbolTable,
+    /// Per label name, per value, the series that have the pair.
+    names: HashMap<Symbol, Values, foldhash::fast::FixedState>,
+    all: Option<RefSet>,
+}
+
+type Values = HashMap<Symbol, RefSet, foldhash::fast::FixedState>;
+
+impl Index {
+    /// Interns the labels of a new series and enters it; `None` when the head has four billion symbols.
+    pub(super) fn insert(&mut self, slot: SeriesRef, labels: LabelBytes<'_>) -> Option<Vec<(Symbol, Symbol)>> {
+        let mut pairs = Vec::with_capacity(16);
+        for (name, value) in labels.iter() {
+            let (Some(name), Some(value)) = (self.symbols.intern(name), self.symbols.intern(value)) else {
+                self.remove(slot, &pairs);
+                return None;
+            };
+            self.names
+                .entry(name)
+                .or_default()
+                .entry(value)
+                .and_modify(|set| set.insert(slot))
+                .or_insert(RefSet::One(slot));
+            pairs.push((name, value));
+        }
+        match &mut self.all {
+            Some(all) => all.insert(slot),
+            None => self.all = Some(RefSet::One(slot)),
+        }
+        Some(pairs)
+    }
+
+    /// Takes a series out and releases its symbols.
+    pub(super) fn remove(&mut self, slot: SeriesRef, pairs: &[(Symbol, Symbol)]) {
+        for (name, value) in pairs {
+            if let Some(values) = self.names.get_mut(name) {
+                if values.get_mut(value).is_some_and(|set| set.remove(slot)) {
+                    values.remove(value);
+                }
+                if values.is_empty() {
+                    self.names.remove(name);
+                }
+            }
+            self.symbols.release(*name);
+            self.symbols.release(*value);
+        }
+        if self.all.as_mut().is_some_and(|all| all.remove(slot)) {
+            self.all = None;
+        }
+    }
+
+    /// Gives memory back after many removals.
+    pub(super) fn compact(&mut self) {
+        self.symbols.compact();
+        self.names.shrink_to_fit();
+        for values in self.names.values_mut() {
+            if values.capacity() > values.len() * 4 {
+                values.shrink_to_fit();
+            }
+        }
+    }
+
+    /// The series that satisfy all matchers, ascending by slot.
+    pub(super) fn matching(&self, matchers: &[Matcher]) -> Vec<SeriesRef> {
+        let mut found: Option<Vec<SeriesRef>> = None;
+        for matcher in matchers {
+            // Series without the label satisfy a matcher of the empty value: take out those that have it and do not.
+            let exclude = matcher.matches_empty();
+            let mut series = Vec::new();
+            for (value, set) in self.values_of(matcher.name()).into_iter().flatten() {
+                if matcher.matches(self.symbols.text(*value)) != exclude {
+                    series.extend(set.to_vec());
+                }
+            }
+            series.sort_unstable();
+            let base = found.take().unwrap_or_else(|| self.all.as_ref().map(RefSet::to_vec).unwrap_or_default());
+            let keep = |one: &SeriesRef| series.binary_search(one).is_ok() != exclude;
+            found = Some(base.into_iter().filter(keep).collect());
+        }
+        found.unwrap_or_else(|| self.all.as_ref().map(RefSet::to_vec).unwrap_or_default())
+    }
+
+    fn set(&self, name: Symbol, value: Symbol) -> Option<&RefSet> {
+        self.names.get(&name)?.get(&value)
+    }
+
+    fn values_of(&self, name: &str) -> Option<&Values> {
+        self.names.get(&self.symbols.get(name)?)
+    }
+
+    /// Number of series with the label pair.
+    pub(super) fn series_with(&self, name: &str, value: &str) -> usize {
+        let pair = self.symbols.get(name).zip(self.symbols.get(value));
+        pair.and_then(|(name, value)| self.set(name, value)).map_or(0, RefSet::len)
+    }
+
+    /// Every label name, in no order.
+    pub(super) fn label_names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(|name| self.symbols.text(*name))
+    }
+
+    /// Every value of a label, in no order.
+    pub(super) fn label_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.values_of(name).into_iter().flat_map(|values| values.keys()).map(|value| self.symbols.text(*value))
+    }
+
+    /// The symbol of a name, when some series has the label.
+    pub(super) fn name_symbol(&self, name: &str) -> Option<Symbol> {
+        self.symbols.get(name).filter(|symbol| self.names.contains_key(symbol))
+    }
+
+    /// A series' labels as a query sees them.
+    pub(super) fn labels(&self, pairs: &[(Symbol, Symbol)]) -> Labels {
+        Labels::from_sorted(pairs.iter().map(|(name, value)| (self.symbols.text(*name), self.symbols.text(*value))))
+    }
+
+    /// A series' labels as a sender encodes them.
+    pub(super) fn label_bytes(&self, pairs: &[(Symbol, Symbol)], out: &mut Vec<u8>) {
+        for (name, value) in pairs {
+            LabelBytes::encode(out, self.symbols.text(*name), self.symbols.text(*value));
+        }
+    }
+
+    /// Label-set order of two series, by their symbols: equal ones need no look at the text.
+    pub(super) fn compare(&self, a: &[(Symbol, Symbol)], b: &[(Symbol, Symbol)]) -> std::cmp::Ordering {
+        let text = |symbol: Symbol| self.symbols.text(symbol);
+        for (x, y) in a.iter().zip(b) {
+            if x.0 != y.0 {
+                return text(x.0).cmp(text(y.0));
+            }
+            if x.1 != y.1 {
+                return text(x.1).cmp(text(y.1));
+            }
+        }
+        a.len().cmp(&b.len())
+    }
+
+    /// Heap bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let of = |values: &Values| values.allocation_size() + values.values().map(RefSet::heap_bytes).sum::<usize>();
+        self.symbols.heap_bytes()
+            + self.names.allocation_size()
+            + self.names.values().map(of).sum::<usize>()
+            + self.all.as_ref().map_or(0, RefSet::heap_bytes)
+    }
+}

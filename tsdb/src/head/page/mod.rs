@@ -1,0 +1,414 @@
+//! A page: up to 1,024 series with everything that is theirs alone, behind one lock.
+//!
+//! Open chunks lie in a [`Slab`], labels and closed chunks in [`Cold`], what few series have (open histogram chunks,
+//! out-of-order samples) in side tables. An append touches a series' state and the end of its open chunk, nothing else.
+
+mod flush;
+mod read;
+
+use bytes::Bytes;
+use skald_model::{HistogramValue, TimestampMs};
+
+use super::cold::{self, ClosedChunk, Cold, ColdRef};
+use super::sample::{OpenHistogram, SampleValue, TimedSample, either};
+use super::side::{Side, find_in};
+use super::sizing;
+use super::slab::{Piece, Slab};
+use super::symbols::Symbol;
+use crate::chunk::histogram::Appended;
+use crate::chunk::xor::{XorAppender, put_num_samples};
+use crate::chunk::{Chunk, Encoding};
+use crate::wal::Generation;
+
+/// Series per page. Large enough that the page's own cost vanishes, small enough that a flush, which holds the page's
+/// lock while it copies what lives, takes well below a millisecond.
+pub(super) const PAGE_SERIES: usize = 1024;
+
+/// What the chunk the next sample goes to is coded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    /// There is none: the series has no in-order sample.
+    Nothing,
+    Floats,
+    Histograms,
+}
+
+/// A series' state, 96 bytes.
+pub(super) struct Series {
+    /// The upper half of the sender's 128-bit hash; the lower half finds the series in the table.
+    pub(super) hash: u64,
+    /// A keyed hash of the label bytes that no sender knows: equal labels, in all likelihood of 2^-64.
+    pub(super) fingerprint: u64,
+    /// Writes the open chunk, when that holds floats.
+    appender: XorAppender,
+    /// Time of the open chunk's first sample.
+    chunk_start: TimestampMs,
+    /// First time at which the open chunk takes no sample.
+    cut_at: TimestampMs,
+    /// Bytes of the open chunk, when that holds floats.
+    piece: Piece,
+    /// Label record; [`cold::NONE`] when the slot is free.
+    labels: ColdRef,
+    /// The newest closed chunk.
+    closed: ColdRef,
+    /// Index into the page's out-of-order table, or [`NO_ENTRY`].
+    side: u32,
+    /// Index into the page's table of open histogram chunks, or [`NO_ENTRY`].
+    histogram: u32,
+    /// The segment of the log that defines this series last (low 32 bits; 0 is none).
+    pub(super) defined_in: u32,
+    /// Index into the list of series of the batch being appended; means nothing outside.
+    pub(super) mark: u32,
+    open: Open,
+}
+
+const NO_ENTRY: u32 = u32::MAX;
+
+/// The newest in-order sample of a series.
+pub(super) enum Last<'a> {
+    Nothing,
+    Float(TimestampMs, f64),
+    Histogram(TimestampMs, &'a OpenHistogram),
+}
+
+/// The rules under which samples are stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) range_ms: i64,
+    /// In-order samples are at or above this; no chunk holds samples of both sides.
+    pub(super) boundary: TimestampMs,
+}
+
+#[derive(Default)]
+pub(super) struct Page {
+    series: Vec<Series>,
+    slab: Slab,
+    cold: Cold,
+    sides: Table<Side>,
+    histograms: Table<OpenHistogram>,
+}
+
+/// A list whose free places are used again.
+struct Table<T> {
+    entries: Vec<Option<Box<T>>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
+impl<T> Table<T> {
+    fn insert(&mut self, entry: T) -> u32 {
+        let entry = Some(Box::new(entry));
+        // At most one entry per series of the page: the search is short, and rare.
+        match self.entries.iter().position(Option::is_none) {
+            Some(at) => {
+                self.entries[at] = entry;
+                at as u32
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        }
+    }
+
+    fn get(&self, at: u32) -> Option<&T> {
+        self.entries.get(at as usize)?.as_deref()
+    }
+
+    fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+        self.entries.get_mut(at as usize)?.as_deref_mut()
+    }
+
+    fn take(&mut self, at: u32) -> Option<T> {
+        self.entries.get_mut(at as usize)?.take().map(|entry| *entry)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten().map(Box::as_ref)
+    }
+}
+
+impl Series {
+    fn new(hash: u128, fingerprint: u64, labels: ColdRef) -> Self {
+        Self {
+            hash: (hash >> 64) as u64,
+            fingerprint,
+            appender: XorAppender::new(),
+            chunk_start: 0,
+            cut_at: 0,
+            piece: Piece::NONE,
+            labels,
+            closed: cold::NONE,
+            side: NO_ENTRY,
+            histogram: NO_ENTRY,
+            defined_in: 0,
+            mark: 0,
+            open: Open::Nothing,
+        }
+    }
+
+    /// Whether the slot holds a series.
+    pub(super) fn is_alive(&self) -> bool {
+        self.labels != cold::NONE
+    }
+}
+
+impl Page {
+    /// Puts a series at `index`, which is free.
+    pub(super) fn create(&mut self, index: usize, hash: u128, fingerprint: u64, labels: &[(Symbol, Symbol)]) -> bool {
+        let Some(labels) = self.cold.put_labels(labels) else { return false };
+        let series = Series::new(hash, fingerprint, labels);
+        while self.series.len() <= index {
+            // Small heads stay small: the page grows with them.
+            if self.series.len() == self.series.capacity() {
+                let more = self.series.len().clamp(4, PAGE_SERIES / 4);
+                self.series.reserve_exact(more.min(PAGE_SERIES - self.series.len().min(PAGE_SERIES - 1)));
+            }
+            self.series.push(Series::new(0, 0, cold::NONE));
+        }
+        self.series[index] = series;
+        true
+    }
+
+    #[inline]
+    pub(super) fn series(&self, index: usize) -> Option<&Series> {
+        self.series.get(index).filter(|series| series.is_alive())
+    }
+
+    #[inline]
+    pub(super) fn series_mut(&mut self, index: usize) -> Option<&mut Series> {
+        self.series.get_mut(index).filter(|series| series.is_alive())
+    }
+
+    /// Indexes of the slots that hold a series.
+    pub(super) fn alive(&self) -> impl Iterator<Item = usize> {
+        self.series.iter().enumerate().filter(|(_, series)| series.is_alive()).map(|(index, _)| index)
+    }
+
+    /// Appends the label symbols of a series to `out`, in name order.
+    pub(super) fn labels(&self, index: usize, out: &mut Vec<(Symbol, Symbol)>) {
+        if let Some(series) = self.series(index) {
+            self.cold.labels(series.labels, out);
+        }
+    }
+
+    /// The newest in-order sample.
+    #[inline]
+    pub(super) fn last(&self, index: usize) -> Last<'_> {
+        let Some(series) = self.series(index) else { return Last::Nothing };
+        match series.open {
+            Open::Floats => Last::Float(series.appender.last_time(), series.appender.last_value()),
+            Open::Nothing => Last::Nothing,
+            Open::Histograms => match self.histograms.get(series.histogram) {
+                Some(open) => Last::Histogram(either!(open, appender => appender.max_time()), open),
+                None => Last::Nothing,
+            },
+        }
+    }
+
+    /// The sample at `time`, wherever it is.
+    pub(super) fn find(&self, index: usize, time: TimestampMs) -> Option<SampleValue> {
+        let series = self.series(index)?;
+        if let Some(found) = self.sides.get(series.side).and_then(|side| side.find(time)) {
+            return Some(found);
+        }
+        match self.last(index) {
+            Last::Float(last, value) if last == time => return Some(SampleValue::Float(value)),
+            Last::Float(..) | Last::Histogram(..) if time >= series.chunk_start => {
+                let open = self.open_chunk(series)?;
+                return find_in(open.encoding, &open.data, time);
+            }
+            _ => {}
+        }
+        let closed = self.cold.chunks(series.closed).find(|chunk| chunk.min_time <= time)?;
+        if time <= closed.max_time { find_in(closed.encoding, closed.data, time) } else { None }
+    }
+
+    /// Appends a float newer than the series' last sample.
+    #[inline]
+    pub(super) fn append_float(&mut self, index: usize, time: TimestampMs, value: f64, rules: Rules) {
+        let Some(series) = self.series.get_mut(index) else { return };
+        let in_open_chunk = series.open == Open::Floats
+            && series.chunk_start >= rules.boundary
+            && !sizing::float_chunk_is_full(
+                series.appender.num_samples(),
+                series.appender.byte_len(),
+                time,
+                series.cut_at,
+            );
+        if !in_open_chunk {
+            self.close(index);
+            let series = &mut self.series[index];
+            series.open = Open::Floats;
+            series.appender = XorAppender::new();
+            series.chunk_start = time;
+            series.cut_at = sizing::range_end(time, rules.range_ms);
+        }
+        let series = &mut self.series[index];
+        let Ok(sample) = series.appender.encode(time, value) else {
+            // Not before 65,535 samples or bytes, and chunks are cut long before.
+            debug_assert!(false, "an open chunk is never full");
+            return;
+        };
+        let end = sample.offset() + sample.bytes().len();
+        if series.piece == Piece::NONE || end > series.piece.capacity() {
+            let moved = if series.piece == Piece::NONE {
+                self.slab.allocate(end)
+            } else {
+                self.slab.grow(series.piece, sample.offset(), end)
+            };
+            let Some(moved) = moved else {
+                debug_assert!(false, "the largest piece holds any open chunk");
+                return;
+            };
+            series.piece = moved;
+        }
+        self.slab.bytes_mut(series.piece)[sample.offset()..end].copy_from_slice(sample.bytes());
+        let samples = series.appender.num_samples();
+        if let Some(end) = sizing::predict_floats(samples, series.chunk_start, time, series.cut_at) {
+            series.cut_at = end;
+        }
+    }
+
+    /// Appends a histogram newer than the series' last sample. Its spans fit its buckets: the caller has checked.
+    pub(super) fn append_histogram(&mut self, index: usize, time: TimestampMs, value: &HistogramValue, rules: Rules) {
+        let Some(series) = self.series.get_mut(index) else { return };
+        let mut header = OpenHistogram::first_header(value);
+        let open = self.histograms.get_mut(series.histogram).filter(|_| series.open == Open::Histograms);
+        if let Some(open) = open
+            && series.chunk_start >= rules.boundary
+        {
+            let (samples, bytes) = either!(&*open, a => (a.num_samples(), a.bytes().len()));
+            let range_end = sizing::range_end(series.chunk_start, rules.range_ms);
+            let full = sizing::histogram_chunk_is_full(samples, bytes, time, series.cut_at, range_end);
+            let outcome = match (&mut *open, value) {
+                (OpenHistogram::Integer(a), HistogramValue::Integer(h)) if full => {
+                    Appended::CutNewChunk(a.header_of_next(h))
+                }
+                (OpenHistogram::Float(a), HistogramValue::Float(h)) if full => {
+                    Appended::CutNewChunk(a.header_of_next(h))
+                }
+                (OpenHistogram::Integer(a), HistogramValue::Integer(h)) => {
+                    a.append(time, h).unwrap_or(Appended::CutNewChunk(header))
+                }
+                (OpenHistogram::Float(a), HistogramValue::Float(h)) => {
+                    a.append(time, h).unwrap_or(Appended::CutNewChunk(header))
+                }
+                _ => Appended::CutNewChunk(header),
+            };
+            match outcome {
+                Appended::CutNewChunk(next) => header = next,
+                Appended::InPlace | Appended::Recoded => {
+                    let bytes = either!(&*open, a => a.bytes().len());
+                    if series.cut_at == range_end
+                        && let Some(end) = sizing::predict_histograms(bytes, series.chunk_start, time, range_end)
+                    {
+                        series.cut_at = end;
+                    }
+                    return;
+                }
+            }
+        }
+        let Some(started) = OpenHistogram::start(time, value, header) else {
+            debug_assert!(false, "the histogram was checked");
+            return;
+        };
+        self.close(index);
+        let series = &mut self.series[index];
+        series.open = Open::Histograms;
+        series.histogram = self.histograms.insert(started);
+        series.chunk_start = time;
+        series.cut_at = sizing::range_end(time, rules.range_ms);
+    }
+
+    /// Puts a sample beside the chunks.
+    pub(super) fn insert_beside(&mut self, index: usize, generation: Generation, sample: TimedSample, rules: Rules) {
+        let Some(series) = self.series.get_mut(index) else { return };
+        if series.side == NO_ENTRY {
+            series.side = self.sides.insert(Side::default());
+        }
+        if let Some(side) = self.sides.get_mut(series.side) {
+            side.insert(generation, sample, rules.range_ms);
+        }
+    }
+
+    /// Moves the open chunk to the closed ones.
+    fn close(&mut self, index: usize) {
+        let series = &mut self.series[index];
+        let closed = match series.open {
+            Open::Nothing => return,
+            Open::Floats => {
+                let (samples, len) = (series.appender.num_samples(), series.appender.byte_len());
+                let bytes = self.slab.bytes_mut(series.piece);
+                put_num_samples(bytes, samples);
+                self.cold.put_chunk(ClosedChunk {
+                    previous: series.closed,
+                    min_time: series.chunk_start,
+                    max_time: series.appender.last_time(),
+                    encoding: Encoding::Xor,
+                    data: &bytes[..len],
+                })
+            }
+            Open::Histograms => {
+                let open = self.histograms.take(series.histogram);
+                series.histogram = NO_ENTRY;
+                open.and_then(|open| {
+                    self.cold.put_chunk(ClosedChunk {
+                        previous: series.closed,
+                        min_time: series.chunk_start,
+                        max_time: either!(&open, appender => appender.max_time()),
+                        encoding: histogram_encoding(&open),
+                        data: either!(&open, appender => appender.bytes()),
+                    })
+                })
+            }
+        };
+        debug_assert!(closed.is_some(), "a page's closed chunks stay below four GiB");
+        series.closed = closed.unwrap_or(series.closed);
+        series.open = Open::Nothing;
+        // A new chunk starts small again; until then others use the piece.
+        self.slab.free(std::mem::replace(&mut series.piece, Piece::NONE));
+    }
+
+    /// Time of the open chunk's last sample.
+    fn open_max_time(&self, series: &Series) -> Option<TimestampMs> {
+        match series.open {
+            Open::Nothing => None,
+            Open::Floats => Some(series.appender.last_time()),
+            Open::Histograms => Some(either!(self.histograms.get(series.histogram)?, appender => appender.max_time())),
+        }
+    }
+
+    /// A copy of the open chunk.
+    fn open_chunk(&self, series: &Series) -> Option<Chunk> {
+        let max_time = self.open_max_time(series)?;
+        let (encoding, data) = match series.open {
+            Open::Nothing => return None,
+            Open::Floats => {
+                let mut data = self.slab.bytes(series.piece)[..series.appender.byte_len()].to_vec();
+                put_num_samples(&mut data, series.appender.num_samples());
+                (Encoding::Xor, data)
+            }
+            Open::Histograms => {
+                let open = self.histograms.get(series.histogram)?;
+                (histogram_encoding(open), either!(open, appender => appender.bytes()).to_vec())
+            }
+        };
+        Some(Chunk { min_time: series.chunk_start, max_time, encoding, data: Bytes::from(data) })
+    }
+}
+
+fn histogram_encoding(open: &OpenHistogram) -> Encoding {
+    match open {
+        OpenHistogram::Integer(_) => Encoding::Histogram,
+        OpenHistogram::Float(_) => Encoding::FloatHistogram,
+    }
+}
+
+fn histogram_heap_bytes(open: &OpenHistogram) -> usize {
+    size_of_val(open) + either!(open, appender => appender.heap_bytes())
+}

@@ -1,0 +1,251 @@
+//! Reading: a select pins what it saw and copies it out batch by batch.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use skald_model::{Labels, Matcher, QueryRange};
+
+use super::SeriesRef;
+use super::index::Index;
+use super::page::Page;
+use super::symbols::Symbol;
+use super::{Head, locate};
+use crate::SeriesChunks;
+use crate::wal::Cut;
+
+/// Series sorted under one hold of the index' lock; runs are merged while batches go out.
+const RUN_SERIES: usize = 8192;
+
+/// The series a set of matchers selected at one moment, in label order.
+///
+/// Chunks are copied when their batch is taken: a sample appended meanwhile may be in it. What the head held at the
+/// start stays until the select is dropped.
+pub struct Select {
+    head: Arc<Head>,
+    pin: Pin,
+    pages: Vec<Arc<RwLock<Page>>>,
+    range: QueryRange,
+    /// Each in descending label order, so that the next series of a run is its last.
+    runs: Vec<Vec<SeriesRef>>,
+    /// The next series of each run, with its run's number.
+    fronts: BinaryHeap<Reverse<(Labels, usize, SeriesRef)>>,
+    series: usize,
+}
+
+/// A reader's place in the head's view.
+struct Pin {
+    epoch: u64,
+    hidden: Cut,
+}
+
+impl Head {
+    /// Selects the series that satisfy all matchers; their chunks that may hold samples of `range` follow by batches.
+    ///
+    /// Samples that a finished cut covers may be missing: a reader who takes the head first and the list of blocks
+    /// second finds them there.
+    pub fn select(self: &Arc<Self>, matchers: &[Matcher], range: QueryRange) -> Select {
+        let pin = self.pin();
+        let meets = self.min_time().zip(self.max_time()).is_some_and(|(min, max)| min <= range.max && range.min <= max);
+        let mut select = Select {
+            head: Arc::clone(self),
+            pin,
+            pages: Vec::new(),
+            range,
+            runs: Vec::new(),
+            fronts: BinaryHeap::new(),
+            series: 0,
+        };
+        if !meets || range.is_empty() {
+            return select;
+        }
+        let found = self.index.read().matching(matchers);
+        // After the index: every series found there has its page.
+        select.pages = self.pages.read().clone();
+        select.series = found.len();
+        select.runs = found.chunks(RUN_SERIES).map(|run| self.sort(run, &select.pages)).collect();
+        (0..select.runs.len()).for_each(|run| select.advance(run));
+        select
+    }
+
+    fn pin(&self) -> Pin {
+        let mut view = self.view.lock();
+        let epoch = view.epoch;
+        *view.readers.entry(epoch).or_insert(0) += 1;
+        Pin { epoch, hidden: view.hidden }
+    }
+
+    fn unpin(&self, pin: &Pin) {
+        let mut view = self.view.lock();
+        if let Some(readers) = view.readers.get_mut(&pin.epoch) {
+            *readers -= 1;
+            if *readers == 0 {
+                view.readers.remove(&pin.epoch);
+            }
+        }
+    }
+
+    /// Sorts series by labels, descending.
+    fn sort(&self, run: &[SeriesRef], pages: &[Arc<RwLock<Page>>]) -> Vec<SeriesRef> {
+        let index = self.index.read();
+        let mut pairs: Vec<(Symbol, Symbol)> = Vec::with_capacity(run.len() * 12);
+        let mut keys: Vec<(SeriesRef, std::ops::Range<usize>)> = Vec::with_capacity(run.len());
+        for in_page in run.chunk_by(|a, b| locate(*a).0 == locate(*b).0) {
+            let Some(page) = pages.get(locate(in_page[0]).0) else { continue };
+            let page = page.read();
+            for series in in_page {
+                let start = pairs.len();
+                page.labels(locate(*series).1, &mut pairs);
+                keys.push((*series, start..pairs.len()));
+            }
+        }
+        keys.sort_unstable_by(|(_, a), (_, b)| index.compare(&pairs[b.clone()], &pairs[a.clone()]));
+        keys.into_iter().map(|(series, _)| series).collect()
+    }
+
+    /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
+    pub fn series(&self, selectors: &[Vec<Matcher>]) -> Vec<Labels> {
+        let index = self.index.read();
+        let pages = self.pages.read().clone();
+        let mut labels = Vec::new();
+        let mut pairs = Vec::new();
+        for series in matching_any(&index, selectors) {
+            let (number, at) = locate(series);
+            let Some(page) = pages.get(number) else { continue };
+            pairs.clear();
+            page.read().labels(at, &mut pairs);
+            labels.push(index.labels(&pairs));
+        }
+        drop(index);
+        labels.sort_unstable();
+        labels
+    }
+
+    /// The names of all labels of the series that satisfy one of the lists of matchers (all, without any), ascending.
+    pub fn label_names(&self, selectors: &[Vec<Matcher>]) -> Vec<String> {
+        let index = self.index.read();
+        let mut names: Vec<String> = if selectors.is_empty() {
+            index.label_names().map(str::to_owned).collect()
+        } else {
+            let symbols = self.symbols_of(&index, selectors, |name, _| Some(name));
+            symbols.into_iter().map(|symbol| index.symbols.text(symbol).to_owned()).collect()
+        };
+        drop(index);
+        names.sort_unstable();
+        names
+    }
+
+    /// The values label `name` has in the series that satisfy one of the lists of matchers (all, without any), ascending.
+    pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>]) -> Vec<String> {
+        let index = self.index.read();
+        let mut values: Vec<String> = if selectors.is_empty() {
+            index.label_values(name).map(str::to_owned).collect()
+        } else {
+            let Some(wanted) = index.name_symbol(name) else { return Vec::new() };
+            let symbols = self.symbols_of(&index, selectors, |name, value| (name == wanted).then_some(value));
+            symbols.into_iter().map(|symbol| index.symbols.text(symbol).to_owned()).collect()
+        };
+        drop(index);
+        values.sort_unstable();
+        values
+    }
+
+    /// The distinct symbols that `pick` takes out of the label pairs of the series selected.
+    fn symbols_of(
+        &self,
+        index: &Index,
+        selectors: &[Vec<Matcher>],
+        pick: impl Fn(Symbol, Symbol) -> Option<Symbol>,
+    ) -> Vec<Symbol> {
+        let pages = self.pages.read().clone();
+        let (mut symbols, mut pairs) = (Vec::new(), Vec::new());
+        for series in matching_any(index, selectors) {
+            let (number, at) = locate(series);
+            let Some(page) = pages.get(number) else { continue };
+            pairs.clear();
+            page.read().labels(at, &mut pairs);
+            symbols.extend(pairs.iter().filter_map(|(name, value)| pick(*name, *value)));
+            // Values repeat: keep the list near the number of distinct ones.
+            if symbols.len() >= 1 << 20 {
+                symbols.sort_unstable();
+                symbols.dedup();
+            }
+        }
+        symbols.sort_unstable();
+        symbols.dedup();
+        symbols
+    }
+}
+
+fn matching_any(index: &Index, selectors: &[Vec<Matcher>]) -> Vec<SeriesRef> {
+    if selectors.is_empty() {
+        return index.matching(&[]);
+    }
+    let lists: Vec<Vec<SeriesRef>> = selectors.iter().map(|matchers| index.matching(matchers)).collect();
+    let mut all = lists.concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+impl Select {
+    /// Number of series selected; some may turn out to have no chunk in the range.
+    pub fn series_count(&self) -> usize {
+        self.series
+    }
+
+    /// The next series, in label order, with about `max_bytes` of chunks; at least one, `None` at the end.
+    pub fn next_batch(&mut self, max_bytes: usize) -> Option<Vec<SeriesChunks>> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let rules = self.head.rules(0);
+        while bytes < max_bytes
+            && let Some((labels, slot)) = self.next_series()
+        {
+            let (number, at) = locate(slot);
+            let mut chunks = Vec::new();
+            if let Some(page) = self.page(number) {
+                page.read().chunks(at, self.range, self.pin.hidden, rules, &mut chunks);
+            }
+            if !chunks.is_empty() {
+                let series = SeriesChunks { labels, chunks, deleted: Vec::new() };
+                bytes += series.heap_bytes();
+                batch.push(series);
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// The next series in label order.
+    pub(super) fn next_series(&mut self) -> Option<(Labels, SeriesRef)> {
+        let Reverse((labels, run, slot)) = self.fronts.pop()?;
+        self.advance(run);
+        Some((labels, slot))
+    }
+
+    /// A page, if there were so many when the select began.
+    pub(super) fn page(&self, number: usize) -> Option<&RwLock<Page>> {
+        self.pages.get(number).map(Arc::as_ref)
+    }
+
+    /// Moves the next series of a run to the fronts.
+    fn advance(&mut self, run: usize) {
+        let Some(slot) = self.runs[run].pop() else { return };
+        let (number, at) = locate(slot);
+        let mut pairs = Vec::with_capacity(16);
+        let index = self.head.index.read();
+        if let Some(page) = self.pages.get(number) {
+            page.read().labels(at, &mut pairs);
+        }
+        let labels = index.labels(&pairs);
+        drop(index);
+        self.fronts.push(Reverse((labels, run, slot)));
+    }
+}
+
+impl Drop for Select {
+    fn drop(&mut self) {
+        self.head.unpin(&self.pin);
+    }
+}
