@@ -1,8 +1,8 @@
 //! Chunks: compressed runs of one series' samples, in Prometheus' own encodings.
 //!
-//! Each encoding has its file: [`xor`] writes and reads floats, [`histogram`] native histograms; [`xor2`] is read only. All of them are bit streams over [`bits`],
-//! most significant bit first, the final byte padded with zero bits; the first two bytes are the number of samples,
-//! big-endian.
+//! Each encoding has its file: [`xor`] writes and reads floats, [`histogram`] native histograms; [`xor2`] is read only.
+//! All of them are bit streams over [`bits`], most significant bit first, the final byte padded with zero bits; the
+//! first two bytes are the number of samples, big-endian.
 //!
 //! Readers accept any bytes: damage gives a [`ChunkError`], never a panic, and no allocation follows an unproven count.
 

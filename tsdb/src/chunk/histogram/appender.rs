@@ -177,7 +177,7 @@ impl<K: Kind> HistogramAppender<K> {
         let recoded = layout::num_buckets(&positive) != self.state.positive.len()
             || layout::num_buckets(&negative) != self.state.negative.len();
         if recoded {
-            self.recode(positive, negative)?;
+            self.recode(&positive, &negative);
         }
         self.put_next(time, &parts, &wider_positive, &wider_negative);
         Ok(if recoded { Appended::Recoded } else { Appended::InPlace })
@@ -269,16 +269,17 @@ impl<K: Kind> HistogramAppender<K> {
     }
 
     /// Writes all samples anew with wider spans.
-    fn recode(&mut self, positive: Vec<Span>, negative: Vec<Span>) -> Result<(), InvalidHistogram> {
-        let old = std::mem::take(&mut self.bytes);
-        let mut reader = Reader::<K>::new(&old).map_err(|_| InvalidHistogram)?;
+    fn recode(&mut self, positive: &[Span], negative: &[Span]) {
         let mut recoded: Option<Self> = None;
         // The bytes are our own: reading them cannot fail.
-        while let Ok(true) = reader.advance() {
-            let Some(state) = reader.state() else { break };
+        let mut reader = Reader::<K>::new(&self.bytes);
+        while let Ok(reader) = &mut reader
+            && let Ok(true) = reader.advance()
+            && let Some(state) = reader.state()
+        {
             let (from_positive, from_negative) = (&self.layout.positive_spans, &self.layout.negative_spans);
-            let positive_values = widen::<K>(from_positive, state.positive.iter().map(Field::value), &positive);
-            let negative_values = widen::<K>(from_negative, state.negative.iter().map(Field::value), &negative);
+            let positive_values = widen::<K>(from_positive, state.positive.iter().map(Field::value), positive);
+            let negative_values = widen::<K>(from_negative, state.negative.iter().map(Field::value), negative);
             let counts = state.counts();
             let parts = Parts {
                 hint: ResetHint::Unknown,
@@ -287,8 +288,8 @@ impl<K: Kind> HistogramAppender<K> {
                 zero_count: counts.zero_count,
                 count: counts.count,
                 sum: counts.sum,
-                positive: Buckets { spans: &positive, values: &positive_values },
-                negative: Buckets { spans: &negative, values: &negative_values },
+                positive: Buckets { spans: positive, values: &positive_values },
+                negative: Buckets { spans: negative, values: &negative_values },
                 custom_values: &self.layout.custom_values,
             };
             match &mut recoded {
@@ -296,11 +297,10 @@ impl<K: Kind> HistogramAppender<K> {
                 None => recoded = Some(Self::start_parts(state.time, &parts, self.header)),
             }
         }
-        debug_assert_eq!(recoded.as_ref().map(|chunk| chunk.num_samples), Some(self.num_samples));
         if let Some(recoded) = recoded {
+            assert_eq!(recoded.num_samples, self.num_samples, "a chunk reads back what was written to it");
             *self = recoded;
         }
-        Ok(())
     }
 }
 

@@ -109,10 +109,11 @@ fn take_zero_threshold(bits: &mut BitReader<'_>) -> f64 {
 }
 
 fn put_bound<S: ByteSink>(out: &mut BitWriter<'_, S>, bound: f64) {
-    let thousandths = (bound * 1000.0).round();
-    if (0.0..=MAX_BOUND_THOUSANDTHS).contains(&(bound * 1000.0)) && (thousandths / 1000.0).to_bits() == bound.to_bits()
+    let thousandths = (bound * 1000.0).round() as u64;
+    if (0.0..=MAX_BOUND_THOUSANDTHS).contains(&(bound * 1000.0))
+        && (thousandths as f64 / 1000.0).to_bits() == bound.to_bits()
     {
-        varbit::put_uint(out, thousandths as u64 + 1);
+        varbit::put_uint(out, thousandths + 1);
     } else {
         out.put(0, 1);
         out.put(bound.to_bits(), 64);

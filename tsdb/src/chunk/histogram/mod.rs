@@ -325,3 +325,6 @@ impl Kind for Float {
         absolute
     }
 }
+
+#[cfg(test)]
+mod tests;
