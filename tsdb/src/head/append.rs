@@ -14,10 +14,10 @@ use hashbrown::HashMap;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock};
 use skald_model::{Exemplar, FloatSample, HistogramSample, HistogramValue, LabelBytes, METRIC_NAME, TimestampMs};
 
-use super::SeriesRef;
 use super::page::{Last, PAGE_SERIES, Page, Rules};
 use super::sample::{OpenHistogram, SampleValue, TimedSample};
 use super::{Appender, Head, Retired, locate};
+use crate::postings::SeriesRef;
 use crate::wal::{CommitError, Lsn, SegmentId, Wal, WalBatch, WalError};
 
 /// One series of a request with its samples.

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use skald_model::{Exemplar, Labels, Matcher, QueryRange};
 
-use super::SeriesRef;
 use super::append::RejectReason;
 use super::{Head, locate};
+use crate::postings::SeriesRef;
 
 /// Exemplars of one series, ascending in time.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,14 @@
 //! What the head looks series up by: symbols and postings, behind one lock.
 
+use std::convert::Infallible;
+
 use hashbrown::HashMap;
 use skald_model::{LabelBytes, Labels, Matcher};
 
-use super::SeriesRef;
 use super::ref_set::RefSet;
 use super::symbols::{Symbol, SymbolTable};
+use crate::postings::SeriesRef;
+use crate::postings::{self, Deferral, PostingsSource};
 
 /// Symbols and postings of one head.
 #[derive(Default)]
@@ -74,22 +77,17 @@ impl Index {
 
     /// The series that satisfy all matchers, ascending by slot.
     pub(super) fn matching(&self, matchers: &[Matcher]) -> Vec<SeriesRef> {
-        let mut found: Option<Vec<SeriesRef>> = None;
-        for matcher in matchers {
-            // Series without the label satisfy a matcher of the empty value: take out those that have it and do not.
-            let exclude = matcher.matches_empty();
-            let mut series = Vec::new();
-            for (value, set) in self.values_of(matcher.name()).into_iter().flatten() {
-                if matcher.matches(self.symbols.text(*value)) != exclude {
-                    series.extend(set.to_vec());
-                }
-            }
-            series.sort_unstable();
-            let base = found.take().unwrap_or_else(|| self.all.as_ref().map(RefSet::to_vec).unwrap_or_default());
-            let keep = |one: &SeriesRef| series.binary_search(one).is_ok() != exclude;
-            found = Some(base.into_iter().filter(keep).collect());
-        }
-        found.unwrap_or_else(|| self.all.as_ref().map(RefSet::to_vec).unwrap_or_default())
+        let Ok(plan) = postings::plan(self, matchers, Deferral::Never);
+        let Ok(found) = plan.evaluate(|list| Ok::<_, Infallible>(self.load(*list)));
+        found
+    }
+
+    fn load(&self, list: List) -> Vec<SeriesRef> {
+        let set = match list {
+            List::All => self.all.as_ref(),
+            List::Pair(name, value) => self.set(name, value),
+        };
+        set.map(RefSet::to_vec).unwrap_or_default()
     }
 
     fn set(&self, name: Symbol, value: Symbol) -> Option<&RefSet> {
@@ -154,5 +152,52 @@ impl Index {
             + self.names.allocation_size()
             + self.names.values().map(of).sum::<usize>()
             + self.all.as_ref().map_or(0, RefSet::heap_bytes)
+    }
+}
+
+/// Names one postings list of the index.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum List {
+    All,
+    Pair(Symbol, Symbol),
+}
+
+impl PostingsSource for Index {
+    type List = List;
+    type Error = Infallible;
+
+    fn lookup(&self, name: &str, value: &str) -> Result<Option<List>, Infallible> {
+        let pair = self.symbols.get(name).zip(self.symbols.get(value));
+        Ok(pair.filter(|(name, value)| self.set(*name, *value).is_some()).map(|(n, v)| List::Pair(n, v)))
+    }
+
+    fn scan(&self, name: &str, prefix: &str, visit: &mut dyn FnMut(&str, List)) -> Result<(), Infallible> {
+        if let Some(symbol) = self.symbols.get(name)
+            && let Some(values) = self.names.get(&symbol)
+        {
+            for value in values.keys() {
+                let text = self.symbols.text(*value);
+                if text.starts_with(prefix) {
+                    visit(text, List::Pair(symbol, *value));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> Result<Option<List>, Infallible> {
+        Ok(self.all.as_ref().map(|_| List::All))
+    }
+
+    fn series_count(&self, list: &List) -> u64 {
+        let set = match list {
+            List::All => self.all.as_ref(),
+            List::Pair(name, value) => self.set(*name, *value),
+        };
+        set.map_or(0, |set| set.len() as u64)
+    }
+
+    fn value_count(&self, name: &str) -> u64 {
+        self.values_of(name).map_or(0, |values| values.len() as u64)
     }
 }

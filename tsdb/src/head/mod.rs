@@ -43,6 +43,7 @@ use self::index::Index;
 use self::metadata::MetadataStore;
 use self::page::{PAGE_SERIES, Page, Rules};
 use self::table::SeriesTable;
+use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, SegmentId};
 
 pub use append::{AppendError, AppendLimits, Appended, RejectReason, RejectedKind, Rejection, SeriesAppend};
@@ -224,9 +225,6 @@ impl Head {
         }
     }
 }
-
-/// A series' slot.
-type SeriesRef = u32;
 
 /// Page number and index within the page.
 #[inline]

@@ -1,6 +1,6 @@
 //! A set of series refs that stays small: one inline, few as a list, many in containers of 65,536.
 
-use super::SeriesRef;
+use crate::postings::SeriesRef;
 
 /// Refs up to which a plain list is kept.
 const MAX_LIST: usize = 64;

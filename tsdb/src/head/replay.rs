@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashMap;
 use skald_model::{LabelBytes, TimestampMs};
 
-use super::SeriesRef;
 use super::append::AppendLimits;
 use super::page::{Last, Page, Rules};
 use super::sample::{SampleValue, TimedSample};
 use super::{Appender, Head, locate};
+use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, HeadState, Record, Replay, SegmentId};
 
 /// What a head needs to know while its log is read.

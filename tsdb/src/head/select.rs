@@ -7,12 +7,12 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use skald_model::{Labels, Matcher, QueryRange};
 
-use super::SeriesRef;
 use super::index::Index;
 use super::page::Page;
 use super::symbols::Symbol;
 use super::{Head, locate};
 use crate::SeriesChunks;
+use crate::postings::{SeriesRef, set};
 use crate::wal::Cut;
 
 /// Series sorted under one hold of the index' lock; runs are merged while batches go out.
@@ -183,10 +183,7 @@ fn matching_any(index: &Index, selectors: &[Vec<Matcher>]) -> Vec<SeriesRef> {
         return index.matching(&[]);
     }
     let lists: Vec<Vec<SeriesRef>> = selectors.iter().map(|matchers| index.matching(matchers)).collect();
-    let mut all = lists.concat();
-    all.sort_unstable();
-    all.dedup();
-    all
+    set::union(&lists)
 }
 
 impl Select {

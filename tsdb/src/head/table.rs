@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::HashTable;
 
-use super::SeriesRef;
+use crate::postings::SeriesRef;
 
 /// Tables the series are spread over, so that none stalls an append for long when it grows.
 const SHARDS: usize = 16;
