@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
+use crate::quote::Quoted;
 use crate::varint;
 
 /// Name of the label that holds the metric name.
@@ -132,6 +133,14 @@ impl Labels {
     }
 }
 
+/// Whether `name` is a letter or underscore followed by letters, digits and underscores: a name that PromQL may write
+/// without quotes.
+pub fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b == b'_' || b.is_ascii_alphabetic())
+        && bytes.all(|b| b == b'_' || b.is_ascii_alphanumeric())
+}
+
 fn put_str(out: &mut Vec<u8>, text: &str) {
     varint::put_uvarint(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
@@ -162,7 +171,7 @@ impl Ord for Labels {
     }
 }
 
-/// As PromQL writes it: `name{a="b",c="d"}`.
+/// As Prometheus prints label sets: `{a="b", c="d"}`, a name that is no plain identifier in quotes.
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
@@ -170,7 +179,12 @@ impl fmt::Display for Labels {
             if i > 0 {
                 f.write_str(", ")?;
             }
-            write!(f, "{name}={value:?}")?;
+            if is_identifier(name) {
+                f.write_str(name)?
+            } else {
+                write!(f, "{}", Quoted(name))?
+            }
+            write!(f, "={}", Quoted(value))?;
         }
         f.write_str("}")
     }
@@ -284,6 +298,8 @@ mod tests {
         assert_eq!(base.to_string(), r#"{a="2", x="1"}"#);
         let changed = LabelsBuilder::new(&base).set("x", "").set("m", "3").build();
         assert_eq!(changed.to_string(), r#"{a="2", m="3"}"#);
+        let odd = Labels::from_pairs([("a.b", "x\"\n"), ("0", "é")]);
+        assert_eq!(odd.to_string(), r#"{"0"="é", "a.b"="x\"\n"}"#);
         assert_eq!(base.without("a").len(), 1);
     }
 

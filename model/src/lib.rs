@@ -4,7 +4,7 @@
 //!
 //! Reading order: [`time`] and [`sample`] are plain data; [`varint`] is the one coding they share;
 //! [`labels`] is a series' identity inside a query, [`label_bytes`] the same identity as it travels from a sender
-//! to a head; [`matcher`] selects labels; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
+//! to a head; [`matcher`] selects labels; [`quote`] prints text as Go quotes it; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
 //! the query engine reads.
 
 pub mod columns;
@@ -13,6 +13,7 @@ pub mod label_bytes;
 pub mod labels;
 pub mod matcher;
 pub mod metadata;
+pub mod quote;
 pub mod sample;
 pub mod time;
 pub mod varint;
@@ -23,5 +24,6 @@ pub use label_bytes::LabelBytes;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use metadata::{MetricMetadata, MetricType};
+pub use quote::Quoted;
 pub use sample::{Exemplar, FloatSample, HistogramSample, HistogramValue, STALE_NAN_BITS, is_stale_nan, stale_nan};
 pub use time::{BlockRange, QueryRange, TimestampMs};

@@ -5,6 +5,9 @@ use std::fmt;
 use regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind};
 
+use crate::labels::is_identifier;
+use crate::quote::Quoted;
+
 /// How a matcher compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MatchOp {
@@ -273,10 +276,15 @@ impl std::hash::Hash for Matcher {
     }
 }
 
-/// As PromQL writes it.
+/// As PromQL writes it; a name that is no plain identifier stands in quotes.
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{:?}", self.name, self.op.as_str(), self.value)
+        if is_identifier(&self.name) {
+            f.write_str(&self.name)?
+        } else {
+            write!(f, "{}", Quoted(&self.name))?
+        }
+        write!(f, "{}{}", self.op.as_str(), Quoted(&self.value))
     }
 }
 
@@ -322,6 +330,13 @@ mod tests {
         let set = Matcher::new(MatchOp::Regex, "l", "b|a|a[12]").unwrap();
         assert_eq!(set.set_matches().unwrap(), ["a", "a1", "a2", "b"]);
         assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo[0-9]+").unwrap().prefix(), "foo");
+    }
+
+    #[test]
+    fn display_quotes_as_go_does() {
+        assert_eq!(Matcher::equal("a", "x\u{7f}\"").to_string(), r#"a="x\x7f\"""#);
+        assert_eq!(Matcher::new(MatchOp::NotRegex, "a.b", "c|d").unwrap().to_string(), r#""a.b"!~"c|d""#);
+        assert_eq!(Matcher::equal("", "").to_string(), r#"""="""#);
     }
 
     #[test]

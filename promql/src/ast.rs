@@ -375,3 +375,141 @@ impl Expr {
         }
     }
 }
+
+impl DurationExpr {
+    /// Where the expression stands in the query text.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Number { span, .. }
+            | Self::Step(span)
+            | Self::Range(span)
+            | Self::Unary { span, .. }
+            | Self::Binary { span, .. }
+            | Self::MinMax { span, .. }
+            | Self::Paren(_, span) => *span,
+        }
+    }
+}
+
+impl Expr {
+    /// The expressions right below this one, in the order of the text. The selector of a range selector is not among
+    /// them: it cannot stand alone.
+    pub fn children(&self) -> impl DoubleEndedIterator<Item = &Expr> {
+        let (first, second, args): (Option<&Expr>, Option<&Expr>, &[Expr]) = match self {
+            Self::Aggregate(e) => (e.param.as_deref(), Some(&e.expr), &[]),
+            Self::Binary(e) => (Some(&e.lhs), Some(&e.rhs), &[]),
+            Self::Call(e) => (None, None, &e.args),
+            Self::Subquery(e) => (Some(&e.expr), None, &[]),
+            Self::Paren(e) => (Some(&e.expr), None, &[]),
+            Self::Unary(e) => (Some(&e.expr), None, &[]),
+            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => (None, None, &[]),
+        };
+        first.into_iter().chain(second).chain(args)
+    }
+
+    /// This expression and all below it, each before its children, in the order of the text. Does not recurse.
+    pub fn descendants(&self) -> impl Iterator<Item = &Expr> {
+        let mut pending = vec![self];
+        std::iter::from_fn(move || {
+            let expr = pending.pop()?;
+            pending.extend(expr.children().rev());
+            Some(expr)
+        })
+    }
+
+    /// Every selector, in the order of the text, those of range selectors included. Does not recurse.
+    pub fn selectors(&self) -> impl Iterator<Item = &VectorSelector> {
+        self.descendants().filter_map(|expr| match expr {
+            Self::Vector(selector) => Some(selector),
+            Self::Matrix(matrix) => Some(&matrix.selector),
+            _ => None,
+        })
+    }
+}
+
+impl AggregateOp {
+    /// As queries write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Count => "count",
+            Self::Group => "group",
+            Self::Stddev => "stddev",
+            Self::Stdvar => "stdvar",
+            Self::Quantile => "quantile",
+            Self::Topk => "topk",
+            Self::Bottomk => "bottomk",
+            Self::CountValues => "count_values",
+            Self::Limitk => "limitk",
+            Self::LimitRatio => "limit_ratio",
+        }
+    }
+
+    /// Whether it takes a parameter before the vector.
+    pub fn has_param(self) -> bool {
+        matches!(
+            self,
+            Self::Quantile | Self::Topk | Self::Bottomk | Self::CountValues | Self::Limitk | Self::LimitRatio
+        )
+    }
+}
+
+impl BinaryOp {
+    /// As queries write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Sub => "-",
+            Self::Mul => "*",
+            Self::Div => "/",
+            Self::Mod => "%",
+            Self::Pow => "^",
+            Self::Atan2 => "atan2",
+            Self::Eq => "==",
+            Self::Ne => "!=",
+            Self::Lt => "<",
+            Self::Le => "<=",
+            Self::Gt => ">",
+            Self::Ge => ">=",
+            Self::And => "and",
+            Self::Or => "or",
+            Self::Unless => "unless",
+            Self::TrimUpper => "</",
+            Self::TrimLower => ">/",
+        }
+    }
+
+    /// Whether it compares; the trim operators do not.
+    pub fn is_comparison(self) -> bool {
+        matches!(self, Self::Eq | Self::Ne | Self::Lt | Self::Le | Self::Gt | Self::Ge)
+    }
+
+    /// Whether it is `and`, `or` or `unless`.
+    pub fn is_set_operator(self) -> bool {
+        matches!(self, Self::And | Self::Or | Self::Unless)
+    }
+}
+
+impl ValueType {
+    /// The word the API answers with: `vector`, `matrix`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::String => "string",
+            Self::Vector => "vector",
+            Self::Matrix => "matrix",
+        }
+    }
+
+    /// The words of the documentation and of error messages: `instant vector`, `range vector`.
+    pub fn documented(self) -> &'static str {
+        match self {
+            Self::Vector => "instant vector",
+            Self::Matrix => "range vector",
+            other => other.as_str(),
+        }
+    }
+}

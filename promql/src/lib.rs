@@ -4,8 +4,10 @@
 //! [`source::SeriesSource`]; whoever runs it decides on which threads.
 
 pub mod ast;
+pub mod duration;
 pub mod eval;
 pub mod functions;
+pub mod parse;
 pub mod source;
 #[doc(hidden)]
 pub mod testing;
