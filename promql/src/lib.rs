@@ -4,8 +4,10 @@
 //! [`source::SeriesSource`]; whoever runs it decides on which threads.
 
 pub mod ast;
+mod ast_json;
 pub mod duration;
 pub mod eval;
+mod format;
 pub mod functions;
 pub mod parse;
 pub mod source;
