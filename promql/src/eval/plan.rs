@@ -67,7 +67,7 @@ pub(crate) fn plan(
     if params.per_step_stats {
         env.stats.queryable_samples_per_step = vec![0; grid.count];
     }
-    let mut planner = Planner { params, source, env, depth: 0, counted: Counted::Step };
+    let mut planner = Planner { params, source, env, depth: 0, counted: Counted::Step, counts_only: false };
     let plan = match query.value_type() {
         ValueType::Scalar => RootPlan::Scalar(planner.scalar(query, grid)?),
         ValueType::String => RootPlan::String(planner.string(query)?),
@@ -93,6 +93,8 @@ pub(crate) struct Planner<'a, 'e, 'q> {
     depth: usize,
     /// How the samples of the part being planned count.
     counted: Counted,
+    /// Of native histograms the part being planned needs counts and sums only.
+    counts_only: bool,
 }
 
 impl Planner<'_, '_, '_> {
@@ -115,6 +117,20 @@ impl Planner<'_, '_, '_> {
         };
         self.depth -= 1;
         Ok(plan)
+    }
+
+    /// Plans an expression of whose native histograms only counts and sums are used, or all.
+    fn vector_of_counts(
+        &mut self,
+        counts_only: bool,
+        expr: &Expr,
+        grid: Grid,
+        above: &str,
+    ) -> Result<VectorPlan, EvalError> {
+        let outer = std::mem::replace(&mut self.counts_only, counts_only);
+        let plan = self.vector(expr, grid, above);
+        self.counts_only = outer;
+        plan
     }
 
     fn varying_vector(&mut self, expr: &Expr, grid: Grid, above: &str) -> Result<VectorPlan, EvalError> {
@@ -198,7 +214,7 @@ impl Planner<'_, '_, '_> {
     ) -> SeriesReader {
         let hints = Hints { step_ms: self.params.step_ms, range_ms, function: above.to_owned() };
         let source = self.source.select(Select { matchers, range, hints });
-        SeriesReader::new(source, range, self.env.charge(), span)
+        SeriesReader::new(source, range, self.env.charge(), span).with_counts_only(self.counts_only)
     }
 
     fn shift(&self, at: Option<AtModifier>, offset: Option<&Duration>) -> Result<TimeShift, EvalError> {
@@ -262,7 +278,7 @@ impl Planner<'_, '_, '_> {
         let inner = Grid::range(first, shift.apply(grid.last()), step);
         check_steps(inner, subquery.span, self.env)?;
         let outer_counted = std::mem::replace(&mut self.counted, Counted::No);
-        let child = self.vector(&subquery.expr, inner, "")?;
+        let child = self.vector_of_counts(false, &subquery.expr, inner, "")?;
         self.counted = outer_counted;
         let operator: Box<dyn Operator> =
             if child.split { Box::new(Merge::new(child.operator, subquery.span)) } else { child.operator };
@@ -341,7 +357,7 @@ impl Planner<'_, '_, '_> {
         scalar_left: bool,
         grid: Grid,
     ) -> Result<VectorPlan, EvalError> {
-        let child = self.vector(vector, grid, "")?;
+        let child = self.vector_of_counts(false, vector, grid, "")?;
         let operation = Operation { op: binary.op, return_bool: binary.return_bool };
         let scalar = self.scalar(scalar, grid)?;
         let operator = VectorScalar { child: child.operator, scalar, operation, scalar_left, span: binary.span };
@@ -352,8 +368,8 @@ impl Planner<'_, '_, '_> {
 
     fn vector_vector(&mut self, binary: &Binary, grid: Grid) -> Result<VectorPlan, EvalError> {
         let above = arithmetic::symbol(binary.op);
-        let lhs = self.vector(&binary.lhs, grid, above)?;
-        let rhs = self.vector(&binary.rhs, grid, above)?;
+        let lhs = self.vector_of_counts(false, &binary.lhs, grid, above)?;
+        let rhs = self.vector_of_counts(false, &binary.rhs, grid, above)?;
         let matching = binary.matching.clone().unwrap_or_else(|| VectorMatching {
             cardinality: Cardinality::OneToOne,
             labels: Vec::new(),
@@ -487,7 +503,8 @@ impl Planner<'_, '_, '_> {
         if let Some(number) = HistogramNumber::by_name(name)
             && let [vector] = &call.args[..]
         {
-            let child = self.vector(vector, grid, name)?;
+            let counts_only = !matches!(name, "histogram_stddev" | "histogram_stdvar");
+            let child = self.vector_of_counts(counts_only, vector, grid, name)?;
             let operator = Box::new(HistogramNumber { child: child.operator, number });
             return Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span));
         }
@@ -567,7 +584,7 @@ impl Planner<'_, '_, '_> {
         grid: Grid,
         span: Span,
     ) -> Result<VectorPlan, EvalError> {
-        let child = self.vector(vector, grid, "histogram_quantile")?;
+        let child = self.vector_of_counts(false, vector, grid, "histogram_quantile")?;
         let operator = HistogramOperator::new(child.operator, question, grid, vector.span(), self.env);
         let plan = VectorPlan { operator: Box::new(operator), unique_without_name: false, split: true };
         Ok(self.dropped_names(plan, span))

@@ -1,12 +1,14 @@
 //! Reads the series of one select one by one.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Columns, Labels, QueryRange, is_stale_nan};
+use skald_model::{Columns, FloatHistogram, Labels, QueryRange, ResetHint, is_stale_nan};
 
 use super::context::Charge;
 use super::env::Env;
 use super::error::EvalError;
+use super::histogram::reset::is_reset;
 use crate::ast::Span;
 use crate::source::{SeriesBatch, SeriesSource};
 
@@ -18,6 +20,8 @@ pub(crate) struct SeriesReader {
     next: usize,
     ended: bool,
     range: QueryRange,
+    /// Only counts and sums of native histograms are used: see [`note_resets`].
+    counts_only: bool,
     /// The batch and the columns.
     charge: Charge,
     span: Span,
@@ -25,7 +29,13 @@ pub(crate) struct SeriesReader {
 
 impl SeriesReader {
     pub(crate) fn new(source: Box<dyn SeriesSource>, range: QueryRange, charge: Charge, span: Span) -> Self {
-        Self { source, batch: None, next: 0, ended: false, range, charge, span }
+        Self { source, batch: None, next: 0, ended: false, range, counts_only: false, charge, span }
+    }
+
+    /// The same reader, which keeps only what `histogram_count`, `histogram_sum` and `histogram_avg` need.
+    #[must_use]
+    pub(crate) fn with_counts_only(self, counts_only: bool) -> Self {
+        Self { counts_only, ..self }
     }
 
     /// The labels of the next series, its samples in `columns`; `None` is the end.
@@ -42,6 +52,9 @@ impl SeriesReader {
                     self.next += 1;
                     columns.clear();
                     batch.decode(i, self.range, columns)?;
+                    if self.counts_only && !columns.histograms.is_empty() {
+                        note_resets(columns);
+                    }
                     let held = batch.heap_bytes().saturating_add(columns_bytes(columns));
                     self.charge.resize(held, self.span)?;
                     self.charge.hold_samples(columns.len())?;
@@ -74,6 +87,33 @@ impl SeriesReader {
 fn columns_bytes(columns: &Columns) -> usize {
     let histograms: usize = columns.histograms.iter().map(|h| 16 + super::points::histogram_bytes(h)).sum();
     16 * columns.float_timestamps.capacity() + histograms
+}
+
+/// Finds the resets while the buckets are at hand, then drops the buckets.
+///
+/// Prometheus does the same below `histogram_count` and its like, and answers with more "reset" hints than otherwise:
+/// aggregations warn about them.
+fn note_resets(columns: &mut Columns) {
+    let mut before: Option<Arc<FloatHistogram>> = None;
+    for histogram in &mut columns.histograms {
+        if histogram.is_stale() {
+            continue;
+        }
+        let reset_hint = match (&before, histogram.reset_hint) {
+            (Some(before), ResetHint::Unknown) if is_reset(histogram, before) => ResetHint::Reset,
+            (Some(_), ResetHint::Unknown) => ResetHint::NotReset,
+            (_, hint) => hint,
+        };
+        let counts = FloatHistogram {
+            reset_hint,
+            schema: histogram.schema,
+            custom_values: Arc::clone(&histogram.custom_values),
+            count: histogram.count,
+            sum: histogram.sum,
+            ..FloatHistogram::default()
+        };
+        before = Some(std::mem::replace(histogram, Arc::new(counts)));
+    }
 }
 
 /// Removes the stale markers, which no window holds.

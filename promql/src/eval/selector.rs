@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Columns, Labels, is_stale_nan};
+use skald_model::{Columns, Labels, ResetHint, is_stale_nan};
 
 use super::env::{Counted, Env};
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
+use super::histogram::{Incompatible, warn_incompatible_schemas};
 use super::operator::Operator;
 use super::points::{Points, StepSeries};
 use super::range_function::{Windows, edges, for_metric};
@@ -153,7 +154,18 @@ impl InstantSelector {
                 };
                 points.set_float(step, value);
             } else {
-                return Err(EvalError::unsupported("smoothing of native histograms"));
+                let after = window.histogram_times.partition_point(|t| *t <= at);
+                let Some(before) = after.checked_sub(1) else { continue };
+                let sample = |i: usize| (window.histogram_times[i], &*window.histograms[i]);
+                if window.histogram_times[before] == at || after == window.histograms.len() {
+                    points.push_histogram(step, Arc::clone(&window.histograms[before]), self.span)?;
+                    continue;
+                }
+                let is_counter = sample(after).1.reset_hint != ResetHint::Gauge;
+                match edges::interpolate_histograms(sample(before), sample(after), at, is_counter) {
+                    Ok(between) => points.push_histogram(step, Arc::new(between), self.span)?,
+                    Err(Incompatible) => warn_incompatible_schemas(labels, self.span, env),
+                }
             }
         }
         Ok(())

@@ -104,13 +104,14 @@ impl VectorVector {
         self.matching.cardinality == Cardinality::OneToOne
     }
 
-    /// The constant a missing element of the "one" side is replaced with.
+    /// The constant a missing element of the "one" side is replaced with. As in Prometheus, `group_right` changes the
+    /// sides before the fill values are looked at: `fill_right` is for the "one" side in either case.
     fn fill_one(&self) -> Option<f64> {
-        if self.many_right { self.matching.fill_left } else { self.matching.fill_right }
+        self.matching.fill_right
     }
 
     fn fill_many(&self) -> Option<f64> {
-        if self.many_right { self.matching.fill_right } else { self.matching.fill_left }
+        self.matching.fill_left
     }
 
     fn group(&mut self, labels: &Labels) -> Result<usize, EvalError> {

@@ -111,9 +111,10 @@ impl HistogramSum {
 
     /// Multiplies everything.
     pub(crate) fn scale(&mut self, factor: f64) {
+        // Nothing to compensate stays nothing, whatever it is multiplied with or divided by.
         self.each(|total| {
             total.sum *= factor;
-            total.compensation *= factor;
+            total.compensation = if total.compensation == 0.0 { 0.0 } else { total.compensation * factor };
         });
     }
 
@@ -121,7 +122,7 @@ impl HistogramSum {
     pub(crate) fn divide(&mut self, divisor: f64) {
         self.each(|total| {
             total.sum /= divisor;
-            total.compensation /= divisor;
+            total.compensation = if total.compensation == 0.0 { 0.0 } else { total.compensation / divisor };
         });
     }
 

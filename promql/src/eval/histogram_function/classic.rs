@@ -84,7 +84,9 @@ fn rank_of(value: f64, buckets: &[Bucket], count: f64) -> f64 {
             return if rank > count { count } else { rank };
         }
         if bucket.bound > value {
-            let inside = rank + (bucket.count - rank) * (value - start) / (bucket.bound - start);
+            // Nothing is known of where in an endless bucket the observations are: all at its finite bound.
+            let share = if start == f64::NEG_INFINITY { 1.0 } else { (value - start) / (bucket.bound - start) };
+            let inside = rank + (bucket.count - rank) * share;
             return if inside > count { count } else { inside };
         }
         rank = bucket.count;
@@ -190,5 +192,7 @@ mod tests {
         check(3.0, 2.0, 0.0);
         check(3.0, 10.0, 0.0);
         check(f64::NAN, 10.0, f64::NAN);
+        let negative = [(-1.0, 2.0), (INF, 4.0)];
+        assert_eq!(fraction(f64::NEG_INFINITY, -5.0, &mut buckets(&negative)), 0.5);
     }
 }

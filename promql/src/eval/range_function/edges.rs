@@ -3,10 +3,18 @@
 //! `anchored` starts from the last sample at or before the window's start. `smoothed` also interpolates the values at
 //! the window's ends. Neither extrapolates.
 
+use std::sync::Arc;
+
+use skald_model::{FloatHistogram, ResetHint};
+
 use super::rate::{self, info_unless_counter_name};
 use super::{Call, RangeFunction, Window};
 use crate::ast::EdgeMode;
 use crate::eval::error::EvalError;
+use crate::eval::histogram::bucket::is_custom;
+use crate::eval::histogram::reset::is_reset;
+use crate::eval::histogram::sum::HistogramSum;
+use crate::eval::histogram::{self, Combination, Incompatible};
 use crate::eval::points::Point;
 use crate::eval::window::WindowInput;
 
@@ -27,7 +35,7 @@ pub(super) fn value(
             Ok(None)
         }
         _ if around.histograms.is_empty() => Ok(float_rate(around, input, call).map(Point::Float)),
-        _ => Err(EvalError::unsupported("anchored and smoothed rates of native histograms")),
+        _ => histogram_rate(around, input, call),
     }
 }
 
@@ -91,6 +99,91 @@ fn float_rate(around: &Window<'_>, input: &WindowInput, call: &mut Call<'_, '_, 
         info_unless_counter_name(call.labels, call.span, call.env);
     }
     Some(if call.function == RangeFunction::Rate { change / (input.range as f64 / 1000.0) } else { change })
+}
+
+fn histogram_rate(
+    around: &Window<'_>,
+    input: &WindowInput,
+    call: &mut Call<'_, '_, '_>,
+) -> Result<Option<Point>, EvalError> {
+    let is_counter = call.function != RangeFunction::Delta;
+    let smoothed = input.edges == EdgeMode::Smoothed;
+    let (times, histograms) = (around.histogram_times, around.histograms);
+    let Some((first, last)) = bounds(times, around.start, around.end, smoothed) else { return Ok(None) };
+    let used = &histograms[first..=last];
+    let is_gauge = |h: &FloatHistogram| h.reset_hint == ResetHint::Gauge;
+    if used.iter().any(|h| is_custom(h) != is_custom(&used[0])) {
+        histogram::warn_incompatible_schemas(call.labels, call.span, call.env);
+        return Ok(None);
+    }
+    if is_counter && used.iter().any(|h| is_gauge(h)) {
+        histogram::warn_not_counter(call.labels, call.span, call.env);
+    }
+    if !(is_counter || is_gauge(&used[0]) && is_gauge(&used[used.len() - 1])) {
+        histogram::warn_not_gauge(call.labels, call.span, call.env);
+    }
+    let between = |i: usize, at: i64| {
+        let (before, after) = ((times[i], &*histograms[i]), (times[i + 1], &*histograms[i + 1]));
+        interpolate_histograms(before, after, at, is_counter)
+    };
+    let inside_left = smoothed && times[first] < around.start;
+    let left = if inside_left { between(first, around.start) } else { Ok(FloatHistogram::clone(&histograms[first])) };
+    let right = if smoothed && last > 0 && times[last] > around.end {
+        between(last - 1, around.end)
+    } else {
+        Ok(FloatHistogram::clone(&histograms[last]))
+    };
+    let change = || -> Result<FloatHistogram, Incompatible> {
+        let mut change = HistogramSum::plain(&right?);
+        change.add(&left?, -1.0)?;
+        if is_counter {
+            // An interpolated left end lies after the reset that the first pair may have.
+            for pair in used.windows(2).skip(usize::from(inside_left)) {
+                if is_reset(&pair[1], &pair[0]) {
+                    change.add(&pair[0], 1.0)?;
+                }
+            }
+        }
+        if change.is_reconciled() {
+            histogram::info_reconciled(Combination::Subtraction, call.span, call.env);
+        }
+        if call.function == RangeFunction::Rate {
+            change.divide(input.range as f64 / 1000.0);
+        }
+        Ok(change.finish())
+    };
+    match { change }() {
+        Ok(change) => {
+            let gauge = FloatHistogram { reset_hint: ResetHint::Gauge, ..change };
+            Ok(Some(Point::Histogram(Arc::new(gauge))))
+        }
+        Err(Incompatible) => {
+            histogram::warn_incompatible_schemas(call.labels, call.span, call.env);
+            Ok(None)
+        }
+    }
+}
+
+/// The histogram at `at` on the line between two; a counter that was reset between them starts from zero.
+pub(crate) fn interpolate_histograms(
+    before: (i64, &FloatHistogram),
+    after: (i64, &FloatHistogram),
+    at: i64,
+    is_counter: bool,
+) -> Result<FloatHistogram, Incompatible> {
+    let share = (at - before.0) as f64 / (after.0 - before.0) as f64;
+    let mut between = HistogramSum::plain(after.1);
+    if is_custom(before.1) != is_custom(after.1) {
+        return Err(Incompatible);
+    }
+    if is_counter && is_reset(after.1, before.1) {
+        between.scale(share);
+    } else {
+        between.add(before.1, -1.0)?;
+        between.scale(share);
+        between.add(before.1, 1.0)?;
+    }
+    Ok(between.finish())
 }
 
 /// The value at `at` on the line between two samples; a counter that drops between them starts from zero.

@@ -65,6 +65,7 @@ fn of_floats(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> f64 {
             call.scratch.extend_from_slice(floats);
             quantile(q, call.scratch)
         }
+        F::MadOverTime if floats.iter().any(|v| v.is_nan()) => f64::NAN,
         F::MadOverTime => {
             call.scratch.clear();
             call.scratch.extend_from_slice(floats);
