@@ -19,7 +19,7 @@ pub mod time;
 pub mod varint;
 
 pub use columns::Columns;
-pub use histogram::{FloatHistogram, Histogram, ResetHint, Span};
+pub use histogram::{FloatHistogram, Histogram, HistogramError, NotReducible, ResetHint, Span};
 pub use label_bytes::LabelBytes;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
 pub use matcher::{MatchOp, Matcher, MatcherError};

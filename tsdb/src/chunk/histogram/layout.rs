@@ -10,15 +10,12 @@
 use std::sync::Arc;
 
 use skald_model::Span;
-use skald_model::histogram::CUSTOM_BUCKETS_SCHEMA;
+use skald_model::histogram::{CUSTOM_BUCKETS_SCHEMA, EXPONENTIAL_SCHEMAS, FINEST_RESERVED_SCHEMA, MAX_BUCKET_INDEX};
 
 use super::InvalidHistogram;
 use crate::chunk::ChunkError;
 use crate::chunk::bits::{BitReader, BitWriter, ByteSink};
 use crate::chunk::varbit;
-
-/// Bucket indexes lie in `-MAX_INDEX ..= MAX_INDEX`, so that distances between them fit an `i32` too.
-const MAX_INDEX: i64 = 1 << 30;
 
 /// Largest bound, in thousandths, that is written as an integer (four bytes).
 const MAX_BOUND_THOUSANDTHS: f64 = 33_554_430.0;
@@ -71,7 +68,8 @@ impl Layout {
     pub fn take(bits: &mut BitReader<'_>) -> Result<Self, ChunkError> {
         let zero_threshold = take_zero_threshold(bits);
         let schema = i32::try_from(varbit::take_int(bits)).map_err(|_| ChunkError::Malformed("schema"))?;
-        if schema != CUSTOM_BUCKETS_SCHEMA && !(-4..=52).contains(&schema) {
+        if schema != CUSTOM_BUCKETS_SCHEMA && !(*EXPONENTIAL_SCHEMAS.start()..=FINEST_RESERVED_SCHEMA).contains(&schema)
+        {
             return Err(ChunkError::Malformed("schema"));
         }
         let positive_spans = take_spans(bits)?;
@@ -166,7 +164,7 @@ fn check_indexes(spans: &[Span]) -> Result<(), InvalidHistogram> {
     for (i, span) in spans.iter().enumerate() {
         let begin = end + i64::from(span.offset);
         end = begin + i64::from(span.length);
-        if (i > 0 && span.offset < 0) || begin < -MAX_INDEX || end > MAX_INDEX {
+        if (i > 0 && span.offset < 0) || begin < -MAX_BUCKET_INDEX || end > MAX_BUCKET_INDEX {
             return Err(InvalidHistogram);
         }
     }

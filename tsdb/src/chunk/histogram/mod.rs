@@ -155,6 +155,9 @@ pub trait Kind: Sized {
     /// The stale marker.
     fn stale() -> Self::Sample;
 
+    /// Merges buckets until the schema is `schema`.
+    fn reduce_resolution(sample: &mut Self::Sample, schema: i32);
+
     /// The same with its kind named.
     fn into_value(sample: Self::Sample) -> HistogramValue;
 
@@ -230,6 +233,10 @@ impl Kind for Integer {
         Histogram { sum: stale_nan(), ..Histogram::default() }
     }
 
+    fn reduce_resolution(sample: &mut Histogram, schema: i32) {
+        sample.reduce_resolution(schema);
+    }
+
     fn into_value(sample: Histogram) -> HistogramValue {
         HistogramValue::Integer(Arc::new(sample))
     }
@@ -299,6 +306,10 @@ impl Kind for Float {
 
     fn stale() -> FloatHistogram {
         FloatHistogram { sum: stale_nan(), ..FloatHistogram::default() }
+    }
+
+    fn reduce_resolution(sample: &mut FloatHistogram, schema: i32) {
+        sample.reduce_resolution(schema);
     }
 
     fn into_value(sample: FloatHistogram) -> HistogramValue {

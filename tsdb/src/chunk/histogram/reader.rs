@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use skald_model::histogram::EXPONENTIAL_SCHEMAS;
 use skald_model::{Columns, FloatHistogram, HistogramSample, QueryRange, TimestampMs, is_stale_nan};
 
 use super::field::{Field, XorField};
@@ -9,6 +10,9 @@ use super::layout::{self, Layout};
 use super::{BucketOf, CountOf, Counts, Float, Integer, Kind, ResetHeader};
 use crate::chunk::bits::BitReader;
 use crate::chunk::{ChunkError, Encoding, num_samples, varbit};
+
+/// Samples of finer schemas, which only newer programs may write, are reduced to this one.
+const FINEST_SCHEMA: i32 = *EXPONENTIAL_SCHEMAS.end();
 
 /// The last sample of a chunk, field by field: what the next one is coded against.
 #[derive(Debug, Clone)]
@@ -117,7 +121,12 @@ impl<'a, K: Kind> Reader<'a, K> {
         }
         let values = |fields: &[K::Bucket]| fields.iter().map(Field::value).collect();
         let hint = self.header.hint(self.index - 1);
-        K::sample(hint, &self.layout, state.counts(), values(&state.positive), values(&state.negative))
+        let mut sample =
+            K::sample(hint, &self.layout, state.counts(), values(&state.positive), values(&state.negative));
+        if self.layout.schema > FINEST_SCHEMA {
+            K::reduce_resolution(&mut sample, FINEST_SCHEMA);
+        }
+        sample
     }
 
     /// The sample read last, its counts as floats.
@@ -126,7 +135,7 @@ impl<'a, K: Kind> Reader<'a, K> {
             return Float::stale();
         }
         let counts = state.counts();
-        FloatHistogram {
+        let mut sample = FloatHistogram {
             reset_hint: self.header.hint(self.index - 1),
             schema: self.layout.schema,
             zero_threshold: self.layout.zero_threshold,
@@ -138,7 +147,11 @@ impl<'a, K: Kind> Reader<'a, K> {
             positive_buckets: float_buckets::<K>(&state.positive),
             negative_buckets: float_buckets::<K>(&state.negative),
             custom_values: self.layout.custom_values.clone(),
+        };
+        if self.layout.schema > FINEST_SCHEMA {
+            sample.reduce_resolution(FINEST_SCHEMA);
         }
+        sample
     }
 }
 

@@ -333,10 +333,9 @@ proptest! {
 
 /// Reads as both kinds; whatever comes out is in order.
 fn check_damaged(bytes: &[u8]) {
-    for read in [read::<Integer>(bytes, QueryRange::ALL), read::<Float>(bytes, QueryRange::ALL)] {
-        if let Ok(samples) = read {
-            assert!(samples.windows(2).all(|w| w[0].timestamp < w[1].timestamp));
-        }
+    let both = [read::<Integer>(bytes, QueryRange::ALL), read::<Float>(bytes, QueryRange::ALL)];
+    for samples in both.iter().flatten() {
+        assert!(samples.windows(2).all(|w| w[0].timestamp < w[1].timestamp));
     }
     let mut columns = Columns::default();
     let _ = decode(Encoding::Histogram, bytes, QueryRange::ALL, &mut columns);
@@ -462,4 +461,22 @@ fn layout_fields_round_trip() {
             assert_eq!(bits(&read.custom_values), bits(&written.custom_values));
         }
     }
+}
+
+#[test]
+fn reserved_schemas_are_read_at_the_finest_known_one() {
+    let mut fine = counter(&[(1, 1), (2, 1), (3, 4)]);
+    fine.schema = 9;
+    let chunk = encode::<Integer>(&[(5, fine)]).remove(0).bytes;
+    let expected = Histogram { schema: 8, ..counter(&[(1, 2), (2, 4)]) };
+    let samples = read::<Integer>(&chunk, QueryRange::ALL).unwrap();
+    assert_eq!(Integer::from_value(&samples[0].value), &expected);
+    let mut columns = Columns::default();
+    decode(Encoding::Histogram, &chunk, QueryRange::ALL, &mut columns).unwrap();
+    assert_eq!(*columns.histograms[0], expected.to_float());
+
+    let mut unknown = counter(&[(1, 1)]);
+    unknown.schema = 53;
+    let chunk = encode::<Integer>(&[(5, unknown)]).remove(0).bytes;
+    assert_eq!(read::<Integer>(&chunk, QueryRange::ALL), Err(ChunkError::Malformed("schema")));
 }

@@ -2,11 +2,31 @@
 //!
 //! Facts: Prometheus model/histogram; bucket `i` of an exponential schema `s` has upper bound `2^(i * 2^-s)`;
 //! schema -53 has explicit upper bounds in `custom_values` (the last bucket, beyond them, ends at +Inf).
+//!
+//! `validate` is what ingestion asks of a sender's histogram; `resolution` makes buckets coarser; `convert` turns
+//! integer counts into floats. What queries compute with histograms is `promql`'s.
 
+mod convert;
+mod resolution;
+mod validate;
+
+pub use resolution::NotReducible;
+pub use validate::HistogramError;
+
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Schema number of histograms with custom bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;
+
+/// Resolutions that are computed with: `2^(2^-schema)` between two bounds.
+pub const EXPONENTIAL_SCHEMAS: RangeInclusive<i32> = -4..=8;
+
+/// Finest resolution that may be met; what is finer than [`EXPONENTIAL_SCHEMAS`] is reduced to its finest when read.
+pub const FINEST_RESERVED_SCHEMA: i32 = 52;
+
+/// Bucket indexes lie in `-MAX_BUCKET_INDEX ..= MAX_BUCKET_INDEX`, so that distances between them fit an `i32` too.
+pub const MAX_BUCKET_INDEX: i64 = 1 << 30;
 
 /// A run of consecutive buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
