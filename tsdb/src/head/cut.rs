@@ -100,10 +100,11 @@ impl Head {
 
     /// Frees what finished cuts cover, unless a reader still needs it. Cheap when there is nothing to do.
     pub fn drop_covered(&self, wal: &Wal) -> Dropped {
-        self.drop_hidden(wal.segment())
+        self.drop_hidden(|| wal.segment())
     }
 
-    pub(super) fn drop_hidden(&self, segment: SegmentId) -> Dropped {
+    /// `segment` gives the log's segment: a slot freed while one is written is not used again in it.
+    pub(super) fn drop_hidden(&self, segment: impl Fn() -> SegmentId) -> Dropped {
         let cut = {
             let view = self.view.lock();
             if view.dropped == view.hidden {
@@ -123,7 +124,7 @@ impl Head {
             let Some(page) = appender.pages.get(number).cloned() else { break };
             let empty = page.write().drop_covered(cut, rules);
             let slots: Vec<_> = empty.into_iter().map(|at| (number * super::PAGE_SERIES + at) as u32).collect();
-            self.remove_series(&mut appender, segment, &slots);
+            self.remove_series(&mut appender, segment(), &slots);
             if !slots.is_empty() {
                 page.write().shrink();
             }

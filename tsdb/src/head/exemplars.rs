@@ -95,26 +95,35 @@ impl ExemplarStore {
 impl Head {
     /// Exemplars within `range` of the series that satisfy one of the lists of matchers, ascending by labels.
     pub fn exemplars(&self, selectors: &[Vec<Matcher>], range: QueryRange) -> Vec<SeriesExemplars> {
+        // Pinned, so that no slot changes its series between the store and the labels.
+        let pin = self.pin();
+        let mut by_slot: Vec<(SeriesRef, Vec<Exemplar>)> = Vec::new();
+        for (slot, exemplars) in &self.exemplars.lock().by_series {
+            let in_range = exemplars.iter().map(|(_, exemplar)| exemplar).filter(|e| range.contains(e.timestamp));
+            let in_range: Vec<Exemplar> = in_range.cloned().collect();
+            if !in_range.is_empty() {
+                by_slot.push((*slot, in_range));
+            }
+        }
         let index = self.index.read();
         let pages = self.pages.read().clone();
-        let store = self.exemplars.lock();
         let mut found = Vec::new();
         let mut pairs = Vec::new();
-        for (series, exemplars) in &store.by_series {
-            let in_range = exemplars.iter().map(|(_, exemplar)| exemplar).filter(|e| range.contains(e.timestamp));
-            let exemplars: Vec<Exemplar> = in_range.cloned().collect();
-            let (number, at) = locate(*series);
-            let Some(page) = pages.get(number).filter(|_| !exemplars.is_empty()) else { continue };
+        for (slot, exemplars) in by_slot {
+            let (number, at) = locate(slot);
+            let Some(page) = pages.get(number) else { continue };
             pairs.clear();
             page.read().labels(at, &mut pairs);
             let labels = index.labels(&pairs);
             let matches = |matchers: &Vec<Matcher>| {
                 matchers.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default()))
             };
-            if selectors.is_empty() || selectors.iter().any(matches) {
+            if !pairs.is_empty() && (selectors.is_empty() || selectors.iter().any(matches)) {
                 found.push(SeriesExemplars { labels, exemplars });
             }
         }
+        drop(index);
+        self.unpin(&pin);
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         found
     }

@@ -7,17 +7,22 @@ use skald_model::MetricMetadata;
 use super::Head;
 use crate::wal::{CommitError, Lsn, Wal, WalBatch, WalError};
 
+/// Most metrics a head describes, whatever the limits say.
+const MAX_METRICS: usize = 500_000;
+/// Most descriptions of one metric, likewise.
+const MAX_PER_METRIC: usize = 64;
+
 /// How much metadata a head keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetadataLimits {
-    /// Most metrics.
+    /// Most metrics; at most half a million.
     pub max_metrics: Option<usize>,
-    /// Most descriptions of one metric.
+    /// Most descriptions of one metric; at most 64.
     pub max_per_metric: Option<usize>,
 }
 
 impl MetadataLimits {
-    /// Keeps everything.
+    /// Keeps all there is room for.
     pub const NONE: MetadataLimits = MetadataLimits { max_metrics: None, max_per_metric: None };
 }
 
@@ -40,6 +45,7 @@ pub(super) struct MetadataStore {
 }
 
 enum Verdict {
+    NewMetric,
     New,
     Known,
     OverMetrics,
@@ -47,8 +53,14 @@ enum Verdict {
 }
 
 impl MetadataStore {
-    /// Judges metadata that comes after `new`, which will be stored.
-    fn judge(&self, new: &MetadataStore, metadata: &MetricMetadata, limits: MetadataLimits) -> Verdict {
+    /// Judges metadata that comes after `new`, which will be stored and has `added_metrics` that are not here.
+    fn judge(
+        &self,
+        new: &MetadataStore,
+        added_metrics: usize,
+        metadata: &MetricMetadata,
+        limits: MetadataLimits,
+    ) -> Verdict {
         let descriptions = |store: &MetadataStore| store.by_metric.get(&metadata.metric).map_or(0, Vec::len);
         let has =
             |store: &MetadataStore| store.by_metric.get(&metadata.metric).is_some_and(|known| known.contains(metadata));
@@ -57,15 +69,15 @@ impl MetadataStore {
         }
         let known = descriptions(self) + descriptions(new);
         if known == 0 {
-            let added = new.by_metric.keys().filter(|metric| !self.by_metric.contains_key(*metric)).count();
-            let metrics = self.by_metric.len() + added;
-            return if limits.max_metrics.is_some_and(|limit| metrics >= limit) {
-                Verdict::OverMetrics
-            } else {
-                Verdict::New
-            };
+            let metrics = self.by_metric.len() + added_metrics;
+            let is_over = metrics >= limits.max_metrics.unwrap_or(MAX_METRICS).min(MAX_METRICS);
+            return if is_over { Verdict::OverMetrics } else { Verdict::NewMetric };
         }
-        if limits.max_per_metric.is_some_and(|limit| known >= limit) { Verdict::OverPerMetric } else { Verdict::New }
+        if known >= limits.max_per_metric.unwrap_or(MAX_PER_METRIC).min(MAX_PER_METRIC) {
+            Verdict::OverPerMetric
+        } else {
+            Verdict::New
+        }
     }
 
     pub(super) fn insert(&mut self, metadata: MetricMetadata) {
@@ -87,15 +99,16 @@ impl Head {
     ) -> Result<MetadataOutcome, WalError> {
         let appender = self.appender.lock();
         let mut outcome = MetadataOutcome { accepted: 0, over_metrics: 0, over_per_metric: 0, lsn: Lsn(0) };
-        let mut new = MetadataStore::default();
+        let (mut new, mut added_metrics) = (MetadataStore::default(), 0);
         {
             let store = self.metadata.lock();
             for one in metadata {
-                match store.judge(&new, one, limits) {
+                match store.judge(&new, added_metrics, one, limits) {
                     Verdict::Known => outcome.accepted += 1,
                     Verdict::OverMetrics => outcome.over_metrics += 1,
                     Verdict::OverPerMetric => outcome.over_per_metric += 1,
-                    Verdict::New => {
+                    verdict @ (Verdict::New | Verdict::NewMetric) => {
+                        added_metrics += usize::from(matches!(verdict, Verdict::NewMetric));
                         outcome.accepted += 1;
                         new.insert(one.clone());
                     }

@@ -142,7 +142,7 @@ impl Head {
             state.segment
         };
         // Nobody reads yet.
-        let _ = self.drop_hidden(segment);
+        let _ = self.drop_hidden(|| segment);
         let mut appender = self.appender.lock();
         let pages = appender.pages.clone();
         for (number, page) in pages.iter().enumerate() {

@@ -35,7 +35,7 @@ pub struct Select {
 }
 
 /// A reader's place in the head's view.
-struct Pin {
+pub(super) struct Pin {
     epoch: u64,
     hidden: Cut,
 }
@@ -69,14 +69,14 @@ impl Head {
         select
     }
 
-    fn pin(&self) -> Pin {
+    pub(super) fn pin(&self) -> Pin {
         let mut view = self.view.lock();
         let epoch = view.epoch;
         *view.readers.entry(epoch).or_insert(0) += 1;
         Pin { epoch, hidden: view.hidden }
     }
 
-    fn unpin(&self, pin: &Pin) {
+    pub(super) fn unpin(&self, pin: &Pin) {
         let mut view = self.view.lock();
         if let Some(readers) = view.readers.get_mut(&pin.epoch) {
             *readers -= 1;

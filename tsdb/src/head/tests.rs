@@ -349,6 +349,62 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn a_power_cut_loses_nothing_that_was_synced(
+        requests in proptest::collection::vec(
+            (proptest::collection::vec((0..5_usize, 0..300_i64, 0..8_u8), 1..40), 0..6_u8),
+            1..25,
+        ),
+    ) {
+        let mut rig = Rig::with_segments(OPTIONS, 1000);
+        let (mut acknowledged, mut synced, mut blocks) = (Contents::new(), Contents::new(), Contents::new());
+        for (at, (samples, then)) in requests.iter().enumerate() {
+            let batch = batch(at, samples);
+            let entries: Vec<_> = batch.iter().map(|(l, s)| (l, std::slice::from_ref(s))).collect();
+            rig.append(&entries, &AppendLimits::default()).unwrap();
+            for (series, samples) in rig.contents() {
+                acknowledged.entry(series).or_default().extend(samples);
+            }
+            match then {
+                0 => {
+                    rig.wal.sync().unwrap();
+                    synced = acknowledged.clone();
+                }
+                1 => {
+                    for (series, samples) in rig.cut(at as i64 * 170 - 100) {
+                        blocks.entry(series).or_default().extend(samples);
+                    }
+                }
+                _ => {}
+            }
+        }
+        rig.disk.crash();
+        let (wal, head, report) = open(&rig.disk, OPTIONS, 1000);
+        prop_assert!(!report.lost_something(), "{:?}", report);
+        let left = head.as_ref().map(|head| contents(head, &[], QueryRange::ALL)).unwrap_or_default();
+        let has = |contents: &Contents, series: &Labels, t: &TimestampMs, value: &String| {
+            contents.get(series).and_then(|samples| samples.get(t)) == Some(value)
+        };
+        for (series, samples) in &synced {
+            for (t, value) in samples {
+                prop_assert!(has(&left, series, t, value) || has(&blocks, series, t, value), "{} at {} is lost", series, t);
+            }
+        }
+        for (series, samples) in &left {
+            for (t, value) in samples {
+                prop_assert!(has(&acknowledged, series, t, value), "{} at {} was never sent", series, t);
+            }
+        }
+        // And it goes on.
+        if let Some(head) = head {
+            (rig.wal, rig.head) = (wal, head);
+            rig.floats(&labels(0), &[(1_000_000, 1.0)]);
+        }
+    }
+}
+
 #[test]
 fn samples_older_than_the_last_follow_the_window() {
     let rig = Rig::new(OPTIONS);

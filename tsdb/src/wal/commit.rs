@@ -292,15 +292,21 @@ impl Wal {
 
     /// Removes the segments that hold nothing anybody needs. Works on a full disk.
     pub(super) fn free_segments(&self) {
-        let mut state = self.state.lock();
-        let freeable = state.ledger.freeable(state.segment);
-        if freeable.is_empty() {
+        let freeable = {
+            let state = self.state.lock();
+            state.ledger.freeable(state.segment)
+        };
+        // What says that they are not needed must outlive them; without that they wait for the next cut.
+        if freeable.is_empty() || self.sync().is_err() {
             return;
         }
-        freeable.iter().for_each(|segment| state.ledger.forget(*segment));
-        drop(state);
+        {
+            let mut state = self.state.lock();
+            freeable.iter().for_each(|segment| state.ledger.forget(*segment));
+        }
         // So that recovery can tell a freed segment from a lost one; without space for it, recovery just mentions them.
         let _ = self.log_segments();
+        let _ = self.sync();
         for segment in freeable {
             // A file that stays is found and freed again by the next recovery.
             let _ = self.disk.remove_file(&self.dir.join(segment_name(segment)));
