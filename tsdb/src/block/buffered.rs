@@ -56,10 +56,9 @@ impl BufferedFile {
         Ok(())
     }
 
-    /// Writes what is left and syncs; answers with the file's size.
-    pub(super) fn finish(mut self) -> Result<u64, BlockError> {
+    /// Writes what is left and syncs.
+    pub(super) fn sync(&mut self) -> Result<(), BlockError> {
         self.flush()?;
-        self.file.sync().map_err(BlockError::io(self.kind))?;
-        Ok(self.flushed)
+        self.file.sync().map_err(BlockError::io(self.kind))
     }
 }

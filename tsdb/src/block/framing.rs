@@ -1,7 +1,5 @@
 //! What every section of an index has in common: big-endian numbers, a length in front, a checksum behind.
 
-use std::ops::Range;
-
 use skald_model::varint;
 
 use super::{BlockError, BlockFile};
@@ -68,10 +66,4 @@ pub(super) fn section_body(
         (Some(_), Some(_)) => Err(BlockError::damaged(file, offset, "checksum does not match")),
         _ => Ok(Ranged::Short { need }),
     }
-}
-
-/// A range's length as an in-memory size.
-pub(super) fn range_len(range: &Range<u64>) -> Result<usize, BlockError> {
-    let len = range.end.saturating_sub(range.start);
-    usize::try_from(len).map_err(|_| BlockError::TooLarge { what: "a range", len, limit: usize::MAX as u64 })
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,9 +10,9 @@ use super::framing::{u32_at, u64_at};
 use super::postings_table::PostingsTable;
 use super::section::Section;
 use super::symbols::{LabelsReader, SymbolTable};
-use super::toc::{TOC_LEN, Toc, check_index_magic};
+use super::toc::{INDEX_HEADER_LEN, TOC_LEN, Toc, check_index_magic};
 use super::{BlockError, BlockFile};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::postings::PostingsSource;
 
 /// First bytes of a stored header: "SKIH" and a version.
@@ -110,11 +111,27 @@ impl IndexHeader {
         if file.len().map_err(BlockError::io(kind))? != end {
             return Err(damaged("length does not match its contents"));
         }
-        let mut magic = [0; 5];
-        file.read_exact_at(&mut magic, STORED_FIXED_LEN).map_err(BlockError::io(kind))?;
+        Self::open_ranges(kind, &file, toc, STORED_FIXED_LEN..table_at, table_at..end)
+    }
+
+    /// Opens the header inside a local index, in one pass of bounded memory.
+    pub(super) fn open_index(index: &Arc<dyn DiskFile>, toc: Toc) -> Result<Self, BlockError> {
+        let HeaderRanges { symbols, postings_table } = HeaderRanges::of(&toc);
+        Self::open_ranges(BlockFile::Index, index, toc, symbols, postings_table)
+    }
+
+    fn open_ranges(
+        kind: BlockFile,
+        file: &Arc<dyn DiskFile>,
+        toc: Toc,
+        symbols: Range<u64>,
+        postings_table: Range<u64>,
+    ) -> Result<Self, BlockError> {
+        let mut magic = [0; INDEX_HEADER_LEN as usize];
+        file.read_exact_at(&mut magic, symbols.start).map_err(BlockError::io(kind))?;
         check_index_magic(&magic)?;
-        let symbols = Section::from_file(kind, &file, STORED_FIXED_LEN + toc.symbols..table_at)?;
-        let postings = Section::from_file(kind, &file, table_at..end)?;
+        let symbols = Section::from_file(kind, file, symbols.start + INDEX_HEADER_LEN..symbols.end)?;
+        let postings = Section::from_file(kind, file, postings_table)?;
         Ok(Self { toc, symbols: SymbolTable::open(symbols)?, postings: PostingsTable::open(postings, &toc)? })
     }
 

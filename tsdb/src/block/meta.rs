@@ -10,7 +10,7 @@ use super::{BlockError, BlockFile};
 
 /// Name of the file.
 pub const META_FILE: &str = "meta.json";
-const META_VERSION: u64 = 1;
+pub(super) const META_VERSION: u64 = 1;
 
 /// A block's `meta.json`. Fields this program does not know are ignored on reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,52 +1,64 @@
-//! Blocks: immutable directories of series in Prometheus' own format (index version 2).
+//! Blocks: immutable directories of series in Prometheus' TSDB format, byte for byte.
+//!
+//! A block is a `meta.json` ([`BlockMeta`]), an index (format version 2), chunk segments and [`Tombstones`]. [`BlockWriter`]
+//! writes one in one pass over series in label order. Blocks are read in two ways that share every decoder: the store-gateway fetches byte ranges from object
+//! storage, [`LocalBlock`] reads local files. Absent on purpose: network, waiting, tenants, clocks; readers say which
+//! ranges they need and parse what they are given.
+//!
+//! Reading by ranges goes like this; `Short` answers of the parsers mean "fetch that much from the same offset instead":
+//!
+//! 1. [`Toc::range`] of the index' length, then [`Toc::parse`], then [`HeaderRanges::of`] gives the two ranges of
+//!    [`IndexHeader::parse`] (or [`IndexHeader::store`] and later [`IndexHeader::open`]).
+//! 2. [`crate::postings::plan`] over the header names the postings lists; [`parse_postings`] and
+//!    [`crate::postings::Plan::evaluate`] turn them into series.
+//! 3. [`series_range`] of each series, joined by [`Coalesce::join`]; [`SeriesEntry::parse`], then
+//!    [`IndexHeader::labels_reader`] gives the labels. Check [`crate::postings::Plan::deferred`] matchers here.
+//! 4. [`chunk_range`] of each wanted chunk, joined per segment; [`parse_chunk`].
 //!
 //! ```text
-//! <ULID>/meta.json        BlockMeta        what the block says about itself
-//! <ULID>/index            Toc, IndexHeader, SeriesEntry, parse_postings
-//! <ULID>/chunks/000001    parse_chunk
-//! <ULID>/tombstones       Tombstones       what is deleted
+//! index:   magic, version | symbols | series, aligned to 16 | postings lists, aligned to 4 | postings offset table | toc
+//! segment: magic, version | chunks
 //! ```
-//!
-//! Readers name the byte ranges they need and parse what the caller brings, so that one decoder serves local files and
-//! object storage: a [`Toc`] tells the [`HeaderRanges`], an [`IndexHeader`] the ranges of postings, postings those of
-//! series entries ([`series_range`]), entries those of chunks ([`chunk_range`]). Where a length is a guess, the answer is
-//! [`Ranged`]. Everything is checked against its checksum and bounds; damage is a [`BlockError`] that names file and place.
 
-#[allow(dead_code, reason = "the block writer, which writes through it, has not landed yet")]
 mod buffered;
 mod chunk_ref;
 mod error;
 mod fetch;
-#[allow(dead_code, reason = "the block writer has not landed yet")]
 mod framing;
+mod gathered_postings;
 mod header;
+mod local;
 mod meta;
 mod postings_table;
 mod section;
-#[allow(dead_code, reason = "the block writer has not landed yet")]
 mod segment;
-#[allow(dead_code, reason = "the block writer has not landed yet")]
 mod series;
-#[allow(dead_code, reason = "the block writer has not landed yet")]
 mod symbols;
-#[allow(dead_code, reason = "the block writer has not landed yet")]
 mod toc;
 mod tombstones;
+mod visible;
+mod writer;
 
 pub use chunk_ref::ChunkRef;
 pub use error::{BlockError, BlockFile};
 pub use fetch::{Coalesce, Fetch, chunk_range};
 pub use framing::Ranged;
 pub use header::{HeaderRanges, IndexHeader};
+pub use local::{LocalBlock, LocalSelect};
 pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,
 };
 pub use postings_table::parse_postings;
-pub use segment::{CHUNKS_DIR, SEGMENT_LEN, check_segment_header, parse_chunk, sample_count, segment_path};
+pub use segment::{CHUNKS_DIR, SEGMENT_LEN, check_segment_header, parse_chunk, segment_path};
 pub use series::{ChunkMeta, SeriesEntry, series_offset, series_range};
 pub use symbols::{LabelsReader, SortedSymbols, SymbolSet};
 pub use toc::{TOC_LEN, Toc};
 pub use tombstones::{TOMBSTONES_FILE, Tombstones, cut_columns};
+pub use visible::{hidden_ranges, is_hidden};
+pub use writer::{BlockWriter, NewBlock};
 
-/// Name of a block's index.
+/// Name of the index inside a block.
 pub const INDEX_FILE: &str = "index";
+
+#[cfg(test)]
+mod tests;

@@ -71,14 +71,6 @@ pub fn parse_chunk(meta: &ChunkMeta, bytes: &Bytes) -> Result<Ranged<Chunk>, Blo
     Ok(Ranged::Complete(Chunk { min_time: meta.min_time, max_time: meta.max_time, encoding, data }))
 }
 
-/// Number of samples a chunk says it holds.
-pub fn sample_count(chunk: &Chunk) -> u32 {
-    match chunk.data.first_chunk::<2>() {
-        Some(count) => u32::from(u16::from_be_bytes(*count)),
-        None => 0,
-    }
-}
-
 /// Appends chunks to segments, opening new ones as they fill up.
 pub(super) struct SegmentWriter {
     disk: Arc<dyn Disk>,
@@ -146,8 +138,9 @@ impl SegmentWriter {
     }
 
     fn close_current(&mut self) -> Result<(), BlockError> {
-        if let Some(file) = self.current.take() {
-            self.finished.push(file.finish()?);
+        if let Some(mut file) = self.current.take() {
+            file.sync()?;
+            self.finished.push(file.position());
         }
         Ok(())
     }

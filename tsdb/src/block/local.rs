@@ -1,0 +1,341 @@
+//! A block on the local file system.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skald_model::{Labels, Matcher, QueryRange};
+
+use super::framing::Ranged;
+use super::postings_table::parse_postings;
+use super::segment::{CHUNKS_DIR, SEGMENT_HEADER_LEN, check_segment_header, parse_chunk, segment_path};
+use super::series::{SeriesEntry, series_range};
+use super::toc::Toc;
+use super::tombstones::{TOMBSTONES_FILE, Tombstones};
+use super::visible::{hidden_ranges, is_hidden};
+use super::{BlockError, BlockFile, BlockMeta, ChunkMeta, Coalesce, INDEX_FILE, IndexHeader, chunk_range, meta};
+use crate::SeriesChunks;
+use crate::chunk::Chunk;
+use crate::disk::{Disk, DiskFile};
+use crate::postings::{self, Deferral, SeriesRef};
+
+/// Series whose entries are read together.
+const SERIES_BATCH: usize = 256;
+/// Room for a series' entry; a longer one is read again.
+const ENTRY_ESTIMATE: u64 = 512;
+/// Room for the last chunk of a series; a longer one is read again.
+const CHUNK_ESTIMATE: u64 = 2 << 10;
+/// How reads of entries and of a series' chunks are joined.
+const JOIN: Coalesce = Coalesce { max_gap: 4 << 10, max_len: 1 << 20 };
+
+/// A block in a local directory, open for reading.
+///
+/// Memory: a part of the index' symbols and postings offsets (one of 32), nothing of the samples. Any number of threads
+/// may read at once.
+pub struct LocalBlock {
+    dir: PathBuf,
+    meta: BlockMeta,
+    header: IndexHeader,
+    index: OpenFile,
+    segments: Vec<OpenFile>,
+    tombstones: Tombstones,
+}
+
+struct OpenFile {
+    kind: BlockFile,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+}
+
+impl OpenFile {
+    fn open(disk: &dyn Disk, path: &Path, kind: BlockFile) -> Result<Self, BlockError> {
+        let file = disk.open(path).map_err(BlockError::io(kind))?;
+        let len = file.len().map_err(BlockError::io(kind))?;
+        Ok(Self { kind, file, len })
+    }
+
+    /// The bytes of `range`, cut at the file's end.
+    fn read(&self, range: Range<u64>) -> Result<Bytes, BlockError> {
+        let end = range.end.min(self.len);
+        let mut buffer = vec![0; end.saturating_sub(range.start) as usize];
+        self.file.read_exact_at(&mut buffer, range.start.min(end)).map_err(BlockError::io(self.kind))?;
+        Ok(buffer.into())
+    }
+
+    /// Parses what starts at `offset`: first from `bytes`, then, if that is too short, from what it asks for.
+    fn parse<T>(
+        &self,
+        offset: u64,
+        bytes: Bytes,
+        mut parse: impl FnMut(&Bytes) -> Result<Ranged<T>, BlockError>,
+    ) -> Result<T, BlockError> {
+        let mut parsed = parse(&bytes)?;
+        let mut have = bytes.len() as u64;
+        while let Ranged::Short { need } = parsed {
+            let longer = self.read(offset..offset.saturating_add(need))?;
+            if longer.len() as u64 <= have {
+                break;
+            }
+            have = longer.len() as u64;
+            parsed = parse(&longer)?;
+        }
+        parsed.or_truncated(self.kind, offset)
+    }
+}
+
+impl LocalBlock {
+    /// Opens the block in `dir`, checking everything that is read on opening.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, BlockError> {
+        let meta = disk.read(&dir.join(meta::META_FILE)).map_err(BlockError::io(BlockFile::Meta))?;
+        let meta = BlockMeta::parse(&meta)?;
+        let index = OpenFile::open(disk, &dir.join(INDEX_FILE), BlockFile::Index)?;
+        let toc = Toc::parse(index.len, &index.read(Toc::range(index.len)?)?)?;
+        let header = IndexHeader::open_index(&index.file, toc)?;
+        let tombstones_path = dir.join(TOMBSTONES_FILE);
+        let tombstones = match disk.exists(&tombstones_path) {
+            true => {
+                let bytes = disk.read(&tombstones_path).map_err(BlockError::io(BlockFile::Tombstones))?;
+                Tombstones::parse(&bytes)?
+            }
+            false => Tombstones::default(),
+        };
+        let files = disk.list(&dir.join(CHUNKS_DIR)).map_err(BlockError::io(BlockFile::Segment(0)))?;
+        let mut segments = Vec::new();
+        for number in 0..files.len() as u32 {
+            let path = segment_path(dir, number);
+            // Segments are numbered without a gap: whatever else is in the directory is not one.
+            if !disk.exists(&path) {
+                break;
+            }
+            let segment = OpenFile::open(disk, &path, BlockFile::Segment(number))?;
+            check_segment_header(number, &segment.read(0..SEGMENT_HEADER_LEN)?)?;
+            segments.push(segment);
+        }
+        Ok(Self { dir: dir.to_owned(), meta, header, index, segments, tombstones })
+    }
+
+    /// What the block says about itself.
+    pub fn meta(&self) -> &BlockMeta {
+        &self.meta
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its symbols and postings offsets.
+    pub fn header(&self) -> &IndexHeader {
+        &self.header
+    }
+
+    /// What is deleted of it.
+    pub fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
+    }
+
+    /// The series that satisfy `matchers` and have a chunk that may hold a sample in `range`, in label order.
+    pub fn select(self: &Arc<Self>, matchers: &[Matcher], range: QueryRange) -> Result<LocalSelect, BlockError> {
+        let series = self.find(matchers)?;
+        Ok(LocalSelect { block: self.clone(), series, range, next: 0, batch: Vec::new().into_iter(), failed: false })
+    }
+
+    /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
+    pub fn series(&self, selectors: &[Vec<Matcher>]) -> Result<Vec<Labels>, BlockError> {
+        let mut found = Vec::new();
+        self.visit_labels(&self.find_any(selectors)?, &mut |labels| found.push(labels.clone()))?;
+        Ok(found)
+    }
+
+    /// The names of all labels of the series that satisfy one of the lists of matchers (all, without any), ascending.
+    pub fn label_names(&self, selectors: &[Vec<Matcher>]) -> Result<Vec<String>, BlockError> {
+        if selectors.is_empty() {
+            return Ok(self.header.label_names().map(|(name, _)| name.to_owned()).collect());
+        }
+        let mut names = BTreeSet::new();
+        self.visit_labels(&self.find_any(selectors)?, &mut |labels| {
+            for (name, _) in labels {
+                if !names.contains(name) {
+                    names.insert(name.to_owned());
+                }
+            }
+        })?;
+        Ok(names.into_iter().collect())
+    }
+
+    /// The values label `name` has in the series that satisfy one of the lists of matchers (all, without any), ascending.
+    pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>]) -> Result<Vec<String>, BlockError> {
+        if selectors.is_empty() {
+            let mut values = Vec::new();
+            self.header.label_values(name, &mut |value| values.push(value.to_owned()))?;
+            return Ok(values);
+        }
+        let mut values = BTreeSet::new();
+        self.visit_labels(&self.find_any(selectors)?, &mut |labels| {
+            if let Some(value) = labels.get(name)
+                && !values.contains(value)
+            {
+                values.insert(value.to_owned());
+            }
+        })?;
+        Ok(values.into_iter().collect())
+    }
+
+    fn find_any(&self, selectors: &[Vec<Matcher>]) -> Result<Vec<SeriesRef>, BlockError> {
+        match selectors {
+            [] => self.find(&[]),
+            [only] => self.find(only),
+            many => {
+                let found = many.iter().map(|matchers| self.find(matchers)).collect::<Result<Vec<_>, _>>()?;
+                Ok(postings::set::union(&found))
+            }
+        }
+    }
+
+    /// The series that satisfy all of `matchers`, ascending.
+    pub(super) fn find(&self, matchers: &[Matcher]) -> Result<Vec<SeriesRef>, BlockError> {
+        let deferral = Deferral::WhenCheaper { entry_bytes: ENTRY_ESTIMATE };
+        let plan = postings::plan(&self.header, matchers, deferral)?;
+        let mut found = plan.evaluate(|range| self.postings(range.clone()))?;
+        if !plan.deferred().is_empty() {
+            let mut matching = Vec::with_capacity(found.len());
+            self.visit_entries(&found, &mut |series, _, labels| {
+                if plan.deferred().iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default())) {
+                    matching.push(series);
+                }
+                Ok(())
+            })?;
+            found = matching;
+        }
+        Ok(found)
+    }
+
+    /// The list that lies in `range` of the index.
+    pub(super) fn postings(&self, range: Range<u64>) -> Result<Vec<SeriesRef>, BlockError> {
+        let (offset, end) = (range.start, self.header.postings_end());
+        self.index.parse(offset, self.index.read(range)?, |bytes| parse_postings(offset, end, bytes))
+    }
+
+    fn visit_labels(&self, series: &[SeriesRef], visit: &mut dyn FnMut(&Labels)) -> Result<(), BlockError> {
+        self.visit_entries(series, &mut |_, _, labels| {
+            visit(labels);
+            Ok(())
+        })
+    }
+
+    /// Reads the entries of `series` (ascending) batch by batch.
+    pub(super) fn visit_entries(
+        &self,
+        series: &[SeriesRef],
+        visit: &mut dyn FnMut(SeriesRef, &SeriesEntry, &Labels) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
+        let mut labels_reader = self.header.labels_reader();
+        let end = self.header.toc().series_end();
+        let mut entry = SeriesEntry::default();
+        for batch in series.chunks(SERIES_BATCH) {
+            let ranges = batch.iter().map(|&series| series_range(series, ENTRY_ESTIMATE, end));
+            for fetch in JOIN.join(ranges) {
+                let bytes = self.index.read(fetch.range.clone())?;
+                for &series in &batch[fetch.items] {
+                    let offset = super::series_offset(series);
+                    let from = bytes.len().min((offset - fetch.range.start) as usize);
+                    self.index.parse(offset, bytes.slice(from..), |bytes| entry.parse(series, end, bytes))?;
+                    visit(series, &entry, &labels_reader.labels(&entry)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads chunks of one series.
+    pub(super) fn chunks(&self, metas: &[ChunkMeta]) -> Result<Vec<Chunk>, BlockError> {
+        let mut chunks = Vec::with_capacity(metas.len());
+        for run in metas.chunk_by(|a, b| a.reference.segment() == b.reference.segment()) {
+            let number = run[0].reference.segment();
+            let segment = self.segments.get(number as usize).ok_or_else(|| {
+                BlockError::damaged(BlockFile::Segment(number), 0, "the index names a segment that does not exist")
+            })?;
+            for fetch in JOIN.join((0..run.len()).map(|i| chunk_range(run, i, CHUNK_ESTIMATE))) {
+                let bytes = segment.read(fetch.range.clone())?;
+                for meta in &run[fetch.items] {
+                    let offset = u64::from(meta.reference.offset());
+                    let from = bytes.len().min((offset - fetch.range.start) as usize);
+                    chunks.push(segment.parse(offset, bytes.slice(from..), |bytes| parse_chunk(meta, bytes))?);
+                }
+            }
+        }
+        Ok(chunks)
+    }
+}
+
+/// Walks the series a select found. After an error it ends.
+pub struct LocalSelect {
+    block: Arc<LocalBlock>,
+    series: Vec<SeriesRef>,
+    range: QueryRange,
+    /// Index of the first series whose entry is not read yet.
+    next: usize,
+    batch: std::vec::IntoIter<Found>,
+    failed: bool,
+}
+
+/// A series whose chunks are not read yet.
+struct Found {
+    labels: Labels,
+    chunks: Vec<ChunkMeta>,
+    hidden: Vec<QueryRange>,
+}
+
+impl LocalSelect {
+    /// Number of series found; some may turn out to have no chunk in the range.
+    pub fn series_count(&self) -> usize {
+        self.series.len()
+    }
+
+    fn fill(&mut self) -> Result<(), BlockError> {
+        let end = self.series.len().min(self.next + SERIES_BATCH);
+        let mut batch = Vec::with_capacity(end - self.next);
+        let (block, range) = (&self.block, self.range);
+        block.visit_entries(&self.series[self.next..end], &mut |series, entry, labels| {
+            let hidden = hidden_ranges(&entry.chunks, block.meta.range(), block.tombstones.of(series));
+            let wanted = |chunk: &&ChunkMeta| chunk.overlaps(range) && !is_hidden(chunk, &hidden);
+            let chunks: Vec<ChunkMeta> = entry.chunks.iter().filter(wanted).copied().collect();
+            if !chunks.is_empty() {
+                batch.push(Found { labels: labels.clone(), chunks, hidden });
+            }
+            Ok(())
+        })?;
+        self.next = end;
+        self.batch = batch.into_iter();
+        Ok(())
+    }
+
+    fn try_next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
+        loop {
+            if let Some(Found { labels, chunks, mut hidden }) = self.batch.next() {
+                let read = self.block.chunks(&chunks)?;
+                hidden.retain(|range| chunks.iter().any(|chunk| chunk.overlaps(*range)));
+                return Ok(Some(SeriesChunks { labels, chunks: read, deleted: hidden }));
+            }
+            if self.next == self.series.len() {
+                return Ok(None);
+            }
+            self.fill()?;
+        }
+    }
+}
+
+impl Iterator for LocalSelect {
+    type Item = Result<SeriesChunks, BlockError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.try_next();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}
