@@ -19,15 +19,15 @@ use super::*;
 use crate::runtime::ManualClock;
 use crate::settings::Secret;
 
-fn directory(dir: &Path) -> Config {
+pub(crate) fn directory(dir: &Path) -> Config {
     let mut config = Config::default();
     config.filesystem.dir = Some(dir.to_owned());
     config
 }
 
 /// An S3 endpoint that lives as long as this does.
-struct RunningS3 {
-    config: Config,
+pub(crate) struct RunningS3 {
+    pub(crate) config: Config,
     task: AbortHandle,
     _dir: tempfile::TempDir,
 }
@@ -38,7 +38,7 @@ impl Drop for RunningS3 {
     }
 }
 
-async fn start_s3() -> RunningS3 {
+pub(crate) async fn start_s3() -> RunningS3 {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::bind(dir.path(), "127.0.0.1:0").await.unwrap();
@@ -52,7 +52,7 @@ async fn start_s3() -> RunningS3 {
     RunningS3 { config, task: tokio::spawn(server.serve()).abort_handle(), _dir: dir }
 }
 
-fn open_bucket(config: &Config) -> ObjectStoreBucket {
+pub(crate) fn open_bucket(config: &Config) -> ObjectStoreBucket {
     open(config, Path::new("/nowhere"), &RealDisk).unwrap()
 }
 

@@ -85,15 +85,6 @@ impl<K: Hash + Eq + Clone> ByteCache<K> {
         }
     }
 
-    /// Removes the entry, if there is one.
-    pub(super) fn remove(&self, key: &K) {
-        let mut state = self.state.lock();
-        if let Some(entry) = state.entries.remove(key) {
-            state.used -= cost(&entry.bytes);
-            state.line.retain(|k| k != key);
-        }
-    }
-
     /// Bytes in use.
     pub(super) fn used(&self) -> usize {
         self.state.lock().used
@@ -129,8 +120,7 @@ mod tests {
             let mut last = std::collections::HashMap::new();
             for (key, len, what) in steps {
                 match what {
-                    0 => cache.remove(&key),
-                    1 => if let Some(found) = cache.get(&key) {
+                    0 | 1 => if let Some(found) = cache.get(&key) {
                         prop_assert_eq!(Some(&found.len()), last.get(&key));
                     },
                     _ => {

@@ -10,14 +10,16 @@ use skald_tsdb::block::Coalesce;
 use std::collections::HashMap;
 use tokio::sync::Semaphore;
 
+use super::block::ReadError;
 use super::cache::ByteCache;
 use super::config::Config;
-use super::metrics::{CacheMetrics, Metrics};
+use super::metrics::Metrics;
 use crate::bucket::{Bucket, BucketError};
+use crate::runtime::Pool;
 
 /// Size of a page. Small enough that one series' entry or chunk does not drag much along, large enough that bookkeeping is
 /// nothing beside it.
-const PAGE: u64 = 64 << 10;
+pub(super) const PAGE: u64 = 16 << 10;
 /// Largest request.
 const MAX_REQUEST: u64 = 8 << 20;
 /// Requests of one read under way at once.
@@ -85,11 +87,45 @@ impl Usage {
     }
 }
 
+/// Pages of one object, enough to serve the ranges they were read for.
+pub(super) struct Pages {
+    by_number: HashMap<u64, Bytes>,
+    /// Size of the object.
+    len: u64,
+}
+
+impl Pages {
+    /// The bytes of a range. What lies beyond the object's end is missing from the result.
+    pub(super) fn bytes(&self, range: &Range<u64>) -> Bytes {
+        let end = range.end.min(self.len);
+        if range.start >= end {
+            return Bytes::new();
+        }
+        let part = |page: u64| {
+            let bytes = self.by_number.get(&page).cloned().unwrap_or_default();
+            let from = (range.start.saturating_sub(page * PAGE) as usize).min(bytes.len());
+            let to = (end.saturating_sub(page * PAGE) as usize).min(bytes.len());
+            bytes.slice(from..to.max(from))
+        };
+        let (first, last) = (range.start / PAGE, (end - 1) / PAGE);
+        if first == last {
+            return part(first);
+        }
+        let mut joined = BytesMut::with_capacity((end - range.start) as usize);
+        for page in first..=last {
+            joined.extend_from_slice(&part(page));
+        }
+        joined.freeze()
+    }
+}
+
 /// Reads ranges of objects through two page caches, one for indexes and one for chunks.
 pub(super) struct PageReader {
     bucket: Arc<dyn Bucket>,
-    index_pages: ByteCache<PageKey>,
-    chunk_pages: ByteCache<PageKey>,
+    /// Cuts what was fetched into pages.
+    pool: Pool,
+    index_pages: Arc<ByteCache<PageKey>>,
+    chunk_pages: Arc<ByteCache<PageKey>>,
     metrics: Metrics,
     /// Bounds the requests under way, of all queries together.
     requests: Semaphore,
@@ -97,45 +133,60 @@ pub(super) struct PageReader {
 }
 
 impl PageReader {
-    pub(super) fn new(bucket: Arc<dyn Bucket>, config: &Config, metrics: Metrics) -> Self {
+    pub(super) fn new(bucket: Arc<dyn Bucket>, pool: Pool, config: &Config, metrics: Metrics) -> Self {
         Self {
             bucket,
-            index_pages: ByteCache::new(config.index_cache_size.as_usize()),
-            chunk_pages: ByteCache::new(config.chunks_cache_size.as_usize()),
+            pool,
+            index_pages: Arc::new(ByteCache::new(config.index_cache_size.as_usize())),
+            chunk_pages: Arc::new(ByteCache::new(config.chunks_cache_size.as_usize())),
             metrics,
             requests: Semaphore::new(config.max_concurrent_requests),
             coalesce: Coalesce { max_gap: config.partitioner_max_gap.as_u64(), max_len: MAX_REQUEST },
         }
     }
 
-    /// The bytes of each range, in the order of the ranges, which may overlap. What lies beyond the object's end is missing
-    /// from the result.
+    fn cache(&self, object: &PagedObject) -> &Arc<ByteCache<PageKey>> {
+        match object.file {
+            FileNumber::Index => &self.index_pages,
+            FileNumber::Segment(_) => &self.chunk_pages,
+        }
+    }
+
+    /// The pages that hold `ranges`, which may overlap and come in any order.
     pub(super) async fn read(
         &self,
         object: &PagedObject,
         ranges: &[Range<u64>],
         freshness: Freshness,
         usage: &Usage,
-    ) -> Result<Vec<Bytes>, BucketError> {
-        let (cache, metrics) = match object.file {
-            FileNumber::Index => (&self.index_pages, &self.metrics.index_cache),
-            FileNumber::Segment(_) => (&self.chunk_pages, &self.metrics.chunks_cache),
+    ) -> Result<Pages, ReadError> {
+        let cache = self.cache(object);
+        let metrics = match object.file {
+            FileNumber::Index => &self.metrics.index_cache,
+            FileNumber::Segment(_) => &self.metrics.chunks_cache,
         };
-        let mut pages: HashMap<u64, Bytes> = HashMap::new();
-        let missing = self.look_up(object, ranges, freshness, cache, metrics, &mut pages);
+        let mut pages = Pages { by_number: HashMap::new(), len: object.len };
+        let missing = look_up(object, ranges, freshness, cache, &mut pages.by_number);
+        metrics.hits.inc_by(pages.by_number.len() as u64);
+        metrics.misses.inc_by(missing.len() as u64);
         let page_ranges = missing.iter().map(|page| page * PAGE..((page + 1) * PAGE).min(object.len));
-        let fetches = self.coalesce.join(page_ranges).into_iter().map(|fetch| async {
+        let missing = &missing;
+        let fetches = self.coalesce.join(page_ranges).into_iter().map(|fetch| async move {
             let bytes = self.request(object, fetch.range.clone(), usage).await?;
-            Ok((fetch, bytes))
+            let numbers = missing.get(fetch.items).unwrap_or_default().to_vec();
+            let (object, cache) = (object.clone(), cache.clone());
+            let kept = self.pool.run(move || {
+                let keep = |page| (page, keep_page(&cache, &object, page, fetch.range.start, &bytes));
+                numbers.into_iter().map(keep).collect::<Vec<_>>()
+            });
+            Ok::<_, ReadError>(kept.await?)
         });
         let mut fetches = stream::iter(fetches).buffer_unordered(READ_CONCURRENCY);
-        while let Some((fetch, bytes)) = fetches.try_next().await? {
-            for &page in missing.get(fetch.items).unwrap_or_default() {
-                pages.insert(page, keep_page(cache, object, page, fetch.range.start, &bytes));
-            }
+        while let Some(kept) = fetches.try_next().await? {
+            pages.by_number.extend(kept);
         }
         metrics.bytes.set(i64::try_from(cache.used()).unwrap_or(i64::MAX));
-        Ok(ranges.iter().map(|range| assemble(&pages, range, object.len)).collect())
+        Ok(pages)
     }
 
     /// The bytes of one range, which lies within the object, past the caches.
@@ -156,49 +207,9 @@ impl PageReader {
 
     /// Keeps the whole object, which was read for another purpose, in its cache.
     pub(super) fn keep(&self, object: &PagedObject, bytes: &Bytes) {
-        let cache = match object.file {
-            FileNumber::Index => &self.index_pages,
-            FileNumber::Segment(_) => &self.chunk_pages,
-        };
         for page in 0..(bytes.len() as u64).div_ceil(PAGE) {
-            keep_page(cache, object, page, 0, bytes);
+            keep_page(self.cache(object), object, page, 0, bytes);
         }
-    }
-
-    /// Puts the pages at hand into `pages`, returns the numbers of the others, ascending.
-    fn look_up(
-        &self,
-        object: &PagedObject,
-        ranges: &[Range<u64>],
-        freshness: Freshness,
-        cache: &ByteCache<PageKey>,
-        metrics: &CacheMetrics,
-        pages: &mut HashMap<u64, Bytes>,
-    ) -> Vec<u64> {
-        let numbers = |range: &Range<u64>| range.start / PAGE..range.end.min(object.len).div_ceil(PAGE);
-        let mut missing: Vec<u64> = ranges.iter().filter(|range| !range.is_empty()).flat_map(numbers).collect();
-        missing.sort_unstable();
-        missing.dedup();
-        let wanted = missing.len();
-        missing.retain(|&page| {
-            let key = PageKey { block: object.block, file: object.file, page };
-            match freshness {
-                Freshness::Cached => match cache.get(&key) {
-                    Some(bytes) => {
-                        pages.insert(page, bytes);
-                        false
-                    }
-                    None => true,
-                },
-                Freshness::Anew => {
-                    cache.remove(&key);
-                    true
-                }
-            }
-        });
-        metrics.misses.inc_by(missing.len() as u64);
-        metrics.hits.inc_by((wanted - missing.len()) as u64);
-        missing
     }
 
     async fn request(&self, object: &PagedObject, range: Range<u64>, usage: &Usage) -> Result<Bytes, BucketError> {
@@ -207,6 +218,30 @@ impl PageReader {
         let bytes = self.bucket.get_range(&object.key, range).await?;
         usage.count(bytes.len() as u64);
         Ok(bytes)
+    }
+}
+
+/// Memory that reading some ranges takes, in pages; the ranges come in ascending order.
+#[derive(Debug, Default)]
+pub(super) struct PageCount {
+    /// First page not counted yet.
+    next: u64,
+    bytes: u64,
+}
+
+impl PageCount {
+    /// Says that the ranges to come are another object's.
+    pub(super) fn begin_object(&mut self) {
+        self.next = 0;
+    }
+
+    /// Counts the pages of `range` that were not counted before; bytes so far.
+    pub(super) fn add(&mut self, range: &Range<u64>) -> u64 {
+        let first = (range.start / PAGE).max(self.next);
+        let end = range.end.div_ceil(PAGE);
+        self.bytes += end.saturating_sub(first) * PAGE;
+        self.next = self.next.max(end);
+        self.bytes
     }
 }
 
@@ -220,27 +255,29 @@ fn keep_page(cache: &ByteCache<PageKey>, object: &PagedObject, page: u64, start:
     bytes
 }
 
-/// The bytes of `range` from the pages that hold them.
-fn assemble(pages: &HashMap<u64, Bytes>, range: &Range<u64>, len: u64) -> Bytes {
-    let end = range.end.min(len);
-    if range.start >= end {
-        return Bytes::new();
-    }
-    let part = |page: u64| {
-        let bytes = pages.get(&page).cloned().unwrap_or_default();
-        let from = (range.start.saturating_sub(page * PAGE) as usize).min(bytes.len());
-        let to = (end.saturating_sub(page * PAGE) as usize).min(bytes.len());
-        bytes.slice(from..to.max(from))
-    };
-    let (first, last) = (range.start / PAGE, (end - 1) / PAGE);
-    if first == last {
-        return part(first);
-    }
-    let mut joined = BytesMut::with_capacity((end - range.start) as usize);
-    for page in first..=last {
-        joined.extend_from_slice(&part(page));
-    }
-    joined.freeze()
+/// Puts the pages at hand into `pages`, returns the numbers of the others, ascending.
+fn look_up(
+    object: &PagedObject,
+    ranges: &[Range<u64>],
+    freshness: Freshness,
+    cache: &ByteCache<PageKey>,
+    pages: &mut HashMap<u64, Bytes>,
+) -> Vec<u64> {
+    let numbers = |range: &Range<u64>| range.start / PAGE..range.end.min(object.len).div_ceil(PAGE);
+    let mut missing: Vec<u64> = ranges.iter().filter(|range| !range.is_empty()).flat_map(numbers).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing.retain(|&page| {
+        let key = PageKey { block: object.block, file: object.file, page };
+        match cache.get(&key).filter(|_| freshness == Freshness::Cached) {
+            Some(bytes) => {
+                pages.insert(page, bytes);
+                false
+            }
+            None => true,
+        }
+    });
+    missing
 }
 
 #[cfg(test)]
@@ -262,7 +299,7 @@ mod tests {
     async fn reader(bucket: &MemBucket, config: Config) -> PageReader {
         bucket.put("t/b/index", content(), Condition::None).await.unwrap();
         bucket.take_calls();
-        PageReader::new(Arc::new(bucket.clone()), &config, Metrics::default())
+        PageReader::new(Arc::new(bucket.clone()), Pool::inline(), &config, Metrics::default())
     }
 
     #[tokio::test]
@@ -271,8 +308,8 @@ mod tests {
         let reader = reader(&bucket, Config::default()).await;
         let usage = Usage::default();
         let ranges = [5..9, 3 * PAGE..3 * PAGE + 1, LEN - 1..LEN + 100];
-        let got = reader.read(&object(), &ranges, Freshness::Cached, &usage).await.unwrap();
-        assert_eq!(got.iter().map(Bytes::len).collect::<Vec<_>>(), [4, 1, 1]);
+        let pages = reader.read(&object(), &ranges, Freshness::Cached, &usage).await.unwrap();
+        assert_eq!(ranges.each_ref().map(|range| pages.bytes(range).len()), [4, 1, 1]);
         assert_eq!((usage.requests(), usage.bytes()), (1, LEN));
         reader.read(&object(), &ranges, Freshness::Cached, &usage).await.unwrap();
         assert_eq!(usage.requests(), 1);
@@ -303,10 +340,10 @@ mod tests {
                 let reader = reader(&MemBucket::default(), config).await;
                 for read in reads {
                     let ranges: Vec<_> = read.iter().map(|&(start, len)| start..start + len).collect();
-                    let got = reader.read(&object(), &ranges, Freshness::Cached, &Usage::default()).await.unwrap();
-                    for (range, got) in ranges.iter().zip(got) {
+                    let pages = reader.read(&object(), &ranges, Freshness::Cached, &Usage::default()).await.unwrap();
+                    for range in &ranges {
                         let expected = content().slice(range.start.min(LEN) as usize..range.end.min(LEN) as usize);
-                        assert_eq!(got, expected);
+                        assert_eq!(pages.bytes(range), expected);
                     }
                 }
             });

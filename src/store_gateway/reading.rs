@@ -19,11 +19,14 @@ use std::collections::HashMap;
 
 use super::block::{OpenBlock, ReadError};
 use super::metrics::Metrics;
-use super::pages::{Freshness, PageReader, PagedObject, Usage};
+use super::pages::{Freshness, PageCount, PageReader, PagedObject, Usage};
 use crate::runtime::Pool;
 
 /// How often a structure may turn out longer than the bytes fetched for it. The second time its length is known.
 const MAX_EXTENSIONS: usize = 3;
+/// Series whose entries are read at once, and the memory their pages may take meanwhile.
+const MAX_ENTRIES_PER_READ: usize = 1024;
+const MAX_ENTRY_PAGES_PER_READ: u64 = 8 << 20;
 /// Bytes of an entry as far as the choice between postings and labels goes: it sits on a page with its neighbours.
 const PLANNED_ENTRY_BYTES: u64 = 256;
 
@@ -44,6 +47,22 @@ pub(super) struct FoundSeries {
     pub(super) deferred: Vec<Matcher>,
 }
 
+impl FoundSeries {
+    /// The series in portions whose entries are read at once.
+    pub(super) fn portions(&self) -> impl Iterator<Item = &[SeriesRef]> + Send {
+        let mut rest = self.series.as_slice();
+        std::iter::from_fn(move || {
+            let mut pages = PageCount::default();
+            let fits =
+                |&&series: &&SeriesRef| pages.add(&series_range(series, 1, u64::MAX)) <= MAX_ENTRY_PAGES_PER_READ;
+            let count = rest.iter().take(MAX_ENTRIES_PER_READ).take_while(fits).count();
+            let (portion, after) = rest.split_at(count);
+            rest = after;
+            (!portion.is_empty()).then_some(portion)
+        })
+    }
+}
+
 /// A series with the places of the chunks that are wanted.
 #[derive(Debug)]
 pub(super) struct IndexedSeries {
@@ -57,13 +76,6 @@ pub(super) struct IndexedSeries {
 pub(super) struct WantedChunk {
     pub(super) meta: ChunkMeta,
     pub(super) bytes: Range<u64>,
-}
-
-impl IndexedSeries {
-    /// Bytes its chunks will take, about.
-    pub(super) fn chunk_bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.bytes.end - chunk.bytes.start).sum()
-    }
 }
 
 /// Which chunks of a series are wanted.
@@ -261,13 +273,13 @@ impl Reading {
         let mut open: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
         for _ in 0..=MAX_EXTENSIONS {
             let wanted: Vec<Range<u64>> = open.iter().map(|(_, range)| range.clone()).collect();
-            let bytes = self.pages.read(object, &wanted, freshness, &self.usage).await?;
+            let pages = self.pages.read(object, &wanted, freshness, &self.usage).await?;
             let (parse, batch) = (parse.clone(), std::mem::take(&mut open));
             let decoded = self.pool.run(move || {
-                let decode = |((at, range), bytes): ((usize, Range<u64>), Bytes)| {
-                    parse(&range, &bytes).map(|result| (at, range, result))
+                let decode = |(at, range): (usize, Range<u64>)| {
+                    parse(&range, &pages.bytes(&range)).map(|result| (at, range, result))
                 };
-                batch.into_iter().zip(bytes).map(decode).collect::<Result<Vec<_>, _>>()
+                batch.into_iter().map(decode).collect::<Result<Vec<_>, _>>()
             });
             for (at, range, result) in decoded.await?? {
                 match result {

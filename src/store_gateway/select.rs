@@ -15,16 +15,17 @@ use ulid::Ulid;
 use super::block::{OpenBlock, ReadError};
 use super::client::{BlocksBatch, BlocksStream};
 use super::overlap;
+use super::pages::PageCount;
 use super::reading::{IndexedSeries, Reading, Wanted};
 use crate::error::ServiceError;
 use crate::select::{BATCH_BYTES, SelectRequest};
 
-/// Series whose entries are read at once.
-const SERIES_PER_READ: usize = 1024;
 /// Bytes of chunks that all readers of one query together aim to have at hand, besides one batch under way each.
 const BYTES_AT_HAND: usize = 16 << 20;
 /// Least bytes of chunks one reader fetches at once.
 const MIN_FETCH: usize = 64 << 10;
+/// Memory that the pages of one fetch may take, as a multiple of the bytes that are wanted of them.
+const PAGES_PER_WANTED: u64 = 8;
 
 /// What becomes of a block's failure: the service's error, and whether the block is gone.
 pub(super) type OnFailure = Arc<dyn Fn(&OpenBlock, ReadError) -> ServiceError + Send + Sync>;
@@ -71,11 +72,11 @@ impl BlockReader {
     /// Sends the block's series in label order until there are no more or nobody listens.
     async fn run(&self, batches: &mpsc::Sender<Result<Vec<SeriesChunks>, ServiceError>>) -> Result<(), ReadError> {
         let found = self.reading.find_series(&self.block, &self.matchers).await?;
-        let deferred: Arc<[Matcher]> = found.deferred.into();
+        let deferred: Arc<[Matcher]> = found.deferred.clone().into();
         let mut indexed: VecDeque<IndexedSeries> = VecDeque::new();
-        for refs in found.series.chunks(SERIES_PER_READ) {
+        for portion in found.portions() {
             let wanted = Wanted::Overlapping(self.range);
-            indexed.extend(self.reading.index_series(&self.block, refs.to_vec(), &deferred, wanted).await?);
+            indexed.extend(self.reading.index_series(&self.block, portion.to_vec(), &deferred, wanted).await?);
             while !indexed.is_empty() {
                 let fetch = self.take(&mut indexed);
                 let batch = self.reading.read_chunks(&self.block, fetch, self.range).await?;
@@ -89,16 +90,20 @@ impl BlockReader {
 
     /// As many series as one fetch of chunks should serve, at least one.
     fn take(&self, indexed: &mut VecDeque<IndexedSeries>) -> Vec<IndexedSeries> {
-        let mut bytes = 0;
-        let mut count = 0;
-        for series in indexed.iter() {
-            bytes += series.chunk_bytes();
-            if count > 0 && bytes > self.fetch_bytes as u64 {
-                break;
-            }
-            count += 1;
-        }
-        indexed.drain(..count).collect()
+        let (wanted_limit, pages_limit) = (self.fetch_bytes as u64, self.fetch_bytes as u64 * PAGES_PER_WANTED);
+        let (mut wanted, mut pages) = (0, PageCount::default());
+        let mut segment = None;
+        let fits = |series: &&IndexedSeries| {
+            series.chunks.iter().all(|chunk| {
+                if segment.replace(chunk.meta.reference.segment()) != Some(chunk.meta.reference.segment()) {
+                    pages.begin_object();
+                }
+                wanted += chunk.bytes.end - chunk.bytes.start;
+                wanted <= wanted_limit && pages.add(&chunk.bytes) <= pages_limit
+            })
+        };
+        let count = indexed.iter().take_while(fits).count().max(1);
+        indexed.drain(..count.min(indexed.len())).collect()
     }
 }
 

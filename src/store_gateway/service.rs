@@ -31,8 +31,6 @@ use crate::tenant::TenantId;
 
 /// Blocks of one query opened, or read for their labels, at once.
 const BLOCK_CONCURRENCY: usize = 16;
-/// Series whose labels are read at once.
-const SERIES_PER_READ: usize = 4096;
 
 /// Which blocks a store-gateway serves.
 pub type Ownership = Arc<dyn Fn(&TenantId, Ulid) -> bool + Send + Sync>;
@@ -68,7 +66,7 @@ impl StoreGateway {
     ) -> Self {
         let metrics = Metrics::new(registry);
         let dir = config.cache_dir.clone().unwrap_or_else(|| data_dir.join("store-gateway"));
-        let pages = Arc::new(PageReader::new(bucket.clone(), config, metrics.clone()));
+        let pages = Arc::new(PageReader::new(bucket.clone(), runtime.query_pool.clone(), config, metrics.clone()));
         let opener = Opener {
             disk: runtime.disk.clone(),
             dir: dir.clone(),
@@ -202,9 +200,9 @@ async fn answer<T: Ord + Send + 'static>(
     let mut values = BTreeSet::new();
     for matchers in selectors {
         let found = reading.find_series(block, matchers).await?;
-        let deferred: Arc<[Matcher]> = found.deferred.into();
-        for series in found.series.chunks(SERIES_PER_READ) {
-            let indexed = reading.index_series(block, series.to_vec(), &deferred, Wanted::LabelsOf(range)).await?;
+        let deferred: Arc<[Matcher]> = found.deferred.clone().into();
+        for portion in found.portions() {
+            let indexed = reading.index_series(block, portion.to_vec(), &deferred, Wanted::LabelsOf(range)).await?;
             let of_series = question.of_series.clone();
             let collected = reading.pool.run(move || {
                 let mut values = BTreeSet::new();

@@ -9,10 +9,13 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use skald_model::{Columns, HistogramSample, HistogramValue, Labels, ResetHint, Span};
+use skald_tsdb::block::BlockMeta;
 use skald_tsdb::chunk::histogram;
 use skald_tsdb::disk::{Disk, RealDisk};
 
 use super::*;
+use crate::bucket::tests::{directory, open_bucket, start_s3};
+use crate::bucket::upload::upload_block;
 use crate::bucket::{BucketIndex, TenantBucket};
 use crate::compactor::update_bucket_index;
 
@@ -182,4 +185,37 @@ async fn histograms_of_head_blocks_agree() {
         assert_eq!(hex(&Sha256::digest(texts.join("\n"))), expected.sha256, "{}: {}", series.labels, texts[0]);
     }
     assert!(expected.is_empty(), "missing: {:?}", expected.keys().collect::<Vec<_>>());
+}
+
+/// The same from real stores: uploaded, indexed, served.
+async fn served_from(config: &crate::bucket::Config) {
+    let Some(dir) = golden_set("blocks-head") else { return };
+    let Some((_, expected)) = serve("blocks-head").await else { return };
+    let shared: Arc<dyn Bucket> = Arc::new(open_bucket(config));
+    let bench = Bench::over(shared.clone(), MemBucket::default(), MemDisk::default(), Config::default());
+    let bucket = TenantBucket::new(shared, tenant("team-a"));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    for block in disk.list(&dir.join("blocks")).unwrap() {
+        let block = dir.join("blocks").join(block.name);
+        let meta = BlockMeta::parse(&disk.read(&block.join("meta.json")).unwrap()).unwrap();
+        upload_block(&disk, &Pool::inline(), &block, &bucket, &meta, "ingester").await.unwrap();
+    }
+    let update = update_bucket_index(&bucket, 1_717_400_000_000, 4).await.unwrap();
+    assert_eq!((update.index.blocks.len(), update.partial.len(), update.damaged.len()), (5, 0, 0));
+    let listed: Vec<Ulid> = update.index.blocks.iter().map(|block| block.block_id).collect();
+    let (series, served) = bench.select("team-a", &listed, everything()).await.unwrap();
+    assert_eq!(served, listed);
+    assert_eq!(series, expected);
+}
+
+#[tokio::test]
+async fn a_directory_serves_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    served_from(&directory(dir.path())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_serves_the_same() {
+    let s3 = start_s3().await;
+    served_from(&s3.config).await;
 }

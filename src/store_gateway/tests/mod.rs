@@ -61,6 +61,12 @@ impl Bench {
     }
 
     fn with(bucket: MemBucket, disk: MemDisk, config: Config) -> Self {
+        let shared: Arc<dyn Bucket> = Arc::new(bucket.clone());
+        Self::over(shared, bucket, disk, config)
+    }
+
+    /// The gateway reads `shared`; `bucket` is that one when it is in memory.
+    fn over(shared: Arc<dyn Bucket>, bucket: MemBucket, disk: MemDisk, config: Config) -> Self {
         let clock = ManualClock::at(1_717_400_000_000);
         let runtime = Runtime {
             clock: Arc::new(clock.clone()),
@@ -71,7 +77,6 @@ impl Bench {
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),
         };
-        let shared: Arc<dyn Bucket> = Arc::new(bucket.clone());
         let indexes = IndexCache::new(shared.clone(), runtime.clock.clone(), BucketIndexConfig::default());
         let mut registry = Registry::default();
         let gateway = StoreGateway::new(
