@@ -10,6 +10,9 @@ pub mod eval;
 mod format;
 pub mod functions;
 pub mod parse;
+#[doc(hidden)]
+pub mod script;
+pub mod series_description;
 pub mod source;
 #[doc(hidden)]
 pub mod testing;

@@ -21,7 +21,7 @@ mod env;
 pub mod error;
 mod grid;
 mod group_index;
-mod histogram;
+pub(crate) mod histogram;
 mod histogram_function;
 mod info;
 mod instant_function;

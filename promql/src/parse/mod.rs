@@ -16,10 +16,10 @@ mod check;
 mod duration;
 mod error;
 mod expression;
-mod lexer;
+pub(crate) mod lexer;
 pub(crate) mod literal;
 mod selector;
-mod token;
+pub(crate) mod token;
 
 use skald_model::Matcher;
 
