@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
-use crate::{bucket, compactor, http, logging, store_gateway};
+use crate::{bucket, compactor, distributor, http, limits, logging, store_gateway};
 
 settings! {
     /// What the process is and where it keeps its data.
@@ -20,6 +20,10 @@ settings! {
         pub server: http::Config,
         /// The HTTP API.
         pub api: http::ApiConfig,
+        /// The distributor.
+        pub distributor: distributor::Config,
+        /// Limits of tenants.
+        pub limits: limits::Limits,
         /// Object storage.
         pub blocks_storage: bucket::Config,
         /// The store-gateway.

@@ -144,6 +144,36 @@ impl WriteBatch {
         self.series = series;
     }
 
+    /// Distributes series and metadata over `parts` batches, each in the order they have here. Labels that stand in the
+    /// request are shared, everything else is copied. The functions name the part, below `parts`.
+    pub fn split(
+        &self,
+        parts: usize,
+        mut part_of_series: impl FnMut(&SeriesEntry) -> usize,
+        mut part_of_metadata: impl FnMut(&MetricMetadata) -> usize,
+    ) -> Vec<WriteBatch> {
+        let mut split = vec![WriteBatch { body: self.body.clone(), ..WriteBatch::default() }; parts];
+        for entry in &self.series {
+            let part = &mut split[part_of_series(entry)];
+            let labels = match entry.labels.source {
+                LabelSource::Body => entry.labels,
+                LabelSource::Rebuilt => {
+                    let start = end(part.rebuilt.len());
+                    part.rebuilt.extend_from_slice(self.slice(entry.labels));
+                    LabelSlice { source: LabelSource::Rebuilt, start, end: end(part.rebuilt.len()) }
+                }
+            };
+            let samples = append(&mut part.samples, run(&self.samples, &entry.samples));
+            let histograms = append(&mut part.histograms, run(&self.histograms, &entry.histograms));
+            let exemplars = append(&mut part.exemplars, run(&self.exemplars, &entry.exemplars));
+            part.series.push(SeriesEntry { hash: entry.hash, labels, samples, histograms, exemplars });
+        }
+        for metadata in &self.metadata {
+            split[part_of_metadata(metadata)].metadata.push(metadata.clone());
+        }
+        split
+    }
+
     /// Bytes of memory this holds, unused capacity included.
     pub fn heap_bytes(&self) -> usize {
         fn column<T>(column: &Vec<T>) -> usize {
@@ -180,6 +210,12 @@ impl WriteBatch {
 #[inline]
 fn run<'a, T>(column: &'a [T], range: &Range<u32>) -> &'a [T] {
     &column[range.start as usize..range.end as usize]
+}
+
+fn append<T: Clone>(column: &mut Vec<T>, part: &[T]) -> Range<u32> {
+    let start = end(column.len());
+    column.extend_from_slice(part);
+    start..end(column.len())
 }
 
 /// Makes a [`WriteBatch`] part by part, for receivers of other encodings and for tests.
@@ -319,6 +355,33 @@ mod tests {
         assert_eq!((batch.exemplars(0).len(), batch.exemplars(1).len()), (0, 1));
         assert_eq!((batch.sample_count(), batch.exemplar_count()), (3, 1));
         assert_eq!(batch.series[1].hash, batch.labels(1).hash());
+    }
+
+    #[test]
+    fn parts_of_a_split_hold_what_they_were_given() {
+        let mut builder = WriteBatchBuilder::default();
+        for (i, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            builder.series([("__name__", name)]).sample(i as i64, 1.0).sample(i as i64 + 10, 1.0);
+        }
+        let mut i = 0;
+        let batch = builder.build();
+        let parts = batch.split(
+            3,
+            |_| {
+                i += 1;
+                i % 2
+            },
+            |_| 0,
+        );
+        let shown = |part: &WriteBatch| -> Vec<(String, Vec<i64>)> {
+            let series =
+                |s: SeriesView<'_>| (s.labels.to_labels().to_string(), s.samples.iter().map(|s| s.timestamp).collect());
+            part.iter().map(series).collect()
+        };
+        let expected = |name: &str, t| (format!("{{__name__={name:?}}}"), vec![t, t + 10]);
+        assert_eq!(shown(&parts[0]), [expected("b", 1), expected("d", 3)]);
+        assert_eq!(shown(&parts[1]), [expected("a", 0), expected("c", 2)]);
+        assert!(parts[2].is_empty());
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Ring {
         Ok(Self { groups: groups.into(), division })
     }
 
+    /// A ring of one group, which holds everything.
+    pub fn single(group: GroupId) -> Self {
+        Self { groups: [group].into(), division: None }
+    }
+
     /// The groups, ascending.
     pub fn groups(&self) -> &[GroupId] {
         &self.groups

@@ -24,6 +24,7 @@ use crate::WriteBatch;
 
 pub(crate) use histogram::heap_bytes as histogram_heap_bytes;
 pub use labels::{LabelShape, is_legacy_label_name, is_legacy_metric_name};
+pub use snappy::declared_bytes;
 
 /// A decoded request, and the allocations to decode the next one with.
 #[derive(Debug, Default)]

@@ -1,0 +1,50 @@
+//! What the distributor enforces for each tenant.
+
+use std::time::Duration;
+
+use crate::settings::{setting_enum, settings};
+
+setting_enum! {
+    /// Which metric and label names are valid.
+    pub enum NameValidation {
+        /// Letters, digits, `_`, and in metric names `:`; not beginning with a digit.
+        Legacy = "legacy",
+        /// Any UTF-8.
+        Utf8 = "utf8",
+    }
+}
+
+settings! {
+    /// Checked before anything is stored.
+    pub struct Limits {
+        /// Write requests per second a tenant may send to one distributor; more are answered with 429. `none` sets no limit.
+        pub request_rate: Option<f64> = None => 0.001..,
+        /// Write requests a tenant may send at once before the rate counts.
+        pub request_burst_size: u64 = 100 => 1..,
+        /// Samples, exemplars and metadata entries per second a tenant may send to one distributor; more are answered with
+        /// 429, and senders drop them unless told to retry. `none` sets no limit.
+        pub ingestion_rate: Option<f64> = None => 0.001..,
+        /// Samples, exemplars and metadata entries a tenant may send at once before the rate counts. Larger requests than
+        /// this are always refused while there is a rate.
+        pub ingestion_burst_size: u64 = 200_000 => 1..,
+        /// Most labels of a series, the metric name included.
+        pub max_label_names_per_series: u32 = 30 => 1..,
+        /// Most labels of a series whose metric name ends in `_info`.
+        pub max_label_names_per_info_series: u32 = 80 => 1..,
+        /// Longest label name in bytes.
+        pub max_label_name_length: u32 = 1024 => 1..,
+        /// Longest label value in bytes, the metric name included.
+        pub max_label_value_length: u32 = 2048 => 1..,
+        /// Longest metric name and unit of metadata in bytes; longer help texts are cut there.
+        pub max_metadata_length: u32 = 1024 => 1..,
+        /// How far a sample's time may lie in the future. It forgives clocks that run fast; too large lets one wrong clock
+        /// put samples where no query looks.
+        pub creation_grace_period: Duration = Duration::from_secs(600),
+        /// How far a sample's time may lie in the past, whatever the ingesters would still take. `none` leaves it to them.
+        pub past_grace_period: Option<Duration> = None,
+        /// Which metric and label names are valid.
+        pub name_validation_scheme: NameValidation = NameValidation::Legacy,
+        /// Whether native histograms are stored; `false` leaves them out silently.
+        pub native_histograms_ingestion_enabled: bool = true,
+    }
+}

@@ -1,0 +1,195 @@
+//! One write from its body to its outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use skald_proto::remote_write::{DecodeError, Received, declared_bytes};
+
+use super::config::Config;
+use super::in_flight::{InFlight, Reservation};
+use super::limits::Limits;
+use super::metrics::Metrics;
+use super::rejections::Rejections;
+use super::replicate::{Ingesters, replicate};
+use super::shard::shard;
+use super::tenants::{Tenant, Tenants};
+use super::validate::{reject_undecodable, validate};
+use crate::error::{ErrorKind, ServiceError};
+use crate::ingester::client::RejectedKind;
+use crate::runtime::{Clock, Pool, Rng, Runtime};
+use crate::tenant::TenantId;
+
+/// Writes that decompress to more are decoded on the ingest pool: they would hold a thread that serves connections for
+/// more than about half a millisecond.
+const INLINE_BYTES: u64 = 1 << 20;
+/// Decoders kept for the next writes, and the memory each may keep.
+const SPARE_DECODERS: usize = 32;
+const SPARE_BYTES: usize = 8 << 20;
+
+/// Takes writes, checks them, and sends each series to the ingesters that hold it.
+pub struct Distributor {
+    pub(super) config: Config,
+    limits: Arc<Limits>,
+    ingesters: Arc<ArcSwap<Ingesters>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<Rng>,
+    pool: Pool,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) in_flight: Arc<InFlight>,
+    tenants: Tenants,
+    /// Allocations of earlier writes.
+    spare: Mutex<Vec<Received>>,
+}
+
+/// What became of a write that was carried out.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Float and histogram samples stored.
+    pub(super) samples: u64,
+    /// Exemplars stored.
+    pub(super) exemplars: u64,
+    /// The first bad part's error, when there were any; everything else is stored.
+    pub(super) refusal: Option<ServiceError>,
+}
+
+/// A decoded and validated write.
+struct Admitted {
+    received: Received,
+    rejections: Rejections,
+    decoded: Result<(), DecodeError>,
+}
+
+impl Distributor {
+    /// A distributor that writes to what `ingesters` holds at the time of each write.
+    pub fn new(
+        config: Config,
+        limits: Limits,
+        ingesters: Arc<ArcSwap<Ingesters>>,
+        runtime: &Runtime,
+        registry: &mut Registry,
+    ) -> Self {
+        let metrics = Arc::new(Metrics::new(registry));
+        let in_flight =
+            InFlight::new(&config.instance_limits, metrics.in_flight_requests.clone(), metrics.in_flight_bytes.clone());
+        Self {
+            config,
+            limits: Arc::new(limits),
+            ingesters,
+            clock: runtime.clock.clone(),
+            rng: runtime.rng.clone(),
+            pool: runtime.ingest_pool.clone(),
+            tenants: Tenants::new(metrics.clone()),
+            metrics,
+            in_flight,
+            spare: Mutex::default(),
+        }
+    }
+
+    /// Carries out a write: a snappy-compressed remote_write 1.0 body. After an error nothing is acknowledged.
+    pub(super) async fn push(
+        &self,
+        tenant: &TenantId,
+        body: Bytes,
+        reservation: &mut Reservation,
+    ) -> Result<Outcome, ServiceError> {
+        let begun = self.clock.monotonic();
+        let state = self.tenants.get(tenant, &self.limits, begun);
+        let outcome = self.push_admitted(tenant, &state, body, reservation, begun).await;
+        self.metrics.push_duration.observe(self.clock.monotonic().saturating_sub(begun).as_secs_f64());
+        outcome
+    }
+
+    async fn push_admitted(
+        &self,
+        tenant: &TenantId,
+        state: &Tenant,
+        body: Bytes,
+        reservation: &mut Reservation,
+        now: Duration,
+    ) -> Result<Outcome, ServiceError> {
+        state.admit_request(&self.limits, now)?;
+        let Admitted { mut received, mut rejections, decoded } = self.admit(body, reservation).await?;
+        decoded.map_err(decode_error)?;
+        reservation.grow_to(received.heap_bytes())?;
+        let batch = std::mem::take(&mut received.batch);
+        let (samples, exemplars) = (batch.sample_count() as u64, batch.exemplar_count() as u64);
+        let metadata = batch.metadata.len() as u64;
+        if let Err(error) = state.admit_items(samples + exemplars + metadata, &self.limits, now) {
+            for (kind, count) in [
+                (RejectedKind::Sample, samples),
+                (RejectedKind::Exemplar, exemplars),
+                (RejectedKind::Metadata, metadata),
+            ] {
+                state.count_discarded(kind, "rate-limited", count, &self.metrics);
+            }
+            return Err(error);
+        }
+        let batch = Arc::new(batch);
+        let mut outcome = Outcome::default();
+        if !batch.is_empty() {
+            state.count_received(samples, exemplars, metadata);
+            let ingesters = self.ingesters.load_full();
+            let parts = shard(batch.clone(), ingesters.ring(), tenant);
+            let replies = replicate(&ingesters, parts, tenant, self.config.remote_timeout, &self.clock).await?;
+            for reply in replies {
+                outcome.samples += reply.samples;
+                outcome.exemplars += reply.exemplars;
+                rejections.extend(reply.rejections);
+            }
+        }
+        // Whoever still sends the batch to a slow replica keeps it.
+        received.batch = Arc::into_inner(batch).unwrap_or_default();
+        self.keep(received);
+        state.count_rejections(&rejections, &self.metrics);
+        outcome.refusal = rejections.error();
+        Ok(outcome)
+    }
+
+    /// Decodes and validates, here or on the pool.
+    async fn admit(&self, body: Bytes, reservation: &mut Reservation) -> Result<Admitted, ServiceError> {
+        let max_bytes = self.config.max_recv_msg_size.as_usize();
+        self.metrics.received_bytes.inc_by(body.len() as u64);
+        // What is declared beyond the limit is never allocated; the decoder refuses it.
+        let declared = declared_bytes(&body).unwrap_or(0).min(max_bytes as u64);
+        self.metrics.decompressed_bytes.inc_by(declared);
+        reservation.grow_to(body.len() + declared as usize)?;
+        let mut received = self.spare.lock().pop().unwrap_or_default();
+        let limits = self.limits.clone();
+        let now = self.clock.now_ms();
+        let work = move || {
+            let mut rejections = Rejections::default();
+            let decoded =
+                received.decode(&body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
+            if decoded.is_ok() {
+                validate(&mut received, &limits, now, &mut rejections);
+            }
+            Admitted { received, rejections, decoded }
+        };
+        if declared <= INLINE_BYTES { Ok(work()) } else { Ok(self.pool.run(work).await?) }
+    }
+
+    /// Keeps allocations for the next write, if they are not unusually large.
+    fn keep(&self, mut received: Received) {
+        received.batch.clear();
+        if received.heap_bytes() <= SPARE_BYTES {
+            let mut spare = self.spare.lock();
+            if spare.len() < SPARE_DECODERS {
+                spare.push(received);
+            }
+        }
+    }
+}
+
+fn decode_error(error: DecodeError) -> ServiceError {
+    let (kind, reason) = match error {
+        DecodeError::TooLarge { .. } => (ErrorKind::TooLarge, "distributor-max-write-message-size"),
+        DecodeError::Snappy(_) => (ErrorKind::BadData, "malformed-snappy"),
+        DecodeError::Protobuf { .. } => (ErrorKind::BadData, "malformed-protobuf"),
+        DecodeError::TooWide { .. } => (ErrorKind::BadData, "write-message-too-wide"),
+    };
+    ServiceError::new(kind, reason, error.to_string())
+}

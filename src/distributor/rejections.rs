@@ -1,0 +1,68 @@
+//! What a write's bad parts are counted by, and told to its sender.
+
+use std::borrow::Cow;
+
+use crate::error::{ErrorKind, ServiceError};
+use crate::ingester::client::{RejectedKind, Rejection};
+
+/// Longest part of a series' labels in a message.
+const MAX_SHOWN_BYTES: usize = 512;
+
+/// Bad parts of one write, one entry per kind and reason in the order of first occurrence.
+#[derive(Debug, Default)]
+pub(super) struct Rejections {
+    entries: Vec<Rejection>,
+}
+
+impl Rejections {
+    /// Counts `count` parts; `message` is asked for only when it is the reason's first.
+    pub(super) fn add(
+        &mut self,
+        kind: RejectedKind,
+        reason: &'static str,
+        count: usize,
+        message: impl FnOnce() -> String,
+    ) {
+        if count == 0 {
+            return;
+        }
+        match self.entries.iter_mut().find(|entry| entry.kind == kind && entry.reason == reason) {
+            Some(entry) => entry.count += count as u64,
+            None => {
+                let reason = Cow::Borrowed(reason);
+                self.entries.push(Rejection { kind, reason, count: count as u64, message: message() });
+            }
+        }
+    }
+
+    /// Adds what others refused.
+    pub(super) fn extend(&mut self, others: impl IntoIterator<Item = Rejection>) {
+        for other in others {
+            match self.entries.iter_mut().find(|e| e.kind == other.kind && e.reason == other.reason) {
+                Some(entry) => entry.count += other.count,
+                None => self.entries.push(other),
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rejection> {
+        self.entries.iter()
+    }
+
+    /// The error a write with these rejections is answered with: the first refused sample's. Exemplars and metadata are
+    /// only counted: no sender could do better about them than to drop what it cannot drop again.
+    pub(super) fn error(&self) -> Option<ServiceError> {
+        let first = self.entries.iter().find(|entry| entry.kind == RejectedKind::Sample)?;
+        Some(ServiceError::new(ErrorKind::BadData, first.reason.clone(), first.message.clone()))
+    }
+}
+
+/// Text for a message: cut where it is long.
+pub(super) fn shown(text: impl std::fmt::Display) -> String {
+    let mut text = text.to_string();
+    if text.len() > MAX_SHOWN_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_SHOWN_BYTES));
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,181 @@
+//! What the distributor keeps of each tenant that writes: its rates and its counters.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::metrics::counter::Counter;
+
+use super::limits::Limits;
+use super::metrics::{DiscardLabels, Metrics, TenantLabels, reason_label};
+use super::rate_limit::TokenBucket;
+use super::rejections::Rejections;
+use crate::error::{ErrorKind, ServiceError};
+use crate::ingester::client::RejectedKind;
+use crate::tenant::TenantId;
+
+/// A tenant that has not written for so long is forgotten, its counters included.
+const IDLE: Duration = Duration::from_secs(20 * 60);
+/// How often idle tenants are looked for, at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// All tenants that have written lately.
+#[derive(Debug)]
+pub(super) struct Tenants {
+    metrics: Arc<Metrics>,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tenants: HashMap<TenantId, Arc<Tenant>>,
+    swept_at: Duration,
+}
+
+/// One tenant's rates and counters.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    name: TenantLabels,
+    requests: Option<TokenBucket>,
+    items: Option<TokenBucket>,
+    received_samples: Counter,
+    received_exemplars: Counter,
+    received_metadata: Counter,
+    /// Discard counters this tenant has.
+    discards: Mutex<BTreeSet<(u8, String)>>,
+    /// Monotonic milliseconds of the last write.
+    seen: AtomicU64,
+}
+
+const KINDS: [RejectedKind; 3] = [RejectedKind::Sample, RejectedKind::Exemplar, RejectedKind::Metadata];
+
+impl Tenants {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, state: RwLock::default() }
+    }
+
+    /// The tenant's state, made when it is new. `now` is monotonic.
+    pub(super) fn get(&self, id: &TenantId, limits: &Limits, now: Duration) -> Arc<Tenant> {
+        if let Some(tenant) = self.state.read().tenants.get(id) {
+            tenant.seen.store(now.as_millis() as u64, Ordering::Relaxed);
+            return tenant.clone();
+        }
+        let mut state = self.state.write();
+        if now.saturating_sub(state.swept_at) >= SWEEP_EVERY {
+            state.swept_at = now;
+            let idle_since = now.saturating_sub(IDLE).as_millis() as u64;
+            for (_, tenant) in state.tenants.extract_if(|_, tenant| tenant.seen.load(Ordering::Relaxed) < idle_since) {
+                tenant.forget(&self.metrics);
+            }
+        }
+        let tenant = state.tenants.entry(id.clone()).or_insert_with(|| Arc::new(self.tenant(id, limits, now)));
+        tenant.clone()
+    }
+
+    fn tenant(&self, id: &TenantId, limits: &Limits, now: Duration) -> Tenant {
+        let name = TenantLabels { tenant: id.as_str().to_owned() };
+        Tenant {
+            requests: limits.request_rate.map(|rate| TokenBucket::new(rate, limits.request_burst_size, now)),
+            items: limits.ingestion_rate.map(|rate| TokenBucket::new(rate, limits.ingestion_burst_size, now)),
+            received_samples: self.metrics.received_samples.get_or_create_owned(&name),
+            received_exemplars: self.metrics.received_exemplars.get_or_create_owned(&name),
+            received_metadata: self.metrics.received_metadata.get_or_create_owned(&name),
+            discards: Mutex::default(),
+            seen: AtomicU64::new(now.as_millis() as u64),
+            name,
+        }
+    }
+}
+
+impl Tenant {
+    /// Takes one request from the tenant's rate.
+    pub(super) fn admit_request(&self, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
+        let Some(Err(wait)) = self.requests.as_ref().map(|bucket| bucket.take(1, now)) else { return Ok(()) };
+        let (rate, burst) = (limits.request_rate.unwrap_or_default(), limits.request_burst_size);
+        Err(ServiceError::new(
+            ErrorKind::TooManyRequests,
+            "tenant-max-request-rate",
+            format!("the tenant is beyond its request rate of {rate} a second with bursts of {burst}"),
+        )
+        .retry_after(wait))
+    }
+
+    /// Takes `items` samples, exemplars and metadata entries from the tenant's rate.
+    pub(super) fn admit_items(&self, items: u64, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
+        let Some(Err(wait)) = self.items.as_ref().map(|bucket| bucket.take(items, now)) else { return Ok(()) };
+        let (rate, burst) = (limits.ingestion_rate.unwrap_or_default(), limits.ingestion_burst_size);
+        Err(ServiceError::new(
+            ErrorKind::TooManyRequests,
+            "tenant-max-ingestion-rate",
+            format!("{items} samples, exemplars and metadata entries are beyond the tenant's ingestion rate of {rate} a second with bursts of {burst}"),
+        )
+        .retry_after(wait))
+    }
+
+    /// Counts what goes to the ingesters.
+    pub(super) fn count_received(&self, samples: u64, exemplars: u64, metadata: u64) {
+        self.received_samples.inc_by(samples);
+        self.received_exemplars.inc_by(exemplars);
+        self.received_metadata.inc_by(metadata);
+    }
+
+    /// Counts what was refused, wherever.
+    pub(super) fn count_rejections(&self, rejections: &Rejections, metrics: &Metrics) {
+        for rejection in rejections.iter() {
+            self.count_discarded(rejection.kind, &rejection.reason, rejection.count, metrics);
+        }
+    }
+
+    /// Counts parts refused for one reason.
+    pub(super) fn count_discarded(&self, kind: RejectedKind, reason: &str, count: u64, metrics: &Metrics) {
+        if count == 0 {
+            return;
+        }
+        let labels = DiscardLabels { reason: reason_label(reason), tenant: self.name.tenant.clone() };
+        metrics.discarded(kind).get_or_create(&labels).inc_by(count);
+        self.discards.lock().insert((kind as u8, labels.reason));
+    }
+
+    fn forget(&self, metrics: &Metrics) {
+        metrics.received_samples.remove(&self.name);
+        metrics.received_exemplars.remove(&self.name);
+        metrics.received_metadata.remove(&self.name);
+        for (kind, reason) in std::mem::take(&mut *self.discards.lock()) {
+            let labels = DiscardLabels { reason, tenant: self.name.tenant.clone() };
+            if let Some(kind) = KINDS.into_iter().find(|known| *known as u8 == kind) {
+                metrics.discarded(kind).remove(&labels);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+
+    #[test]
+    fn idle_tenants_and_their_counters_are_forgotten() {
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::new(&mut registry));
+        let tenants = Tenants::new(metrics.clone());
+        let limits = Limits::default();
+        let get = |id: &str, minutes: u64| {
+            tenants.get(&TenantId::new(id).unwrap(), &limits, Duration::from_secs(minutes * 60))
+        };
+        get("idle", 0).count_discarded(RejectedKind::Sample, "label-invalid", 3, &metrics);
+        get("busy", 0).count_received(1, 1, 1);
+        get("busy", 15);
+        let shown = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        assert!(shown().contains(r#"skald_discarded_samples_total{reason="label_invalid",tenant="idle"} 3"#));
+        get("new", 25);
+        assert!(!shown().contains("idle\""), "{}", shown());
+        assert!(shown().contains(r#"skald_distributor_received_samples_total{tenant="busy"} 1"#));
+    }
+}
