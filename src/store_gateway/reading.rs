@@ -10,8 +10,8 @@ use bytes::Bytes;
 use skald_model::{Labels, Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{
-    BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, parse_chunk, parse_postings,
-    series_range,
+    BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, hidden_ranges, is_hidden,
+    parse_chunk, parse_postings, series_range,
 };
 use skald_tsdb::chunk::Chunk;
 use skald_tsdb::postings::{self, Deferral, Plan, SeriesRef};
@@ -66,9 +66,10 @@ impl FoundSeries {
 /// A series with the places of the chunks that are wanted.
 #[derive(Debug)]
 pub(super) struct IndexedSeries {
-    pub(super) series: SeriesRef,
     pub(super) labels: Labels,
     pub(super) chunks: Vec<WantedChunk>,
+    /// What must not be shown of them: deleted, or outside the block's time range.
+    pub(super) hidden: Vec<QueryRange>,
 }
 
 /// A chunk's place, and the bytes of its segment that most likely hold it.
@@ -183,11 +184,14 @@ impl Reading {
             let next_starts = entries.iter().skip(1).map(|(_, (_, next))| next.chunks.first().map(|c| c.reference));
             let next_starts: Vec<Option<ChunkRef>> = next_starts.chain([None]).collect();
             for ((_, (series, entry)), next_start) in entries.into_iter().zip(next_starts) {
-                let chunks = wanted_chunks(&entry, wanted, next_start, block.chunk_estimate);
-                let Some(chunks) = chunks else { continue };
+                let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(series));
+                let Some(chunks) = wanted_chunks(&entry, wanted, &hidden, next_start, block.chunk_estimate) else {
+                    continue;
+                };
+                hidden.retain(|range| chunks.iter().any(|chunk| chunk.meta.overlaps(*range)));
                 let labels = labels_reader.labels(&entry)?;
                 if deferred.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default())) {
-                    indexed.push(IndexedSeries { series, labels, chunks });
+                    indexed.push(IndexedSeries { labels, chunks, hidden });
                 }
             }
             Ok::<_, BlockError>(indexed)
@@ -200,7 +204,6 @@ impl Reading {
         &self,
         block: &Arc<OpenBlock>,
         series: Vec<IndexedSeries>,
-        range: QueryRange,
     ) -> Result<Vec<SeriesChunks>, ReadError> {
         let chunks = match self.read_chunks_once(block, &series, Freshness::Cached).await {
             Err(error) if error.is_damage() => {
@@ -210,13 +213,10 @@ impl Reading {
             result => result?,
         };
         let mut chunks = chunks.into_iter();
-        let with_chunks = |series: IndexedSeries| {
-            let deleted = block.tombstones.of(series.series).iter().filter(|d| !d.intersect(range).is_empty());
-            SeriesChunks {
-                chunks: chunks.by_ref().take(series.chunks.len()).collect(),
-                labels: series.labels,
-                deleted: deleted.copied().collect(),
-            }
+        let with_chunks = |series: IndexedSeries| SeriesChunks {
+            chunks: chunks.by_ref().take(series.chunks.len()).collect(),
+            labels: series.labels,
+            deleted: series.hidden,
         };
         Ok(series.into_iter().map(with_chunks).collect())
     }
@@ -315,11 +315,13 @@ impl Reading {
 fn wanted_chunks(
     entry: &SeriesEntry,
     wanted: Wanted,
+    hidden: &[QueryRange],
     next_start: Option<ChunkRef>,
     estimate: u64,
 ) -> Option<Vec<WantedChunk>> {
+    let is_wanted = |chunk: &ChunkMeta, range| chunk.overlaps(range) && !is_hidden(chunk, hidden);
     let range = match wanted {
-        Wanted::LabelsOf(range) => return entry.chunks.iter().any(|chunk| chunk.overlaps(range)).then(Vec::new),
+        Wanted::LabelsOf(range) => return entry.chunks.iter().any(|chunk| is_wanted(chunk, range)).then(Vec::new),
         Wanted::Overlapping(range) => range,
     };
     let estimate_of_last = match (entry.chunks.last(), next_start) {
@@ -328,7 +330,7 @@ fn wanted_chunks(
         }
         _ => estimate,
     };
-    let overlapping = entry.chunks.iter().enumerate().filter(|(_, chunk)| chunk.overlaps(range));
+    let overlapping = entry.chunks.iter().enumerate().filter(|(_, chunk)| is_wanted(chunk, range));
     let chunks: Vec<WantedChunk> = overlapping
         .map(|(i, &meta)| WantedChunk { meta, bytes: chunk_range(&entry.chunks, i, estimate_of_last) })
         .collect();

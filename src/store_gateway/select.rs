@@ -79,7 +79,7 @@ impl BlockReader {
             indexed.extend(self.reading.index_series(&self.block, portion.to_vec(), &deferred, wanted).await?);
             while !indexed.is_empty() {
                 let fetch = self.take(&mut indexed);
-                let batch = self.reading.read_chunks(&self.block, fetch, self.range).await?;
+                let batch = self.reading.read_chunks(&self.block, fetch).await?;
                 if batches.send(Ok(batch)).await.is_err() {
                     return Ok(());
                 }
