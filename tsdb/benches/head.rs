@@ -85,6 +85,26 @@ fn append(head: &Head, wal: &Wal, series: &[Series], samples: &[FloatSample]) {
     }
 }
 
+/// One more round whose requests take the series in no order: each is looked up in the table.
+fn shuffled(head: &Head, wal: &Wal, series: &[Series], samples: &mut [FloatSample], round: i64) {
+    let mut order: Vec<usize> = (0..series.len()).collect();
+    order.sort_by_key(|i| noise(*i, -1));
+    let later = samples.iter().map(|s| FloatSample { timestamp: round * STEP_MS + 20, value: s.value });
+    let later: Vec<FloatSample> = later.collect();
+    let mut cpu = 0.0;
+    for chunk in order.chunks(REQUEST_SERIES) {
+        // A request's bytes are at hand: copy them together first.
+        let series: Vec<Series> =
+            chunk.iter().map(|i| Series { labels: series[*i].labels.clone(), hash: series[*i].hash }).collect();
+        let of_request: Vec<FloatSample> = chunk.iter().map(|i| later[*i]).collect();
+        let start = Instant::now();
+        append(head, wal, &series, &of_request);
+        cpu += start.elapsed().as_secs_f64();
+    }
+    samples.copy_from_slice(&later);
+    println!("in no order     {:8.0} ns wall per sample", cpu * 1e9 / series.len() as f64);
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let count: usize = arguments.next().unwrap_or(100_000);
@@ -124,6 +144,7 @@ fn main() {
     let appended = (count as i64 * (rounds - 1)) as f64;
     println!("existing series {:8.0} ns CPU per sample ({:.0} ns wall)", cpu * 1e9 / appended, wall * 1e9 / appended);
     let stats = head.stats();
+    shuffled(&head, &wal, &series, &mut samples, rounds);
     println!("head            {:8.0} heap bytes per series", stats.heap_bytes as f64 / count as f64);
     println!("                {:8.0} bytes RSS per series", (rss_bytes() - rss_before) as f64 / count as f64);
     println!("log             {:8.2} bytes per sample", wal.stats().bytes as f64 / (appended + count as f64));

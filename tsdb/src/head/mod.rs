@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use skald_model::TimestampMs;
+use skald_model::{QueryRange, TimestampMs};
 
 use self::exemplars::ExemplarStore;
 use self::index::Index;
@@ -193,6 +193,11 @@ impl Head {
     /// Time of the oldest sample, or something older.
     pub fn min_time(&self) -> Option<TimestampMs> {
         Some(self.min_time.load(Ordering::Relaxed)).filter(|t| *t != TimestampMs::MAX)
+    }
+
+    /// From the oldest to the newest sample, or a little more; `None` while there never was one.
+    pub fn time_range(&self) -> Option<QueryRange> {
+        self.min_time().zip(self.max_time()).map(|(min, max)| QueryRange { min, max: max.max(min) })
     }
 
     /// The cut boundary: older samples are stored only as late ones, within the out-of-order window.

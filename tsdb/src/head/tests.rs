@@ -513,6 +513,22 @@ fn a_sample_far_in_the_future_blocks_nothing() {
 }
 
 #[test]
+fn a_cut_is_due_half_a_range_after_its_end() {
+    let rig = Rig::new(OPTIONS);
+    assert_eq!(rig.head.due_cut(), None);
+    rig.floats(&labels(0), &[(700, 1.0), (1499, 1.0)]);
+    assert_eq!(rig.head.due_cut(), None);
+    rig.floats(&labels(0), &[(1500, 1.0)]);
+    assert_eq!(rig.head.due_cut(), Some(1000));
+    rig.cut(1000);
+    assert_eq!(rig.head.due_cut(), None);
+    rig.floats(&labels(1), &[(900, 1.0)]);
+    assert_eq!((rig.head.due_cut(), rig.head.time_range()), (None, Some(QueryRange { min: 900, max: 1500 })));
+    rig.floats(&labels(0), &[(5600, 1.0)]);
+    assert_eq!(rig.head.due_cut(), Some(5000));
+}
+
+#[test]
 fn limits_refuse_new_series_only() {
     let rig = Rig::new(OPTIONS);
     let limits = AppendLimits { max_series: Some(3), max_series_per_metric: Some(2), ..AppendLimits::default() };
