@@ -1,7 +1,8 @@
 //! The head: one tenant's recent series, in memory.
 //!
 //! Where things are: a series' labels are symbols in [`index`], which also holds the postings; its state, open chunk,
-//! closed chunks and out-of-order samples are in a [`page`] of up to 1,024 series; [`table`] finds its slot by hash.
+//! closed chunks and out-of-order samples are in a [`page`] of up to 1,024 series; [`table`] finds its slot by hash, and
+//! [`slots`] gives slots out.
 //!
 //! An append ([`append`]) resolves and validates all samples of a request, logs them, and then stores them; a read
 //! ([`select`]) copies chunks page by page; a flush ([`cut`]) hands out whole aligned ranges, then drops them;
@@ -26,6 +27,7 @@ mod select;
 mod side;
 mod sizing;
 mod slab;
+mod slots;
 mod symbols;
 mod table;
 #[cfg(test)]
