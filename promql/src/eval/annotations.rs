@@ -6,6 +6,7 @@ use super::date::rfc3339;
 use super::histogram_function::classic::ForcedMonotonicity;
 use super::quantile::{format_g, format_two_digits};
 use crate::ast::Span;
+use crate::parse::line_and_column;
 
 /// Distinct annotations kept of one query; further ones are only counted.
 const KEPT: usize = 1000;
@@ -128,7 +129,7 @@ fn render(set: &BTreeSet<Annotation>, query: &str, limit: usize, kind: &str) -> 
         .iter()
         .take(limit)
         .map(|a| {
-            let (line, column) = position(query, a.start);
+            let (line, column) = line_and_column(query, a.start);
             format!("PromQL {kind}: {} ({line}:{column})", a.text)
         })
         .collect();
@@ -136,14 +137,6 @@ fn render(set: &BTreeSet<Annotation>, query: &str, limit: usize, kind: &str) -> 
         texts.push(format!("{} more {kind} annotations omitted", set.len() - limit));
     }
     texts
-}
-
-/// Line and column of a byte of the query, both from 1.
-pub fn position(query: &str, byte: usize) -> (usize, usize) {
-    let before = &query.as_bytes()[..byte.min(query.len())];
-    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-    let column = before.len() - before.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1) + 1;
-    (line, column)
 }
 
 #[cfg(test)]

@@ -153,10 +153,16 @@ impl Operator for Negate {
 
 /// `vector(s)`: one series without labels.
 pub(crate) struct VectorOf {
-    pub(crate) scalar: ScalarPlan,
-    pub(crate) steps: usize,
-    pub(crate) span: crate::ast::Span,
-    pub(crate) done: bool,
+    scalar: ScalarPlan,
+    steps: usize,
+    span: crate::ast::Span,
+    done: bool,
+}
+
+impl VectorOf {
+    pub(crate) fn new(scalar: ScalarPlan, steps: usize, span: crate::ast::Span) -> Self {
+        Self { scalar, steps, span, done: false }
+    }
 }
 
 impl Operator for VectorOf {

@@ -35,7 +35,7 @@ impl Relabel {
             .size_limit(REGEX_SIZE_LIMIT)
             .build()
             .map_err(|_| invalid("regular expression", "label_replace", pattern))?;
-        if target.is_empty() {
+        if !is_label_name(&target) {
             return Err(invalid("destination label name", "label_replace", &target));
         }
         Ok(Self::Replace { target, replacement, source, regex: Box::new(regex) })
@@ -43,11 +43,11 @@ impl Relabel {
 
     /// `label_join`
     pub(crate) fn join(target: String, separator: String, sources: Vec<String>) -> Result<Self, EvalError> {
-        if target.is_empty() {
+        if !is_label_name(&target) {
             return Err(invalid("destination label name", "label_join", &target));
         }
-        if sources.iter().any(String::is_empty) {
-            return Err(invalid("source label name", "label_join", ""));
+        if let Some(source) = sources.iter().find(|source| !is_label_name(source)) {
+            return Err(invalid("source label name", "label_join", source));
         }
         Ok(Self::Join { target, separator, sources })
     }
@@ -76,6 +76,11 @@ impl Relabel {
         }
         Ok(())
     }
+}
+
+/// Whether a label can have this name. The parser writes U+FFFD for bytes that are not UTF-8.
+pub(crate) fn is_label_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('\u{FFFD}')
 }
 
 fn invalid(what: &str, function: &str, value: &str) -> EvalError {

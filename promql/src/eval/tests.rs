@@ -219,3 +219,34 @@ fn statistics_count_samples_per_step() {
     let got = stats(&call("sum_over_time", vec![subquery]), params);
     assert_eq!(got.queryable_samples_per_step, vec![40, 40, 40]);
 }
+
+/// The deepest trees the parser lets through are evaluated on a small stack, in debug builds too.
+#[test]
+fn deep_queries_fit_the_stack() {
+    let deepest = crate::parse::MAX_DEPTH - 20;
+    let chain = |op: &str, term: &str| vec![term; deepest].join(op);
+    let nested = |open: &str, inner: &str, close: &str| open.repeat(deepest) + inner + &close.repeat(deepest);
+    let queries = [
+        chain(" + ", "limit"),
+        chain(" or ", "limit"),
+        chain(" + ", "time()"),
+        nested("abs(", "limit", ")"),
+        nested("(", "limit", ")"),
+        nested("-", "limit", ""),
+        nested("sum(", "limit", ")"),
+        nested("label_replace(", "limit", r#", "a", "b", "", "")"#),
+        nested("1 + ", "limit", ""),
+        nested("max_over_time(", "limit", "[10s:10s])"),
+        nested("scalar(vector(", "1", "))")[..].to_owned(),
+    ];
+    let run_all = move || {
+        for text in &queries {
+            let parsed = crate::parse::parse_expr(text, &crate::parse::ParseOptions::ALL);
+            let Ok(query) = parsed else { continue };
+            let result = run(&query, &EvalParams::instant(100_000), &storage());
+            assert!(result.is_ok(), "{:.40}: {}", text, result.unwrap_err());
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(8 << 20).spawn(run_all).unwrap();
+    thread.join().unwrap();
+}
