@@ -46,5 +46,9 @@ settings! {
         pub name_validation_scheme: NameValidation = NameValidation::Legacy,
         /// Whether native histograms are stored; `false` leaves them out silently.
         pub native_histograms_ingestion_enabled: bool = true,
+        /// Most buckets of a native histogram. `none` sets no limit.
+        pub max_native_histogram_buckets: Option<u32> = None => 1..,
+        /// Whether a native histogram with too many buckets is stored with a coarser resolution; `false` refuses it.
+        pub reduce_native_histogram_over_max_buckets: bool = true,
     }
 }

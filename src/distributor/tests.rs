@@ -451,6 +451,57 @@ async fn times_out_of_bounds_cost_their_samples_only() {
     assert_eq!((running.discarded("too_far_in_future"), running.discarded("too_far_in_past")), (Some(2), Some(2)));
 }
 
+/// A native histogram of schema 8 with one observation in each of `buckets` buckets, as a series' field.
+fn histogram(schema: i8, count: u64, buckets: u8, sum: f64) -> Vec<u8> {
+    let mut histogram = vec![0x08];
+    varint::put_uvarint(&mut histogram, count);
+    histogram.push(0x19);
+    histogram.extend_from_slice(&sum.to_le_bytes());
+    histogram.extend_from_slice(&[0x20, (schema as u8) << 1]);
+    field(&mut histogram, 0x5A, &[0x08, 0, 0x10, buckets]);
+    let mut deltas = vec![0; buckets as usize];
+    deltas[0] = 2;
+    field(&mut histogram, 0x62, &deltas);
+    histogram.push(0x78);
+    varint::put_uvarint(&mut histogram, NOW as u64);
+    let mut series = labels(&[(b"__name__", b"h")]);
+    field(&mut series, 0x22, &histogram);
+    let mut request = Vec::new();
+    field(&mut request, 0x0A, &series);
+    request
+}
+
+#[tokio::test]
+async fn native_histograms_are_checked_and_brought_into_form() {
+    let stored = async |limits: &Limits, body: Vec<u8>| -> Result<(i32, usize), String> {
+        let running = Setup { limits: limits.clone(), ..Setup::default() }.start();
+        let answer = running.post(compress(&[good(), body].concat())).await;
+        if answer.status != 200 {
+            return Err(answer.text);
+        }
+        let stored = running.ingester().stored.lock();
+        let histogram = stored[0].1.iter().find_map(|series| series.histograms.first()).ok_or("none")?;
+        Ok((histogram.value.schema(), histogram.value.num_buckets()))
+    };
+    let mut limits = Limits::default();
+    assert_eq!(stored(&limits, histogram(3, 8, 8, 1.0)).await, Ok((3, 8)));
+    // Finer than can be stored: reduced, two schemas down.
+    assert_eq!(stored(&limits, histogram(10, 8, 8, 1.0)).await, Ok((8, 3)));
+    let error = stored(&limits, histogram(3, 9, 8, 1.0)).await.unwrap_err();
+    assert!(error.ends_with("(err-skald-native-histogram-count-mismatch)"), "{error}");
+    let error = stored(&limits, histogram(60, 8, 8, 1.0)).await.unwrap_err();
+    assert!(error.ends_with("(err-skald-invalid-native-histogram-schema)"), "{error}");
+    // A stale marker has no buckets, whatever its sender says.
+    assert_eq!(stored(&limits, histogram(60, 9, 8, skald_model::stale_nan())).await, Ok((0, 0)));
+    limits.max_native_histogram_buckets = Some(4);
+    assert_eq!(stored(&limits, histogram(3, 8, 8, 1.0)).await, Ok((1, 3)));
+    limits.reduce_native_histogram_over_max_buckets = false;
+    let error = stored(&limits, histogram(3, 8, 8, 1.0)).await.unwrap_err();
+    assert!(error.ends_with("(err-skald-max-native-histogram-buckets)"), "{error}");
+    limits.native_histograms_ingestion_enabled = false;
+    assert_eq!(stored(&limits, histogram(3, 8, 8, 1.0)).await, Err("none".to_owned()));
+}
+
 #[tokio::test]
 async fn exemplars_and_metadata_are_dropped_without_failing_the_write() {
     let running = Setup::default().start();

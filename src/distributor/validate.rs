@@ -1,8 +1,13 @@
 //! Checks of one tenant's decoded write: what is bad is taken out and counted, what is good stays.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use skald_model::{Exemplar, HistogramSample, LabelBytes, METRIC_NAME, MetricMetadata, TimestampMs};
+use skald_model::histogram::{EXPONENTIAL_SCHEMAS, FINEST_RESERVED_SCHEMA};
+use skald_model::{
+    Exemplar, FloatHistogram, Histogram, HistogramSample, HistogramValue, LabelBytes, Labels, METRIC_NAME,
+    MetricMetadata, TimestampMs,
+};
 use skald_proto::remote_write::{Defect, LabelShape, Received, Rejected, is_legacy_label_name, is_legacy_metric_name};
 use skald_proto::{SeriesEntry, WriteBatch};
 
@@ -151,7 +156,7 @@ impl Check<'_> {
         None
     }
 
-    fn in_time(&mut self, at: TimestampMs, labels: &skald_model::Labels) -> bool {
+    fn in_time(&mut self, at: TimestampMs, labels: &Labels) -> bool {
         let Some((reason, what)) = self.time(at) else { return true };
         let message = || format!("a sample at {at} {what}: {}", shown(labels));
         self.rejections.add(RejectedKind::Sample, reason, 1, message);
@@ -173,8 +178,39 @@ impl Check<'_> {
         None
     }
 
-    fn histogram(&mut self, sample: &HistogramSample, labels: &skald_model::Labels) -> bool {
-        self.limits.native_histograms_ingestion_enabled && self.in_time(sample.timestamp, labels)
+    fn histogram(&mut self, sample: &mut HistogramSample, labels: &Labels) -> bool {
+        if !self.limits.native_histograms_ingestion_enabled || !self.in_time(sample.timestamp, labels) {
+            return false;
+        }
+        let Err((reason, what)) = self.buckets(&mut sample.value) else { return true };
+        let message = || format!("a native histogram is not valid, {what}: {}", shown(labels));
+        self.rejections.add(RejectedKind::Sample, reason, 1, message);
+        false
+    }
+
+    /// Checks a histogram, and brings it into the form that is stored: a stale marker without buckets, no finer schema than
+    /// there is a chunk encoding for, and no more buckets than the limit.
+    fn buckets(&self, value: &mut HistogramValue) -> Result<(), (&'static str, String)> {
+        if let Some(marker) = stale_marker(value) {
+            *value = marker;
+            return Ok(());
+        }
+        if (*EXPONENTIAL_SCHEMAS.end()..=FINEST_RESERVED_SCHEMA).contains(&value.schema()) {
+            value.reduce_resolution(*EXPONENTIAL_SCHEMAS.end());
+        }
+        value.validate().map_err(|error| (error.id(), error.to_string()))?;
+        let Some(most) = self.limits.max_native_histogram_buckets else { return Ok(()) };
+        let buckets = value.num_buckets();
+        if buckets <= most as usize {
+            return Ok(());
+        }
+        if !self.limits.reduce_native_histogram_over_max_buckets {
+            return Err(("max-native-histogram-buckets", format!("it has {buckets} buckets, the limit is {most}")));
+        }
+        match value.reduce_to_buckets(most as usize) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(("not-reducible-native-histogram", error.to_string())),
+        }
     }
 
     fn exemplar(&mut self, exemplar: &Exemplar) -> bool {
@@ -213,6 +249,19 @@ impl Check<'_> {
     }
 }
 
+/// A stale marker in the one form it is stored in, if `value` is one.
+fn stale_marker(value: &HistogramValue) -> Option<HistogramValue> {
+    match value {
+        HistogramValue::Integer(h) if h.is_stale() => {
+            Some(HistogramValue::Integer(Arc::new(Histogram { sum: h.sum, ..Histogram::default() })))
+        }
+        HistogramValue::Float(h) if h.is_stale() => {
+            Some(HistogramValue::Float(Arc::new(FloatHistogram { sum: h.sum, ..FloatHistogram::default() })))
+        }
+        _ => None,
+    }
+}
+
 fn refuse(reason: &'static str, message: String) -> Option<Refusal> {
     Some(Refusal { reason, message })
 }
@@ -222,10 +271,10 @@ fn column<'a, T>(column: &'a [T], run: &Range<u32>) -> &'a [T] {
 }
 
 /// Keeps of a series' run in a column what `keep` says yes to, in order, and shortens the run.
-fn retain<T>(column: &mut [T], run: &mut Range<u32>, mut keep: impl FnMut(&T) -> bool) {
+fn retain<T>(column: &mut [T], run: &mut Range<u32>, mut keep: impl FnMut(&mut T) -> bool) {
     let mut kept = run.start as usize;
     for i in run.start as usize..run.end as usize {
-        if keep(&column[i]) {
+        if keep(&mut column[i]) {
             column.swap(kept, i);
             kept += 1;
         }
