@@ -1,0 +1,359 @@
+//! The querier over gRPC: a client of a remote one, and the server side of a local one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use skald_model::{Columns, HistogramValue, Labels, MetricMetadata};
+use skald_promql::eval::{Element, QueryStats, SampleValue, Series, Value};
+use skald_proto::grpc::{self as messages, MalformedMessage, querier_client, querier_server};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::client::{QuerierClient, QueryReply, QueryRequest};
+use crate::error::ServiceError;
+use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::select::{LabelRequest, SeriesExemplars};
+use crate::tenant::TenantId;
+
+/// Samples one message of an answer aims at.
+const SAMPLES_PER_MESSAGE: usize = 50_000;
+
+/// Longest evaluation a peer may ask for; the query-frontend's own limit is far below.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// A remote querier.
+#[derive(Clone)]
+pub struct GrpcQuerierClient {
+    client: querier_client::QuerierClient<Channel>,
+}
+
+impl GrpcQuerierClient {
+    /// A querier behind `channel`.
+    pub fn new(channel: Channel) -> Self {
+        Self { client: querier_client::QuerierClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES) }
+    }
+}
+
+/// The gRPC service of a local querier.
+pub fn server(querier: Arc<dyn QuerierClient>) -> querier_server::QuerierServer<Served<dyn QuerierClient>> {
+    querier_server::QuerierServer::new(Served(querier)).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn query_message(request: QueryRequest) -> messages::QueryRequest {
+    messages::QueryRequest {
+        query: request.query,
+        start: request.start,
+        end: request.end,
+        step: request.step,
+        lookback: request.lookback,
+        timeout_ms: request.timeout.as_millis() as u64,
+        per_step_stats: request.per_step_stats,
+    }
+}
+
+fn query_request(message: messages::QueryRequest) -> QueryRequest {
+    QueryRequest {
+        query: message.query,
+        start: message.start,
+        end: message.end,
+        step: message.step,
+        lookback: message.lookback,
+        timeout: Duration::from_millis(message.timeout_ms).min(LONGEST_TIMEOUT),
+        per_step_stats: message.per_step_stats,
+    }
+}
+
+/// What `value_type` says.
+mod value_type {
+    pub const SCALAR: u32 = 1;
+    pub const STRING: u32 = 2;
+    pub const VECTOR: u32 = 3;
+    pub const MATRIX: u32 = 4;
+}
+
+fn element_message(element: Element) -> messages::QuerySeries {
+    let mut series =
+        messages::QuerySeries { labels: element.labels.as_bytes().to_vec(), ..messages::QuerySeries::default() };
+    match element.value {
+        SampleValue::Float(value) => {
+            series.timestamps.push(element.timestamp);
+            series.value_bits.push(value.to_bits());
+        }
+        SampleValue::Histogram(h) => series.histograms.push(messages::Histogram::from_float(element.timestamp, &h)),
+    }
+    series
+}
+
+fn series_message(series: Series) -> messages::QuerySeries {
+    let samples = series.samples;
+    let histograms = samples.histogram_timestamps.iter().zip(&samples.histograms);
+    messages::QuerySeries {
+        labels: series.labels.as_bytes().to_vec(),
+        timestamps: samples.float_timestamps,
+        value_bits: samples.float_values.into_iter().map(f64::to_bits).collect(),
+        histograms: histograms.map(|(t, h)| messages::Histogram::from_float(*t, h)).collect(),
+    }
+}
+
+/// Cuts an answer into messages of bounded size, in order.
+fn reply_messages(reply: QueryReply) -> Vec<messages::QueryResponse> {
+    let mut head = messages::QueryResponse::default();
+    let series: Vec<messages::QuerySeries> = match reply.value {
+        Value::Scalar { timestamp, value } => {
+            (head.value_type, head.timestamp, head.scalar_bits) = (value_type::SCALAR, timestamp, value.to_bits());
+            Vec::new()
+        }
+        Value::String { timestamp, value } => {
+            (head.value_type, head.timestamp, head.text) = (value_type::STRING, timestamp, value);
+            Vec::new()
+        }
+        Value::Vector(elements) => {
+            head.value_type = value_type::VECTOR;
+            elements.into_iter().map(element_message).collect()
+        }
+        Value::Matrix(series) => {
+            head.value_type = value_type::MATRIX;
+            series.into_iter().map(series_message).collect()
+        }
+    };
+    let mut out = vec![head];
+    let mut samples = 0;
+    for one in series {
+        samples += one.timestamps.len() + one.histograms.len() * 20;
+        match out.last_mut() {
+            Some(last) => last.series.push(one),
+            None => unreachable!("the head is there"),
+        }
+        if samples >= SAMPLES_PER_MESSAGE {
+            out.push(messages::QueryResponse::default());
+            samples = 0;
+        }
+    }
+    let stats = reply.stats;
+    out.push(messages::QueryResponse {
+        last: true,
+        warnings: reply.warnings,
+        infos: reply.infos,
+        stats: Some(messages::QueryStats {
+            series_read: stats.series_read,
+            samples_read: stats.samples_read,
+            queryable_samples: stats.queryable_samples,
+            queryable_samples_per_step: stats.queryable_samples_per_step,
+            peak_samples: stats.peak_samples,
+            peak_bytes: stats.peak_bytes,
+        }),
+        ..messages::QueryResponse::default()
+    });
+    out
+}
+
+fn columns(message: messages::QuerySeries) -> Result<Series, MalformedMessage> {
+    if message.timestamps.len() != message.value_bits.len() {
+        return Err(MalformedMessage("columns of unequal length"));
+    }
+    let mut samples = Columns {
+        float_timestamps: message.timestamps,
+        float_values: message.value_bits.into_iter().map(f64::from_bits).collect(),
+        ..Columns::default()
+    };
+    for histogram in message.histograms {
+        let sample = histogram.into_sample();
+        let HistogramValue::Float(h) = sample.value else {
+            return Err(MalformedMessage("an answer holds an integer histogram"));
+        };
+        samples.push_histogram(sample.timestamp, h);
+    }
+    Ok(Series { labels: messages::labels(&message.labels)?, samples })
+}
+
+fn element(message: messages::QuerySeries) -> Result<Element, MalformedMessage> {
+    let series = columns(message)?;
+    let samples = series.samples;
+    let (timestamp, value) = match (samples.float_values.as_slice(), samples.histograms.as_slice()) {
+        ([value], []) => (samples.float_timestamps[0], SampleValue::Float(*value)),
+        ([], [histogram]) => (samples.histogram_timestamps[0], SampleValue::Histogram(histogram.clone())),
+        _ => return Err(MalformedMessage("an element of a vector has not exactly one sample")),
+    };
+    Ok(Element { labels: series.labels, timestamp, value })
+}
+
+/// Puts an answer together from its messages.
+async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<QueryReply, ServiceError> {
+    let broken = || ServiceError::new(crate::error::ErrorKind::Unavailable, "query-answer-cut", "the answer was cut");
+    let mut head = stream.message().await?.ok_or_else(broken)?;
+    let mut series = std::mem::take(&mut head.series);
+    let last = loop {
+        let mut message = stream.message().await?.ok_or_else(broken)?;
+        series.append(&mut message.series);
+        if message.last {
+            break message;
+        }
+    };
+    let value = match head.value_type {
+        value_type::SCALAR => Value::Scalar { timestamp: head.timestamp, value: f64::from_bits(head.scalar_bits) },
+        value_type::STRING => Value::String { timestamp: head.timestamp, value: head.text },
+        value_type::VECTOR => {
+            Value::Vector(series.into_iter().map(element).collect::<Result<_, _>>().map_err(malformed)?)
+        }
+        value_type::MATRIX => {
+            Value::Matrix(series.into_iter().map(columns).collect::<Result<_, _>>().map_err(malformed)?)
+        }
+        _ => return Err(malformed(MalformedMessage("unknown type of answer"))),
+    };
+    let stats = last.stats.unwrap_or_default();
+    Ok(QueryReply {
+        value,
+        warnings: last.warnings,
+        infos: last.infos,
+        stats: QueryStats {
+            series_read: stats.series_read,
+            samples_read: stats.samples_read,
+            queryable_samples: stats.queryable_samples,
+            queryable_samples_per_step: stats.queryable_samples_per_step,
+            peak_samples: stats.peak_samples,
+            peak_bytes: stats.peak_bytes,
+        },
+    })
+}
+
+#[async_trait]
+impl QuerierClient for GrpcQuerierClient {
+    async fn query(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
+        reply(self.client.clone().query(grpc::request(tenant, query_message(request))).await?.into_inner()).await
+    }
+
+    async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        let message = convert::label_names_message(&request, &[]);
+        Ok(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
+    }
+
+    async fn label_values(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        request: LabelRequest,
+    ) -> Result<Vec<String>, ServiceError> {
+        let message = convert::label_values_message(name, &request, &[]);
+        Ok(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
+    }
+
+    async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
+        let message = convert::series_message(&request, &[]);
+        let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await? {
+            all.extend(convert::label_sets(&message.labels).map_err(malformed)?);
+        }
+        Ok(all)
+    }
+
+    async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        let message = convert::exemplars_message(&request);
+        let response = self.client.clone().exemplars(grpc::request(tenant, message)).await?.into_inner();
+        response.series.into_iter().map(convert::series_exemplars).collect::<Result<_, _>>().map_err(malformed)
+    }
+
+    async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
+        let message = messages::MetadataRequest { metric: metric.unwrap_or_default().to_owned() };
+        let response = self.client.clone().metadata(grpc::request(tenant, message)).await?.into_inner();
+        Ok(response.metadata.into_iter().map(Into::into).collect())
+    }
+}
+
+#[async_trait]
+impl querier_server::Querier for Served<dyn QuerierClient> {
+    type QueryStream = BoxStream<'static, Result<messages::QueryResponse, Status>>;
+
+    async fn query(&self, request: Request<messages::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let reply = self.0.query(&tenant, query_request(request.into_inner())).await?;
+        Ok(Response::new(futures::stream::iter(reply_messages(reply).into_iter().map(Ok)).boxed()))
+    }
+
+    async fn label_names(
+        &self,
+        request: Request<messages::LabelNamesRequest>,
+    ) -> Result<Response<messages::LabelNamesResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (labels, _) = convert::label_names(request.into_inner()).map_err(malformed)?;
+        let names = self.0.label_names(&tenant, labels).await?;
+        Ok(Response::new(messages::LabelNamesResponse { names, served_blocks: Vec::new() }))
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<messages::LabelValuesRequest>,
+    ) -> Result<Response<messages::LabelValuesResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (name, labels, _) = convert::label_values(request.into_inner()).map_err(malformed)?;
+        let values = self.0.label_values(&tenant, &name, labels).await?;
+        Ok(Response::new(messages::LabelValuesResponse { values, served_blocks: Vec::new() }))
+    }
+
+    type SeriesStream = BoxStream<'static, Result<messages::SeriesResponse, Status>>;
+
+    async fn series(&self, request: Request<messages::SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let (labels, _) = convert::series(request.into_inner()).map_err(malformed)?;
+        let sets = self.0.series(&tenant, labels).await?;
+        let batches: Vec<_> = sets
+            .chunks(SERIES_PER_MESSAGE)
+            .map(|sets| {
+                Ok(messages::SeriesResponse { labels: convert::label_sets_message(sets), served_blocks: Vec::new() })
+            })
+            .collect();
+        Ok(Response::new(futures::stream::iter(batches).boxed()))
+    }
+
+    async fn exemplars(
+        &self,
+        request: Request<messages::ExemplarsRequest>,
+    ) -> Result<Response<messages::ExemplarsResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let labels = convert::exemplars(request.into_inner()).map_err(malformed)?;
+        let series = self.0.exemplars(&tenant, labels).await?;
+        let series = series.iter().map(convert::series_exemplars_message).collect();
+        Ok(Response::new(messages::ExemplarsResponse { series }))
+    }
+
+    async fn metadata(
+        &self,
+        request: Request<messages::MetadataRequest>,
+    ) -> Result<Response<messages::MetadataResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let metric = request.into_inner().metric;
+        let metadata = self.0.metadata(&tenant, (!metric.is_empty()).then_some(metric.as_str())).await?;
+        let metadata = metadata.iter().map(messages::Metadata::from).collect();
+        Ok(Response::new(messages::MetadataResponse { metadata }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_cut_into_bounded_messages() {
+        let one = || {
+            let mut samples = Columns::default();
+            for t in 0..30_000 {
+                samples.push_float(t, 0.5);
+            }
+            Series { labels: Labels::empty(), samples }
+        };
+        let reply = QueryReply {
+            value: Value::Matrix((0..5).map(|_| one()).collect()),
+            warnings: vec!["w".into()],
+            infos: Vec::new(),
+            stats: QueryStats::default(),
+        };
+        let messages = reply_messages(reply);
+        let series: Vec<usize> = messages.iter().map(|m| m.series.len()).collect();
+        assert_eq!(series, [2, 2, 1, 0]);
+        assert!(messages[3].last && messages[3].warnings == ["w"]);
+        assert_eq!(messages[0].value_type, value_type::MATRIX);
+    }
+}

@@ -1,0 +1,219 @@
+//! Makes one stream of series out of the streams of replicas and blocks.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::collections::VecDeque;
+
+use futures::future::join_all;
+use futures::stream::{self, StreamExt};
+use skald_tsdb::SeriesChunks;
+
+use crate::error::ServiceError;
+use crate::select::{BATCH_BYTES, SeriesStream};
+
+/// A stream to merge, and what its failure means.
+pub struct Input {
+    /// Series in ascending label order.
+    pub stream: SeriesStream,
+    /// Which [`Tolerance`] its failure counts against.
+    pub group: usize,
+}
+
+/// How many streams of a group may fail before the merged stream does.
+#[derive(Debug)]
+pub struct Tolerance {
+    /// Failures left.
+    pub left: usize,
+}
+
+/// Merges streams by labels: each series comes once, with the chunks of all who have it. Chunks may repeat and overlap;
+/// decoding sorts that out.
+pub fn merge(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> SeriesStream {
+    if let [_] = inputs.as_slice()
+        && tolerances.iter().all(|t| t.left == 0)
+    {
+        return inputs.into_iter().map(|input| input.stream).next().unwrap_or_else(|| stream::empty().boxed());
+    }
+    let merge = Merge {
+        lanes: inputs
+            .into_iter()
+            .map(|input| Lane { stream: Some(input.stream), group: input.group, ready: VecDeque::new() })
+            .collect(),
+        tolerances,
+        heads: BinaryHeap::new(),
+        begun: false,
+    };
+    stream::try_unfold(merge, |mut merge| async move {
+        let batch = merge.next_batch().await?;
+        Ok((!batch.is_empty()).then_some((batch, merge)))
+    })
+    .boxed()
+}
+
+struct Merge {
+    lanes: Vec<Lane>,
+    tolerances: Vec<Tolerance>,
+    /// The first series of every lane that has one, smallest labels on top; of equal ones the first lane.
+    heads: BinaryHeap<Reverse<Head>>,
+    begun: bool,
+}
+
+struct Lane {
+    /// `None` once it has ended or failed.
+    stream: Option<SeriesStream>,
+    group: usize,
+    ready: VecDeque<SeriesChunks>,
+}
+
+struct Head {
+    series: SeriesChunks,
+    lane: usize,
+}
+
+impl Lane {
+    /// Waits for the next batch if nothing is ready; `Err` ends the lane.
+    async fn fill(&mut self) -> Result<(), ServiceError> {
+        while self.ready.is_empty() {
+            let Some(stream) = &mut self.stream else { return Ok(()) };
+            match stream.next().await {
+                Some(Ok(batch)) => self.ready.extend(batch),
+                Some(Err(error)) => {
+                    self.stream = None;
+                    return Err(error);
+                }
+                None => self.stream = None,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Merge {
+    async fn next_batch(&mut self) -> Result<Vec<SeriesChunks>, ServiceError> {
+        if !self.begun {
+            self.begun = true;
+            let filled = join_all(self.lanes.iter_mut().map(Lane::fill)).await;
+            for (lane, filled) in filled.into_iter().enumerate() {
+                self.advance(lane, filled)?;
+            }
+        }
+        let mut batch: Vec<SeriesChunks> = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES {
+            let Some(Reverse(Head { mut series, lane })) = self.heads.pop() else { break };
+            self.refill(lane).await?;
+            while let Some(Reverse(next)) = self.heads.peek()
+                && next.series.labels == series.labels
+            {
+                let Some(Reverse(same)) = self.heads.pop() else { break };
+                series.chunks.extend(same.series.chunks);
+                series.deleted.extend(same.series.deleted);
+                self.refill(same.lane).await?;
+            }
+            bytes += series.heap_bytes();
+            batch.push(series);
+        }
+        Ok(batch)
+    }
+
+    async fn refill(&mut self, lane: usize) -> Result<(), ServiceError> {
+        let filled = self.lanes[lane].fill().await;
+        self.advance(lane, filled)
+    }
+
+    fn advance(&mut self, lane: usize, filled: Result<(), ServiceError>) -> Result<(), ServiceError> {
+        let group = self.lanes[lane].group;
+        if let Err(error) = filled {
+            let tolerance = &mut self.tolerances[group];
+            if tolerance.left == 0 {
+                return Err(error);
+            }
+            tolerance.left -= 1;
+        }
+        if let Some(series) = self.lanes[lane].ready.pop_front() {
+            self.heads.push(Reverse(Head { series, lane }));
+        }
+        Ok(())
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Head {}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.series.labels.cmp(&other.series.labels).then(self.lane.cmp(&other.lane))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::TryStreamExt;
+    use skald_model::Labels;
+    use skald_tsdb::chunk::{Chunk, Encoding};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn series(name: &str, time: i64) -> SeriesChunks {
+        let chunk = Chunk { min_time: time, max_time: time, encoding: Encoding::Xor, data: Bytes::new() };
+        SeriesChunks { labels: Labels::from_pairs([("n", name)]), chunks: vec![chunk], deleted: Vec::new() }
+    }
+
+    fn failure() -> ServiceError {
+        ServiceError::new(ErrorKind::Unavailable, "test", "gone")
+    }
+
+    /// Each input is a list of batches of series names; `!` is a failure.
+    async fn run(inputs: &[(usize, &[&str])], tolerated: &[usize]) -> Result<String, ServiceError> {
+        let inputs = inputs.iter().enumerate().map(|(time, (group, batches))| {
+            let items: Vec<_> = batches
+                .iter()
+                .map(|batch| match *batch {
+                    "!" => Err(failure()),
+                    names => Ok(names.split_whitespace().map(|n| series(n, time as i64)).collect()),
+                })
+                .collect();
+            Input { stream: stream::iter(items).boxed(), group: *group }
+        });
+        let tolerances = tolerated.iter().map(|&left| Tolerance { left }).collect();
+        let merged: Vec<Vec<SeriesChunks>> = merge(inputs.collect(), tolerances).try_collect().await?;
+        let text = |s: &SeriesChunks| {
+            let times: Vec<String> = s.chunks.iter().map(|c| c.min_time.to_string()).collect();
+            format!("{}:{}", s.labels.get("n").unwrap(), times.join("+"))
+        };
+        Ok(merged.iter().flatten().map(text).collect::<Vec<_>>().join(" "))
+    }
+
+    #[tokio::test]
+    async fn equal_series_meet() {
+        let merged = run(&[(0, &["a b", "d"]), (0, &["b", "c d"]), (1, &[])], &[0, 0]).await;
+        assert_eq!(merged.unwrap(), "a:0 b:0+1 c:1 d:0+1");
+        assert_eq!(run(&[], &[]).await.unwrap(), "");
+        assert_eq!(run(&[(0, &["a", "b"])], &[0]).await.unwrap(), "a:0 b:0");
+    }
+
+    #[tokio::test]
+    async fn a_group_survives_as_many_failures_as_it_tolerates() {
+        let three: [(usize, &[&str]); 3] = [(0, &["a", "!"]), (0, &["a b"]), (0, &["a b"])];
+        assert_eq!(run(&three, &[1]).await.unwrap(), "a:0+1+2 b:1+2");
+        assert_eq!(run(&three, &[0]).await.unwrap_err(), failure());
+        let two_gone: [(usize, &[&str]); 3] = [(0, &["a", "!"]), (0, &["!"]), (0, &["a b"])];
+        assert_eq!(run(&two_gone, &[1]).await.unwrap_err(), failure());
+        let other_group: [(usize, &[&str]); 2] = [(0, &["a"]), (1, &["!"])];
+        assert_eq!(run(&other_group, &[1, 0]).await.unwrap_err(), failure());
+        assert_eq!(run(&[(0, &["!"])], &[0]).await.unwrap_err(), failure());
+    }
+}

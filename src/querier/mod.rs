@@ -1,0 +1,109 @@
+//! The querier: evaluates queries over ingesters and store-gateways.
+//!
+//! A query's way: [`evaluate`] parses it and runs it on the query pool; each of its selectors becomes a [`select`], which
+//! asks the [`sources`] of its time range: every ingester group, and, for the blocks that [`blocks`] finds in the bucket
+//! index, a store-gateway. [`merge`] makes one stream of series out of the answers. [`metadata`] asks the same sources for
+//! labels and series.
+//!
+//! Absent on purpose: no sample is kept between queries, no block is read here.
+
+pub mod blocks;
+pub mod client;
+mod evaluate;
+pub mod grpc;
+mod merge;
+mod metadata;
+mod select;
+pub mod sources;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::ingester::client::IngesterClient;
+use crate::query_frontend::PromqlConfig;
+use crate::runtime::Runtime;
+use crate::settings::{ByteSize, settings};
+use crate::store_gateway::client::StoreGatewayClient;
+use blocks::BlockFinder;
+
+settings! {
+    /// The querier: evaluates queries over ingesters and store-gateways.
+    pub struct Config {
+        /// Store-gateways to ask (`host:port` of their gRPC listeners). Empty asks the store-gateway of this process.
+        pub store_gateway_addresses: Vec<String> = Vec::new(),
+        /// Queries evaluated at one time; further ones wait.
+        pub max_concurrent: usize = 20 => 1..=10_000,
+        /// Most samples one query may hold at one time, as Prometheus' `--query.max-samples`. `none` is no limit.
+        pub max_samples: Option<usize> = Some(50_000_000),
+        /// Most bytes one query may hold at one time: samples, parts of its result, data on its way from ingesters and
+        /// store-gateways. `none` is no limit.
+        pub query_memory_limit: Option<ByteSize> = Some(ByteSize::gib(1)),
+        /// Ask ingesters only about samples younger than this. `none` asks them about every range: needed when
+        /// samples of any age are written, since they are found nowhere else until their block is uploaded.
+        pub query_ingesters_within: Option<Duration> = None,
+        /// Ask the object store only about samples older than this; must be below `query_ingesters_within`. 0 asks it
+        /// about every range, so that an ingester which lost its disk costs nothing that was uploaded. Up to the
+        /// ingesters' local retention, larger spares the store-gateways.
+        pub query_store_after: Duration = Duration::ZERO,
+        /// Queries whose whole range is younger than this do not fail when the object store does, since ingesters keep
+        /// what they have uploaded for at least as long; the answer carries a warning. At most the ingesters' local
+        /// retention. 0 makes every query depend on the store.
+        pub store_optional_within: Duration = Duration::from_secs(12 * 3600),
+    }
+    check |config| match config.query_ingesters_within {
+        Some(within) if within <= config.query_store_after => Err(format!(
+            "`query_ingesters_within` ({within:?}) must be larger than `query_store_after` ({:?}): between them samples \
+             would be found nowhere",
+            config.query_store_after
+        )),
+        _ => Ok(()),
+    };
+}
+
+/// Ingesters that hold the same series: one per zone. A read needs a majority of them.
+#[derive(Clone)]
+pub struct IngesterGroup {
+    /// The members.
+    pub members: Vec<Arc<dyn IngesterClient>>,
+}
+
+impl IngesterGroup {
+    /// How many members may fail without an answer being incomplete.
+    fn tolerated_failures(&self) -> usize {
+        self.members.len().saturating_sub(1) / 2
+    }
+}
+
+/// The querier of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Querier {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    promql: PromqlConfig,
+    ingesters: Vec<IngesterGroup>,
+    store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
+    blocks: BlockFinder,
+    concurrency: Semaphore,
+    runtime: Runtime,
+}
+
+impl Querier {
+    /// A querier over these ingesters and store-gateways.
+    pub fn new(
+        config: Config,
+        promql: PromqlConfig,
+        ingesters: Vec<IngesterGroup>,
+        store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
+        blocks: BlockFinder,
+        runtime: Runtime,
+    ) -> Self {
+        let concurrency = Semaphore::new(config.max_concurrent);
+        let shared = Shared { config, promql, ingesters, store_gateways, blocks, concurrency, runtime };
+        Self { shared: Arc::new(shared) }
+    }
+}

@@ -1,0 +1,267 @@
+//! One selector of a query: opens its sources and hands the merged series to the engine.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use skald_model::{Columns, Labels, QueryRange};
+use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceError};
+use skald_tsdb::SeriesChunks;
+use skald_tsdb::decode::decode_series;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use ulid::Ulid;
+
+use super::Shared;
+use super::merge::{Input, Tolerance, merge};
+use super::sources::{Sources, sources};
+use crate::error::{ErrorKind, ServiceError};
+use crate::select::{SelectRequest, SeriesStream};
+use crate::store_gateway::client::{BlocksBatch, StoreGatewayClient};
+use crate::tenant::TenantId;
+
+/// Batches of one remote stream that may wait for the query.
+const BATCHES_AHEAD: usize = 2;
+
+/// A tenant's series, as the engine sees them.
+pub struct TenantSeries {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tenant: TenantId,
+    /// Where I/O runs; the engine itself runs on the query pool.
+    pub(super) io: Handle,
+    pub(super) warnings: Warnings,
+}
+
+impl Queryable for TenantSeries {
+    fn select(&self, select: Select) -> Box<dyn SeriesSource> {
+        let (shared, tenant, io) = (self.shared.clone(), self.tenant.clone(), self.io.clone());
+        let warnings = self.warnings.clone();
+        let request = SelectRequest { matchers: select.matchers, range: select.range };
+        let opening =
+            AbortOnDropHandle::new(self.io.spawn(async move { open(&shared, &io, &tenant, request, &warnings).await }));
+        let stream = async move {
+            let (inputs, tolerances) = opening.await.map_err(|_| ServiceError::internal("a select was lost"))??;
+            Ok::<_, ServiceError>(merge(inputs, tolerances))
+        };
+        Box::new(StreamSource { stream: stream::once(stream).try_flatten().boxed() })
+    }
+}
+
+/// Opens every source of a select.
+async fn open(
+    shared: &Arc<Shared>,
+    io: &Handle,
+    tenant: &TenantId,
+    request: SelectRequest,
+    warnings: &Warnings,
+) -> Result<(Vec<Input>, Vec<Tolerance>), ServiceError> {
+    let sources = sources(&shared.config, request.range, shared.runtime.clock.now_ms());
+    let mut inputs = Vec::new();
+    let mut tolerances = Vec::new();
+    if let Some(range) = sources.ingesters {
+        let groups = shared.ingesters.iter().map(|group| async {
+            let members = group.members.iter().map(|member| {
+                let request = SelectRequest { matchers: request.matchers.clone(), range };
+                async move { member.select(tenant, request).await }
+            });
+            (group.tolerated_failures(), join_all(members).await)
+        });
+        for (mut left, streams) in join_all(groups).await {
+            let group = tolerances.len();
+            for stream in streams {
+                match stream {
+                    Ok(stream) => inputs.push(Input { stream: ahead(io, stream), group }),
+                    Err(_) if left > 0 => left -= 1,
+                    Err(error) => return Err(error),
+                }
+            }
+            tolerances.push(Tolerance { left });
+        }
+    }
+    if let Some(range) = sources.store {
+        let request = SelectRequest { matchers: request.matchers, range };
+        match open_store(shared, tenant, request).await {
+            Ok(None) => {}
+            Ok(Some(stream)) => {
+                inputs.push(Input {
+                    stream: ahead(io, warn_if_optional(stream, &sources, warnings)),
+                    group: tolerances.len(),
+                });
+                tolerances.push(Tolerance { left: usize::from(sources.store_is_optional) });
+            }
+            Err(error) if sources.store_is_optional => warnings.store_unavailable(&error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((inputs, tolerances))
+}
+
+/// The series of the blocks that overlap the request; `None` when there is no such block.
+async fn open_store(
+    shared: &Shared,
+    tenant: &TenantId,
+    request: SelectRequest,
+) -> Result<Option<SeriesStream>, ServiceError> {
+    let blocks = shared.blocks.blocks(tenant, request.range).await?;
+    if blocks.is_empty() {
+        return Ok(None);
+    }
+    open_blocks(shared, tenant, blocks, request).await.map(Some)
+}
+
+/// Makes a failure of the store a warning where the ingesters hold the same samples.
+fn warn_if_optional(stream: SeriesStream, sources: &Sources, warnings: &Warnings) -> SeriesStream {
+    if !sources.store_is_optional {
+        return stream;
+    }
+    let warnings = warnings.clone();
+    stream.inspect_err(move |error| warnings.store_unavailable(error)).boxed()
+}
+
+/// What went wrong without making the answer wrong; shared by the selects of a query.
+#[derive(Clone, Default)]
+pub struct Warnings(Arc<Mutex<BTreeSet<String>>>);
+
+impl Warnings {
+    fn store_unavailable(&self, error: &ServiceError) {
+        self.0.lock().insert(format!("object storage was not asked, the answer comes from ingesters alone: {error}"));
+    }
+
+    /// The warnings so far.
+    pub fn take(&self) -> impl Iterator<Item = String> {
+        std::mem::take(&mut *self.0.lock()).into_iter()
+    }
+}
+
+/// Reads a stream on the I/O runtime, a few batches ahead of who consumes it on a pool.
+fn ahead(io: &Handle, mut stream: SeriesStream) -> SeriesStream {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    let reading = AbortOnDropHandle::new(io.spawn(async move {
+        while let Some(batch) = stream.next().await {
+            let failed = batch.is_err();
+            if sender.send(batch).await.is_err() || failed {
+                return;
+            }
+        }
+    }));
+    stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
+        receiver.recv().await.map(|batch| (batch, (receiver, reading)))
+    })
+    .boxed()
+}
+
+/// The series of blocks, from the first store-gateway that answers; ends with an error if a block was not read.
+async fn open_blocks(
+    shared: &Shared,
+    tenant: &TenantId,
+    blocks: Vec<Ulid>,
+    request: SelectRequest,
+) -> Result<SeriesStream, ServiceError> {
+    let mut last = None;
+    let order: Vec<_> = store_gateways(shared, &blocks).cloned().collect();
+    for gateway in order {
+        match gateway.select(tenant, blocks.clone(), request.clone()).await {
+            Ok(stream) => {
+                let blocks = blocks.clone();
+                let checked = stream.try_filter_map(move |batch| {
+                    let outcome = match batch {
+                        BlocksBatch::Series(series) => Ok(Some(series)),
+                        BlocksBatch::Served(served) => check_served(&blocks, &served).map(|()| None),
+                    };
+                    async move { outcome }
+                });
+                return Ok(checked.boxed());
+            }
+            Err(error) if error.kind.is_retryable() => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(no_store_gateway))
+}
+
+/// The store-gateways in the order to ask them: each query of the same blocks starts at the same one, so that its caches
+/// are warm.
+pub(super) fn store_gateways<'a>(
+    shared: &'a Shared,
+    blocks: &[Ulid],
+) -> impl Iterator<Item = &'a Arc<dyn StoreGatewayClient>> {
+    let all = &shared.store_gateways;
+    let first = blocks.first().map_or(0, |block| (block.random() % all.len().max(1) as u128) as usize);
+    all.iter().cycle().skip(first).take(all.len())
+}
+
+pub(super) fn no_store_gateway() -> ServiceError {
+    ServiceError::new(ErrorKind::Unavailable, "no-store-gateway", "no store-gateway is configured")
+}
+
+/// Every block that the bucket index promises must have been read.
+pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), ServiceError> {
+    let missing: Vec<String> = wanted.iter().filter(|b| !served.contains(b)).map(Ulid::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let text = format!("blocks were not served by any store-gateway: {}", missing.join(", "));
+    Err(ServiceError::new(ErrorKind::Unavailable, "store-consistency-check-failed", text))
+}
+
+/// A stream of batches as the engine polls it.
+struct StreamSource {
+    stream: SeriesStream,
+}
+
+impl SeriesSource for StreamSource {
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Box<dyn SeriesBatch>>, SourceError>> {
+        loop {
+            match self.stream.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(source_error(error))),
+                Poll::Ready(Some(Ok(series))) if series.is_empty() => {}
+                Poll::Ready(Some(Ok(series))) => return Poll::Ready(Ok(Some(Box::new(ChunkBatch { series })))),
+            }
+        }
+    }
+}
+
+fn source_error(error: ServiceError) -> SourceError {
+    match error.kind {
+        ErrorKind::Unprocessable | ErrorKind::TooManyRequests | ErrorKind::TooLarge | ErrorKind::BadData => {
+            SourceError::Limit(error.message)
+        }
+        ErrorKind::Unavailable => SourceError::Unavailable(error.message),
+        ErrorKind::Timeout | ErrorKind::Canceled => SourceError::Interrupted(error.message),
+        _ => SourceError::Corrupt(error.message),
+    }
+}
+
+struct ChunkBatch {
+    series: Vec<SeriesChunks>,
+}
+
+impl SeriesBatch for ChunkBatch {
+    fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    fn labels(&self, i: usize) -> &Labels {
+        &self.series[i].labels
+    }
+
+    fn decode(&self, i: usize, range: QueryRange, out: &mut Columns) -> Result<(), SourceError> {
+        let series = &self.series[i];
+        decode_series(&series.chunks, range, out)
+            .map_err(|e| SourceError::Corrupt(format!("a chunk of {} is damaged: {e}", series.labels)))?;
+        for deleted in &series.deleted {
+            out.delete(*deleted);
+        }
+        Ok(())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.series.iter().map(SeriesChunks::heap_bytes).sum()
+    }
+}
