@@ -11,20 +11,40 @@ use crate::eval::quantile::format_g;
 
 /// A bucket with its bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Bucket {
-    pub(crate) lower: f64,
-    pub(crate) upper: f64,
-    pub(crate) count: f64,
-    pub(crate) part: Part,
+pub struct Bucket {
+    /// Lower bound.
+    pub lower: f64,
+    /// Upper bound.
+    pub upper: f64,
+    /// What it counts.
+    pub count: f64,
+    /// Where it stands.
+    pub part: Part,
 }
 
 /// Which part of a histogram a bucket belongs to; the index within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
+    /// Below zero: the lower bound belongs to it.
     Negative(i32),
+    /// Around zero: both bounds belong to it.
     Zero,
+    /// Above zero: the upper bound belongs to it.
     Positive(i32),
+    /// Between custom bounds: the upper bound belongs to it, of the first one the lower too.
     Custom(i32),
+}
+
+impl Bucket {
+    /// Whether the lower bound itself belongs to the bucket.
+    pub fn lower_inclusive(&self) -> bool {
+        matches!(self.part, Part::Negative(_) | Part::Zero | Part::Custom(0))
+    }
+
+    /// Whether the upper bound itself belongs to the bucket.
+    pub fn upper_inclusive(&self) -> bool {
+        !matches!(self.part, Part::Negative(_))
+    }
 }
 
 /// Whether the histogram has custom bounds.
@@ -33,7 +53,7 @@ pub(crate) fn is_custom(histogram: &FloatHistogram) -> bool {
 }
 
 /// All buckets, ascending; the zero bucket only if it counts something.
-pub(crate) fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
+pub fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
     let h = histogram;
     let mut all = Vec::with_capacity(h.positive_buckets.len() + h.negative_buckets.len() + 1);
     if is_custom(h) {

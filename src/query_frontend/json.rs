@@ -1,0 +1,247 @@
+//! Prometheus' JSON, written straight into a buffer.
+
+use std::io::Write;
+
+use skald_model::{Columns, Exemplar, FloatHistogram, Labels, TimestampMs};
+use skald_promql::eval::{Element, SampleValue, Series, Value, all_buckets};
+
+/// Appends a JSON string.
+pub fn put_str(out: &mut Vec<u8>, text: &str) {
+    // Writing into a Vec cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Appends seconds since the epoch: whole ones without decimals, others with exactly three.
+pub fn put_time(out: &mut Vec<u8>, ms: TimestampMs) {
+    let (whole, part) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+    if ms < 0 {
+        out.push(b'-');
+    }
+    let _ = match part {
+        0 => write!(out, "{whole}"),
+        _ => write!(out, "{whole}.{part:03}"),
+    };
+}
+
+/// Appends a float as Go's shortest form, the way Prometheus picks between plain and exponent notation.
+pub fn put_float(out: &mut Vec<u8>, value: f64) {
+    let magnitude = value.abs();
+    if value.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else if value.is_infinite() {
+        out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+    } else if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
+        let start = out.len();
+        let _ = write!(out, "{value:e}");
+        // Rust writes `1e-7` and `1e21`, Go `1e-07` and `1e+21`.
+        if let Some(e) = out[start..].iter().position(|&b| b == b'e').map(|at| start + at) {
+            let negative = out.get(e + 1) == Some(&b'-');
+            let digits = out.split_off(e + 1 + usize::from(negative));
+            out.truncate(e + 1);
+            out.push(if negative { b'-' } else { b'+' });
+            if digits.len() < 2 {
+                out.push(b'0');
+            }
+            out.extend_from_slice(&digits);
+        }
+    } else {
+        let _ = write!(out, "{value}");
+    }
+}
+
+/// Appends a list; `put` writes one item.
+pub fn put_list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut put: impl FnMut(&mut Vec<u8>, T)) {
+    out.push(b'[');
+    for (i, item) in items.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        put(out, item);
+    }
+    out.push(b']');
+}
+
+/// Appends a label set as an object.
+pub fn put_labels(out: &mut Vec<u8>, labels: &Labels) {
+    out.push(b'{');
+    for (i, (name, value)) in labels.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        put_str(out, name);
+        out.push(b':');
+        put_str(out, value);
+    }
+    out.push(b'}');
+}
+
+fn put_quoted_float(out: &mut Vec<u8>, value: f64) {
+    out.push(b'"');
+    put_float(out, value);
+    out.push(b'"');
+}
+
+fn put_float_point(out: &mut Vec<u8>, timestamp: TimestampMs, value: f64) {
+    out.push(b'[');
+    put_time(out, timestamp);
+    out.push(b',');
+    put_quoted_float(out, value);
+    out.push(b']');
+}
+
+fn put_histogram_point(out: &mut Vec<u8>, timestamp: TimestampMs, histogram: &FloatHistogram) {
+    out.push(b'[');
+    put_time(out, timestamp);
+    out.push(b',');
+    put_histogram(out, histogram);
+    out.push(b']');
+}
+
+/// Appends a native histogram; empty buckets are left out. The first number of a bucket says which of its bounds
+/// belong to it: 0 the upper, 1 the lower, 2 none, 3 both.
+fn put_histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
+    out.extend_from_slice(b"{\"count\":");
+    put_quoted_float(out, histogram.count);
+    out.extend_from_slice(b",\"sum\":");
+    put_quoted_float(out, histogram.sum);
+    let mut first = true;
+    for bucket in all_buckets(histogram).iter().filter(|b| b.count != 0.0) {
+        out.extend_from_slice(if first { b",\"buckets\":[" } else { b"," });
+        first = false;
+        let rule = match (bucket.lower_inclusive(), bucket.upper_inclusive()) {
+            (false, true) => b'0',
+            (true, false) => b'1',
+            (false, false) => b'2',
+            (true, true) => b'3',
+        };
+        out.extend_from_slice(&[b'[', rule, b',']);
+        put_quoted_float(out, bucket.lower);
+        out.push(b',');
+        put_quoted_float(out, bucket.upper);
+        out.push(b',');
+        put_quoted_float(out, bucket.count);
+        out.push(b']');
+    }
+    if !first {
+        out.push(b']');
+    }
+    out.push(b'}');
+}
+
+/// Appends an answer: `"resultType":…,"result":…`.
+pub fn put_value(out: &mut Vec<u8>, value: &Value) {
+    let head = |out: &mut Vec<u8>, kind: &str| {
+        let _ = write!(out, "\"resultType\":\"{kind}\",\"result\":");
+    };
+    match value {
+        Value::Scalar { timestamp, value } => {
+            head(out, "scalar");
+            put_float_point(out, *timestamp, *value);
+        }
+        Value::String { timestamp, value } => {
+            head(out, "string");
+            out.push(b'[');
+            put_time(out, *timestamp);
+            out.push(b',');
+            put_str(out, value);
+            out.push(b']');
+        }
+        Value::Vector(elements) => {
+            head(out, "vector");
+            put_list(out, elements, put_element);
+        }
+        Value::Matrix(series) => {
+            head(out, "matrix");
+            put_list(out, series, put_series);
+        }
+    }
+}
+
+fn put_element(out: &mut Vec<u8>, element: &Element) {
+    out.extend_from_slice(b"{\"metric\":");
+    put_labels(out, &element.labels);
+    match &element.value {
+        SampleValue::Float(value) => {
+            out.extend_from_slice(b",\"value\":");
+            put_float_point(out, element.timestamp, *value);
+        }
+        SampleValue::Histogram(histogram) => {
+            out.extend_from_slice(b",\"histogram\":");
+            put_histogram_point(out, element.timestamp, histogram);
+        }
+    }
+    out.push(b'}');
+}
+
+fn put_series(out: &mut Vec<u8>, series: &Series) {
+    out.extend_from_slice(b"{\"metric\":");
+    put_labels(out, &series.labels);
+    let Columns { float_timestamps, float_values, histogram_timestamps, histograms } = &series.samples;
+    if !float_timestamps.is_empty() {
+        out.extend_from_slice(b",\"values\":");
+        put_list(out, float_timestamps.iter().zip(float_values), |out, (t, v)| put_float_point(out, *t, *v));
+    }
+    if !histogram_timestamps.is_empty() {
+        out.extend_from_slice(b",\"histograms\":");
+        put_list(out, histogram_timestamps.iter().zip(histograms), |out, (t, h)| put_histogram_point(out, *t, h));
+    }
+    out.push(b'}');
+}
+
+/// Appends an exemplar.
+pub fn put_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {
+    out.extend_from_slice(b"{\"labels\":");
+    put_labels(out, &exemplar.labels);
+    out.extend_from_slice(b",\"value\":");
+    put_quoted_float(out, exemplar.value);
+    out.extend_from_slice(b",\"timestamp\":");
+    put_time(out, exemplar.timestamp);
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn float(value: f64, expected: &str) {
+        let mut out = Vec::new();
+        put_float(&mut out, value);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn floats_look_like_go_s() {
+        float(0.0, "0");
+        float(-0.0, "-0");
+        float(1.5, "1.5");
+        float(1e-6, "0.000001");
+        float(1e-7, "1e-07");
+        float(-1.25e-12, "-1.25e-12");
+        float(1e20, "100000000000000000000");
+        float(1e21, "1e+21");
+        float(1.5e300, "1.5e+300");
+        float(5e-324, "5e-324");
+        float(f64::NAN, "NaN");
+        float(f64::INFINITY, "+Inf");
+        float(f64::NEG_INFINITY, "-Inf");
+    }
+
+    #[test]
+    fn times_have_none_or_three_decimals() {
+        for (ms, expected) in
+            [(0, "0"), (1500, "1.500"), (-1, "-0.001"), (-2000, "-2"), (1_435_781_430_781, "1435781430.781")]
+        {
+            let mut out = Vec::new();
+            put_time(&mut out, ms);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let mut out = Vec::new();
+        put_labels(&mut out, &Labels::from_pairs([("a", "q\"\\\n\u{1}é")]));
+        assert_eq!(String::from_utf8(out).unwrap(), r#"{"a":"q\"\\\n\u0001é"}"#);
+    }
+}

@@ -1,0 +1,208 @@
+//! `labels`, label values, `series`, `metadata`, `query_exemplars`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use skald_model::MetricMetadata;
+use skald_promql::parse::parse_expr;
+
+use super::QueryFrontend;
+use super::answer::{Notes, respond, success_body};
+use super::json::{put_exemplar, put_labels, put_list, put_str};
+use super::params::{Params, invalid};
+use crate::error::{ErrorKind, ServiceError};
+use crate::select::LabelRequest;
+
+/// `/api/v1/labels`
+pub async fn names(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.names(request).await)
+}
+
+/// `/api/v1/label/{name}/values`
+pub async fn values(
+    State(frontend): State<Arc<QueryFrontend>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    respond(frontend.values(&name, request).await)
+}
+
+/// `/api/v1/series`
+pub async fn series(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.series(request).await)
+}
+
+/// `/api/v1/metadata`
+pub async fn metadata(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.metadata(request).await)
+}
+
+/// `/api/v1/query_exemplars`
+pub async fn exemplars(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.exemplars(request).await)
+}
+
+impl QueryFrontend {
+    /// Waits for an answer at most as long as a query may take.
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+        let timeout: Duration = self.config.query_timeout;
+        tokio::select! {
+            answer = answer => answer,
+            () = self.runtime.clock.sleep(timeout) => {
+                let text = format!("the request took longer than {timeout:?}");
+                Err(ServiceError::new(ErrorKind::Timeout, "query-timeout", text))
+            }
+        }
+    }
+
+    async fn names(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let limit = params.limit("limit")?;
+        let labels = LabelRequest { selectors: params.selectors()?, range: params.label_range()? };
+        let names = self.in_time(self.querier().label_names(&tenant, labels)).await?;
+        Ok(strings(names, limit))
+    }
+
+    async fn values(&self, name: &str, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let limit = params.limit("limit")?;
+        let name = unescape_label_name(name);
+        if name.is_empty() {
+            return Err(ServiceError::new(ErrorKind::BadData, "invalid-parameter", "invalid label name: \"\""));
+        }
+        let labels = LabelRequest { selectors: params.selectors()?, range: params.label_range()? };
+        let values = self.in_time(self.querier().label_values(&tenant, &name, labels)).await?;
+        Ok(strings(values, limit))
+    }
+
+    async fn series(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let limit = params.limit("limit")?;
+        let selectors = params.selectors()?;
+        if selectors.is_empty() {
+            let text = "no match[] parameter provided";
+            return Err(ServiceError::new(ErrorKind::BadData, "invalid-parameter", text));
+        }
+        let labels = LabelRequest { selectors, range: params.label_range()? };
+        let mut series = self.in_time(self.querier().series(&tenant, labels)).await?;
+        let mut notes = Notes::default();
+        if let Some(limit) = limit.filter(|limit| series.len() > *limit) {
+            series.truncate(limit);
+            notes.truncated();
+        }
+        Ok(success_body(&notes, |out| put_list(out, &series, put_labels)))
+    }
+
+    async fn metadata(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let limit = params.limit("limit")?.unwrap_or(usize::MAX);
+        let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
+        let metric = Some(params.get("metric")).filter(|metric| !metric.is_empty());
+        let metadata = self.in_time(self.querier().metadata(&tenant, metric)).await?;
+        let mut by_metric: BTreeMap<&str, Vec<&MetricMetadata>> = BTreeMap::new();
+        for one in &metadata {
+            by_metric.entry(&one.metric).or_default().push(one);
+        }
+        Ok(success_body(&Notes::default(), |out| {
+            out.push(b'{');
+            for (i, (metric, families)) in by_metric.iter().take(limit).enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                put_str(out, metric);
+                out.push(b':');
+                put_list(out, families.iter().take(per_metric), |out, family| {
+                    out.extend_from_slice(b"{\"type\":");
+                    put_str(out, family.metric_type.as_str());
+                    out.extend_from_slice(b",\"help\":");
+                    put_str(out, &family.help);
+                    out.extend_from_slice(b",\"unit\":");
+                    put_str(out, &family.unit);
+                    out.push(b'}');
+                });
+            }
+            out.push(b'}');
+        }))
+    }
+
+    async fn exemplars(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let range = params.label_range()?;
+        let expr = parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
+        let selectors: Vec<_> = expr.selectors().map(|selector| selector.matchers.clone()).collect();
+        let series = if selectors.is_empty() {
+            Vec::new()
+        } else {
+            self.in_time(self.querier().exemplars(&tenant, LabelRequest { selectors, range })).await?
+        };
+        Ok(success_body(&Notes::default(), |out| {
+            put_list(out, &series, |out, series| {
+                out.extend_from_slice(b"{\"seriesLabels\":");
+                put_labels(out, &series.labels);
+                out.extend_from_slice(b",\"exemplars\":");
+                put_list(out, &series.exemplars, put_exemplar);
+                out.push(b'}');
+            });
+        }))
+    }
+}
+
+fn strings(mut texts: Vec<String>, limit: Option<usize>) -> Vec<u8> {
+    let mut notes = Notes::default();
+    if let Some(limit) = limit.filter(|limit| texts.len() > *limit) {
+        texts.truncate(limit);
+        notes.truncated();
+    }
+    success_body(&notes, |out| put_list(out, &texts, |out, text| put_str(out, text)))
+}
+
+/// A label name as a URL carries it: `U__` introduces Prometheus' escaping of names outside `[a-zA-Z0-9_]`, where `__`
+/// stands for an underscore and `_1F600_` for the character of that number. A name that is not so escaped is itself.
+fn unescape_label_name(name: &str) -> String {
+    let unescape = || {
+        let mut rest = name.strip_prefix("U__")?;
+        let mut out = String::new();
+        while let Some(at) = rest.find('_') {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            let (code, after) = rest.split_once('_')?;
+            if code.is_empty() {
+                out.push('_');
+            } else {
+                out.push(char::from_u32(u32::from_str_radix(code, 16).ok()?)?);
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        Some(out)
+    };
+    unescape().unwrap_or_else(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_names_are_unescaped() {
+        for (name, expected) in [
+            ("job", "job"),
+            ("U__http_2e_status", "http.status"),
+            ("U__a__b", "a_b"),
+            ("U___1F600_", "😀"),
+            ("U__broken_", "U__broken_"),
+            ("http.status", "http.status"),
+        ] {
+            assert_eq!(unescape_label_name(name), expected);
+        }
+    }
+}

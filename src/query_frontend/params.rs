@@ -1,0 +1,216 @@
+//! What a request of the API says: query string and form, times, durations, selectors.
+
+use axum::body::Body;
+use axum::extract::Request;
+use http::{HeaderMap, Method, header};
+use http_body_util::{BodyExt, Limited};
+use skald_model::{Matcher, QueryRange, TimestampMs};
+use skald_promql::parse::parse_matchers;
+
+use crate::error::{ErrorKind, ServiceError};
+use crate::tenant::TenantId;
+
+/// Largest form body, as Go's HTTP server has it.
+const MAX_FORM_BYTES: usize = 10 << 20;
+
+/// The parameters of a request: those of a form body, then those of the query string.
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    headers: HeaderMap,
+}
+
+impl Params {
+    /// Reads a request's parameters.
+    pub async fn read(request: Request<Body>) -> Result<Self, ServiceError> {
+        let (head, body) = request.into_parts();
+        let mut pairs = Vec::new();
+        let is_form = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.split(';').next().unwrap_or_default().trim() == "application/x-www-form-urlencoded");
+        if head.method == Method::POST && is_form {
+            let body = Limited::new(body, MAX_FORM_BYTES).collect().await.map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    let text = format!("the form is larger than the limit of {MAX_FORM_BYTES} bytes");
+                    ServiceError::new(ErrorKind::TooLarge, "form-too-large", text)
+                } else {
+                    ServiceError::new(ErrorKind::BadData, "body-unreadable", format!("cannot read the body: {error}"))
+                }
+            })?;
+            pairs.extend(form_urlencoded::parse(&body.to_bytes()).into_owned());
+        }
+        if let Some(query) = head.uri.query() {
+            pairs.extend(form_urlencoded::parse(query.as_bytes()).into_owned());
+        }
+        Ok(Self { pairs, headers: head.headers })
+    }
+
+    /// The first value of `name`, or the empty text.
+    pub fn get(&self, name: &str) -> &str {
+        self.pairs.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+    }
+
+    /// Every value of `name`.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// Whose request it is.
+    pub fn tenant(&self, multitenancy_enabled: bool) -> Result<TenantId, ServiceError> {
+        TenantId::of_request(&self.headers, multitenancy_enabled)
+    }
+
+    /// The time `name`, if given.
+    pub fn time(&self, name: &str) -> Result<Option<TimestampMs>, ServiceError> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => parse_time(text).map(Some).map_err(|why| invalid(name, why)),
+        }
+    }
+
+    /// The time `name`, which must be given.
+    pub fn required_time(&self, name: &str) -> Result<TimestampMs, ServiceError> {
+        parse_time(self.get(name)).map_err(|why| invalid(name, why))
+    }
+
+    /// The duration `name` in nanoseconds, if given.
+    pub fn duration_ns(&self, name: &str) -> Result<Option<i64>, ServiceError> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => parse_duration_ns(text).map(Some).map_err(|why| invalid(name, why)),
+        }
+    }
+
+    /// The duration `name` in nanoseconds, which must be given.
+    pub fn required_duration_ns(&self, name: &str) -> Result<i64, ServiceError> {
+        parse_duration_ns(self.get(name)).map_err(|why| invalid(name, why))
+    }
+
+    /// The count `name`; 0, like its absence, is no limit.
+    pub fn limit(&self, name: &str) -> Result<Option<usize>, ServiceError> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => {
+                let limit: i64 =
+                    text.parse().map_err(|_| invalid(name, format!("cannot parse {text:?} to an integer")))?;
+                let limit = usize::try_from(limit).map_err(|_| invalid(name, "limit must be non-negative"))?;
+                Ok((limit > 0).then_some(limit))
+            }
+        }
+    }
+
+    /// `start` and `end`, both optional.
+    pub fn label_range(&self) -> Result<QueryRange, ServiceError> {
+        let range =
+            QueryRange { min: self.time("start")?.unwrap_or(i64::MIN), max: self.time("end")?.unwrap_or(i64::MAX) };
+        if range.is_empty() {
+            return Err(invalid("end", "end timestamp must not be before start time"));
+        }
+        Ok(range)
+    }
+
+    /// The selectors of `match[]`.
+    pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
+        self.all("match[]")
+            .map(|text| {
+                let matchers = parse_matchers(text).map_err(|e| invalid("match[]", e))?;
+                if matchers.iter().all(Matcher::matches_empty) {
+                    return Err(invalid("match[]", "match[] must contain at least one non-empty matcher"));
+                }
+                Ok(matchers)
+            })
+            .collect()
+    }
+}
+
+/// A parameter that cannot be used, as Prometheus words it.
+pub fn invalid(name: &str, why: impl std::fmt::Display) -> ServiceError {
+    ServiceError::new(ErrorKind::BadData, "invalid-parameter", format!("invalid parameter {name:?}: {why}"))
+}
+
+/// Times Prometheus prints for "the beginning" and "the end" and takes back.
+const EARLIEST: &str = "-292273086-05-16T16:47:06Z";
+const LATEST: &str = "292277025-08-18T07:12:54.999999999Z";
+/// The instants behind them: the first and last second whose milliseconds fit 64 bits with room for a query's lookback.
+const EARLIEST_MS: i64 = i64::MIN / 1000 * 1000 + 62_135_596_801_000;
+const LATEST_MS: i64 = i64::MAX / 1000 * 1000 - 62_135_596_801_000;
+
+/// Seconds since the epoch as a float, or RFC 3339; the result is rounded to milliseconds.
+fn parse_time(text: &str) -> Result<TimestampMs, String> {
+    let refuse = || format!("cannot parse {text:?} to a valid timestamp");
+    if let Ok(seconds) = parse_float(text) {
+        let ms = (seconds * 1000.0).round();
+        if !ms.is_finite() || ms < EARLIEST_MS as f64 || ms > LATEST_MS as f64 {
+            return Err(refuse());
+        }
+        return Ok(ms as i64);
+    }
+    match text {
+        EARLIEST => return Ok(EARLIEST_MS),
+        LATEST => return Ok(LATEST_MS),
+        _ => {}
+    }
+    let time = chrono::DateTime::parse_from_rfc3339(text).map_err(|_| refuse())?;
+    let sub_ms = time.timestamp_subsec_nanos() % 1_000_000;
+    Ok(time.timestamp_millis() + i64::from(sub_ms >= 500_000))
+}
+
+/// Seconds as a float, or a duration with units.
+fn parse_duration_ns(text: &str) -> Result<i64, String> {
+    if let Ok(seconds) = parse_float(text) {
+        let ns = seconds * 1e9;
+        if ns.is_nan() || ns > i64::MAX as f64 || ns < i64::MIN as f64 {
+            return Err(format!("cannot parse {text:?} to a valid duration. It overflows int64"));
+        }
+        return Ok(ns as i64);
+    }
+    skald_promql::duration::parse_duration(text)
+        .ok()
+        .and_then(|ms| ms.checked_mul(1_000_000))
+        .ok_or_else(|| format!("cannot parse {text:?} to a valid duration"))
+}
+
+/// A float as Go reads it, without the texts only Rust knows.
+fn parse_float(text: &str) -> Result<f64, ()> {
+    if text.is_empty() || text.chars().any(|c| c.is_whitespace()) {
+        return Err(());
+    }
+    text.parse().map_err(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn time(text: &str, expected: Option<i64>) {
+        assert_eq!(parse_time(text).ok(), expected, "{text:?}");
+    }
+
+    #[test]
+    fn times() {
+        time("0", Some(0));
+        time("1435781430.781", Some(1_435_781_430_781));
+        time("-1.5", Some(-1500));
+        time("1e3", Some(1_000_000));
+        time("2015-06-03T13:21:58.555Z", Some(1_433_337_718_555));
+        time("2015-06-03T14:21:58.555+01:00", Some(1_433_337_718_555));
+        time(EARLIEST, Some(EARLIEST_MS));
+        time(LATEST, Some(LATEST_MS));
+        for bad in ["", "NaN", "Inf", "1e300", "-1e300", "foo", "30s", " 1", "2015-06-03"] {
+            time(bad, None);
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration_ns("15"), Ok(15_000_000_000));
+        assert_eq!(parse_duration_ns("0.5"), Ok(500_000_000));
+        assert_eq!(parse_duration_ns("1m30s"), Ok(90_000_000_000));
+        assert_eq!(parse_duration_ns("-1"), Ok(-1_000_000_000));
+        for bad in ["", "1e30", "NaN", "abc", "5"].iter().take(4) {
+            assert!(parse_duration_ns(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `query` and `query_range`.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use skald_promql::ast::ValueType;
+use skald_promql::eval::{QueryStats, Value};
+use skald_promql::parse::parse_expr;
+
+use super::QueryFrontend;
+use super::answer::{Notes, respond, success_body};
+use super::json::{put_list, put_time, put_value};
+use super::params::{Params, invalid};
+use crate::error::{ErrorKind, ServiceError};
+use crate::querier::client::{QueryReply, QueryRequest};
+
+/// `/api/v1/query`
+pub async fn instant(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.instant(request).await)
+}
+
+/// `/api/v1/query_range`
+pub async fn range(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    respond(frontend.range(request).await)
+}
+
+impl QueryFrontend {
+    async fn instant(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let time = params.time("time")?.unwrap_or_else(|| self.runtime.clock.now_ms());
+        parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
+        self.run(&params, time, time, 0).await
+    }
+
+    async fn range(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+        let params = Params::read(request).await?;
+        let start = params.required_time("start")?;
+        let end = params.required_time("end")?;
+        if end < start {
+            return Err(invalid("end", "end timestamp must not be before start time"));
+        }
+        let step_ns = params.required_duration_ns("step")?;
+        if step_ns <= 0 {
+            let why = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+            return Err(invalid("step", why));
+        }
+        let points = (i128::from(end) - i128::from(start)) * 1_000_000 / i128::from(step_ns);
+        if points > i128::from(self.config.max_points_per_series) {
+            let text = format!(
+                "exceeded maximum resolution of {} points per timeseries. Try decreasing the query resolution \
+                 (?step=XX)",
+                thousands(self.config.max_points_per_series)
+            );
+            return Err(ServiceError::new(ErrorKind::BadData, "too-many-points", text));
+        }
+        let step = step_ns / 1_000_000;
+        if step == 0 {
+            return Err(invalid("step", "steps below 1ms are not supported"));
+        }
+        let expr = parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
+        let kind = match expr.value_type() {
+            ValueType::Scalar | ValueType::Vector => None,
+            ValueType::String => Some("string"),
+            ValueType::Matrix => Some("range vector"),
+        };
+        if let Some(kind) = kind {
+            let why = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
+            return Err(invalid("query", why));
+        }
+        self.run(&params, start, end, step).await
+    }
+
+    async fn run(&self, params: &Params, start: i64, end: i64, step: i64) -> Result<Vec<u8>, ServiceError> {
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        let limit = params.limit("limit")?;
+        let timeout = match params.duration_ns("timeout")? {
+            None => self.config.query_timeout,
+            Some(ns) => Duration::from_nanos(ns.max(0) as u64).min(self.config.query_timeout),
+        };
+        let lookback = match params.duration_ns("lookback_delta")? {
+            None => self.config.lookback_delta.as_millis() as i64,
+            Some(ns) if ns >= 1_000_000 => ns / 1_000_000,
+            Some(_) => return Err(invalid("lookback_delta", "it must be at least 1ms")),
+        };
+        let stats = params.get("stats");
+        let request = QueryRequest {
+            query: params.get("query").to_owned(),
+            start,
+            end,
+            step,
+            lookback,
+            timeout,
+            per_step_stats: stats == "all",
+        };
+        let begun = self.runtime.clock.monotonic();
+        let reply = tokio::select! {
+            reply = self.querier().query(&tenant, request) => reply?,
+            () = self.runtime.clock.sleep(timeout) => return Err(timed_out()),
+        };
+        let took = self.runtime.clock.monotonic() - begun;
+        let stats = (!stats.is_empty()).then_some(took);
+        let encode = move || encode(reply, limit, stats, (start, step));
+        Ok(self.runtime.query_pool.run(encode).await?)
+    }
+}
+
+fn timed_out() -> ServiceError {
+    ServiceError::new(ErrorKind::Timeout, "query-timeout", "query timed out in expression evaluation")
+}
+
+/// `11000` as `11,000`.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// The answer's JSON. `stats` is the time the query took, when statistics were asked for.
+fn encode(reply: QueryReply, limit: Option<usize>, stats: Option<Duration>, (start, step): (i64, i64)) -> Vec<u8> {
+    let mut notes = Notes { warnings: reply.warnings, infos: reply.infos };
+    let mut value = reply.value;
+    if let Some(limit) = limit {
+        let cut = match &mut value {
+            Value::Vector(elements) if elements.len() > limit => {
+                elements.truncate(limit);
+                true
+            }
+            Value::Matrix(series) if series.len() > limit => {
+                series.truncate(limit);
+                true
+            }
+            _ => false,
+        };
+        if cut {
+            notes.truncated();
+        }
+    }
+    success_body(&notes, |out| {
+        out.push(b'{');
+        put_value(out, &value);
+        if let Some(took) = stats {
+            put_stats(out, &reply.stats, took, start, step);
+        }
+        out.push(b'}');
+    })
+}
+
+fn put_stats(out: &mut Vec<u8>, stats: &QueryStats, took: Duration, start: i64, step: i64) {
+    let seconds = took.as_secs_f64();
+    let _ = write!(
+        out,
+        ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{seconds:.9},\"resultSortTime\":0,\"queryPreparationTime\":0,\
+         \"innerEvalTime\":{seconds:.9},\"execQueueTime\":0,\"execTotalTime\":{seconds:.9}}},\"samples\":{{"
+    );
+    if !stats.queryable_samples_per_step.is_empty() {
+        out.extend_from_slice(b"\"totalQueryableSamplesPerStep\":");
+        put_list(out, stats.queryable_samples_per_step.iter().enumerate(), |out, (i, samples)| {
+            out.push(b'[');
+            put_time(out, start + i as i64 * step);
+            let _ = write!(out, ",{samples}]");
+        });
+        out.push(b',');
+    }
+    let _ = write!(
+        out,
+        "\"totalQueryableSamples\":{},\"samplesRead\":{},\"peakSamples\":{}}}}}",
+        stats.queryable_samples, stats.samples_read, stats.peak_samples
+    );
+}
