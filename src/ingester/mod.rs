@@ -1,4 +1,140 @@
-//! The ingester: holds recent samples.
+//! The ingester: logs what is pushed, holds recent samples in a head per tenant, and turns them into uploaded blocks.
+//!
+//! A push goes through [`push`] to the tenant's head and the one log all heads share. A read ([`read`]) takes a snapshot of
+//! the head first and of the local blocks after it: a flush publishes a block before it empties the head, so nothing
+//! falls between. [`flush`] cuts heads into blocks, [`ship`] uploads them and drops them when [`retention`] says so;
+//! [`upkeep`] calls both and syncs the log; [`open`] replays it at start. [`tenants`] is who is here at all, [`admin`] the
+//! HTTP side.
+//!
+//! Absent on purpose: placement and quorum (the distributor's and the querier's), and any reading from the bucket but
+//! its index.
 
+mod admin;
 pub mod client;
+mod flush;
 pub mod grpc;
+mod metrics;
+mod open;
+mod push;
+mod read;
+pub mod retention;
+mod ship;
+mod tenants;
+mod upkeep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skald_tsdb::wal::Wal;
+
+use crate::bucket::Bucket;
+use crate::bucket::index_cache::IndexCache;
+use crate::runtime::Runtime;
+use crate::settings::{ByteSize, setting_enum, settings};
+pub use metrics::Metrics;
+pub use open::{OpenError, Surroundings};
+use tenants::Tenants;
+
+settings! {
+    /// The ingester: logs what is pushed, holds recent samples in memory, and uploads them as blocks.
+    pub struct Config {
+        /// The write-ahead log.
+        pub wal: WalConfig,
+        /// How often heads are looked at for something to cut into blocks.
+        pub head_compaction_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
+        /// A tenant that pushed nothing for this long is flushed whole, so that it costs no memory.
+        pub head_compaction_idle_timeout: Duration = Duration::from_secs(3600) => Duration::from_secs(1)..,
+        /// How often blocks that are not in the bucket yet are uploaded. A failed upload is tried again then.
+        pub ship_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
+        /// How long a block stays here after its upload. Must be at least `querier.store_optional_within`, and
+        /// `querier.query_store_after` if that is set.
+        pub local_retention: Duration = Duration::from_secs(13 * 3600),
+        /// Samples older than their series' newest are accepted this far behind the tenant's newest sample. 0 accepts none.
+        pub out_of_order_time_window: Duration = Duration::from_secs(2 * 3600),
+        /// Most series one tenant may have in memory here. `none` is no limit.
+        pub max_series_per_tenant: Option<usize> = Some(10_000_000),
+        /// Most series of one metric name one tenant may have in memory here. `none` is no limit.
+        pub max_series_per_metric: Option<usize> = None,
+        /// Exemplars kept per tenant, in memory only; the oldest give way. 0 keeps none.
+        pub max_exemplars_per_tenant: usize = 100_000,
+        /// Samples further in the future than this are refused.
+        pub creation_grace_period: Duration = Duration::from_secs(600),
+        /// Bytes of pushes being carried out at one time; further pushes are answered 503.
+        pub max_inflight_push_bytes: ByteSize = ByteSize::mib(512),
+    }
+}
+
+settings! {
+    /// Where distributors and queriers find the ingesters.
+    pub struct ClientConfig {
+        /// Their gRPC listeners (`host:port`). Every distributor and querier needs the same list in the same order. Empty
+        /// is the ingester of this process.
+        pub addresses: Vec<String> = Vec::new(),
+        /// How many ingesters hold each series. So many neighbours in the list form a replica group; a write needs a
+        /// majority of one, a read of each.
+        pub replication_factor: usize = 1 => 1..=15,
+    }
+    check |config| if config.addresses.len().is_multiple_of(config.replication_factor) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} `addresses` do not form groups of {} (`replication_factor`)",
+            config.addresses.len(),
+            config.replication_factor
+        ))
+    };
+}
+
+setting_enum! {
+    /// When an acknowledged push is on the disk itself rather than in the operating system's memory.
+    pub enum SyncPolicy {
+        /// Within `interval` after the answer: a crash of the process loses nothing, a power cut that much.
+        Interval = "interval",
+        /// Before the answer: a power cut loses nothing; each push waits for the disk.
+        EveryBatch = "every-batch",
+    }
+}
+
+settings! {
+    /// The write-ahead log of an ingester.
+    pub struct WalConfig {
+        /// When the log is synced to the disk.
+        pub sync: SyncPolicy = SyncPolicy::Interval,
+        /// Longest time an acknowledged push may sit only in the operating system's memory.
+        pub sync_interval: Duration = Duration::from_millis(100) => Duration::from_millis(1)..,
+        /// Size at which a segment of the log is closed and another begun.
+        pub segment_size: ByteSize = ByteSize::mib(128) => ByteSize::mib(1)..=ByteSize::gib(1),
+        /// Compress series definitions, histograms and metadata in the log; floats have a compact form of their own.
+        pub compression: bool = true,
+    }
+}
+
+/// Length of the blocks that heads are cut into, aligned to multiples of it.
+pub(crate) const BLOCK_RANGE_MS: i64 = 2 * 3_600_000;
+
+/// The ingester of a process. Clones are the same.
+#[derive(Clone)]
+pub struct Ingester {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    /// `<data-dir>/tsdb`: a directory of blocks per tenant.
+    blocks_dir: PathBuf,
+    wal: Arc<Wal>,
+    tenants: Tenants,
+    bucket: Arc<dyn Bucket>,
+    indexes: Arc<IndexCache>,
+    /// After this long every querier has read a newer bucket index.
+    index_refresh_interval: Duration,
+    /// Bytes of pushes under way.
+    inflight: Arc<tokio::sync::Semaphore>,
+    /// Tells who waits for durability that the log was synced.
+    synced: tokio::sync::watch::Sender<()>,
+    /// Asks for a sync before the interval is over.
+    sync_wanted: tokio::sync::Notify,
+    runtime: Runtime,
+    metrics: Metrics,
+}

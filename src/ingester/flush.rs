@@ -1,0 +1,156 @@
+//! Cuts a head's older samples into blocks.
+
+use std::sync::Arc;
+
+use skald_model::{BlockRange, TimestampMs};
+use skald_tsdb::block::{BlockError, BlockWriter, Compaction, LocalBlock, NewBlock, SymbolSet};
+use skald_tsdb::head::Dropped;
+use skald_tsdb::wal::{Cut, WalError};
+use ulid::Ulid;
+
+use super::tenants::{LocalBlockEntry, Tenant};
+use super::{BLOCK_RANGE_MS, Ingester};
+use crate::runtime::pool::TaskLost;
+
+/// Why a head could not be cut; its samples stay where they are, and the next flush tries again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FlushError {
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    #[error("the tenant's directory: {0}")]
+    Disk(#[from] std::io::Error),
+    #[error(transparent)]
+    Lost(#[from] TaskLost),
+}
+
+/// Up to where a head is to be cut, if at all.
+///
+/// `everything` cuts all there is. Otherwise the newest range and a half stay: a block is cut once the samples reach half
+/// a range beyond its end, so that late ones still find their place in memory.
+fn cut_at(min: TimestampMs, max: TimestampMs, everything: bool) -> Option<TimestampMs> {
+    if everything {
+        return Some(max.saturating_add(1));
+    }
+    let up_to = max.saturating_sub(BLOCK_RANGE_MS / 2).div_euclid(BLOCK_RANGE_MS).saturating_mul(BLOCK_RANGE_MS);
+    (min < up_to).then_some(up_to)
+}
+
+impl Ingester {
+    /// Cuts what is due (`everything`: all there is) into blocks. A flush that is interrupted or fails loses nothing.
+    pub(super) async fn flush(&self, tenant: &Arc<Tenant>, everything: bool) -> Result<(), FlushError> {
+        let _alone = tenant.flushing.lock().await;
+        let shared = &self.shared;
+        // What an earlier flush has written may still be pinned by a reader of that time.
+        if tenant.head.drop_covered(&shared.wal) == Dropped::Pinned {
+            tracing::debug!(tenant = %tenant.id, "an old reader still holds flushed samples");
+        }
+        let Some((min, max)) = tenant.head.min_time().zip(tenant.head.max_time()) else { return Ok(()) };
+        let Some(up_to) = cut_at(min, max, everything) else { return Ok(()) };
+        let begun = shared.runtime.clock.monotonic();
+        let (ingester, flushed) = (self.clone(), tenant.clone());
+        let pool = &shared.runtime.background_pool;
+        let (cut, blocks) = pool.run(move || ingester.write_blocks(&flushed, up_to)).await??;
+        let (written, series) = (blocks.len(), blocks.iter().map(|b| b.meta().stats.num_series).sum::<u64>());
+        // Published before the head forgets: a reader takes the head first.
+        for block in blocks {
+            tenant.add_block(block);
+        }
+        let (wal, flushed) = (shared.wal.clone(), tenant.clone());
+        let dropped = pool.run(move || flushed.head.finish_cut(&wal, cut)).await??;
+        shared.metrics.blocks_written.inc_by(written as u64);
+        if written > 0 {
+            let took = (shared.runtime.clock.monotonic() - begun).as_millis() as u64;
+            let pinned = dropped == Dropped::Pinned;
+            tracing::info!(tenant = %tenant.id, blocks = written, series, took_ms = took, pinned, "head flushed");
+        }
+        Ok(())
+    }
+
+    /// On the background pool: a block per aligned range below `up_to`.
+    fn write_blocks(&self, tenant: &Tenant, up_to: TimestampMs) -> Result<(Cut, Vec<LocalBlockEntry>), FlushError> {
+        let shared = &self.shared;
+        let cut = tenant.head.begin_cut(&shared.wal, up_to)?;
+        let mut blocks = Vec::new();
+        for range in tenant.head.cut_ranges(cut) {
+            let written = self.write_block(tenant, cut, range);
+            match written {
+                Ok(block) => blocks.extend(block),
+                Err(error) => {
+                    // Nothing refers to the blocks written so far; the next cut writes their samples again.
+                    for block in blocks {
+                        let _ = shared.runtime.disk.remove_dir_all(block.dir());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok((cut, blocks))
+    }
+
+    fn write_block(&self, tenant: &Tenant, cut: Cut, range: BlockRange) -> Result<Option<LocalBlockEntry>, FlushError> {
+        let runtime = &self.shared.runtime;
+        let mut symbols = SymbolSet::default();
+        let mut samples: Option<(TimestampMs, TimestampMs)> = None;
+        tenant.head.cut_series(cut, range, |labels, chunks| {
+            for chunk in chunks {
+                let (min, max) = samples.unwrap_or((chunk.min_time, chunk.max_time));
+                samples = Some((min.min(chunk.min_time), max.max(chunk.max_time)));
+            }
+            symbols.insert_labels(labels)
+        })?;
+        let Some((min, max)) = samples else { return Ok(None) };
+        let ulid: Ulid = runtime.rng.ulid(runtime.clock.now_ms());
+        let new = NewBlock {
+            ulid,
+            range: BlockRange { min, max: max.saturating_add(1) },
+            compaction: Compaction { level: 1, sources: vec![ulid], ..Compaction::default() },
+            thanos: None,
+        };
+        runtime.disk.create_dir_all(&tenant.dir)?;
+        let mut writer = BlockWriter::create(runtime.disk.clone(), &tenant.dir, new, symbols.sort())?;
+        tenant.head.cut_series(cut, range, |labels, chunks| writer.add_series(labels, chunks))?;
+        if writer.finish()?.is_none() {
+            return Ok(None);
+        }
+        let dir = tenant.dir.join(ulid.to_string());
+        let block = LocalBlock::open(runtime.disk.as_ref(), &dir)?;
+        Ok(Some(LocalBlockEntry::new(block, None)))
+    }
+
+    /// Lets a tenant go whose head is empty and whose blocks are all gone. A push that comes meanwhile makes it anew.
+    pub(super) fn close_if_empty(&self, tenant: &Arc<Tenant>) {
+        let mut closed = tenant.closed.write();
+        if *closed || tenant.head.series_count() > 0 || !tenant.blocks().is_empty() {
+            return;
+        }
+        match self.shared.wal.drop_head(tenant.head.id()) {
+            Ok(()) => {
+                *closed = true;
+                self.shared.tenants.remove(&tenant.id);
+                tracing::info!(tenant = %tenant.id, "idle tenant closed");
+            }
+            Err(error) => tracing::warn!(tenant = %tenant.id, %error, "idle tenant could not be closed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    #[test]
+    fn blocks_are_cut_half_a_range_late() {
+        assert_eq!(cut_at(0, 3 * HOUR - 1, false), None);
+        assert_eq!(cut_at(0, 3 * HOUR, false), Some(2 * HOUR));
+        assert_eq!(cut_at(HOUR, 3 * HOUR, false), Some(2 * HOUR));
+        assert_eq!(cut_at(2 * HOUR, 4 * HOUR, false), None);
+        assert_eq!(cut_at(0, 100 * HOUR, false), Some(98 * HOUR));
+        assert_eq!(cut_at(-HOUR, HOUR, false), Some(0));
+        assert_eq!(cut_at(0, 5, true), Some(6));
+        assert_eq!(cut_at(0, i64::MAX, true), Some(i64::MAX));
+    }
+}

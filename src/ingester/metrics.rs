@@ -1,0 +1,78 @@
+//! What the ingester tells of itself.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The ingester's metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Samples stored.
+    pub(super) samples: Counter,
+    /// Exemplars stored.
+    pub(super) exemplars: Counter,
+    /// Pushes that failed as a whole.
+    pub(super) push_failures: Counter,
+    /// Seconds a push takes in head and log.
+    pub(super) push_duration: Histogram,
+    /// Series in memory, of all tenants.
+    pub(super) series: Gauge,
+    /// Tenants with a head.
+    pub(super) tenants: Gauge,
+    /// Bytes of the log on disk.
+    pub(super) wal_bytes: Gauge,
+    /// Segments of the log.
+    pub(super) wal_segments: Gauge,
+    /// Syncs of the log that failed.
+    pub(super) wal_sync_failures: Counter,
+    /// Seconds one sync takes.
+    pub(super) wal_sync_duration: Histogram,
+    /// Blocks written.
+    pub(super) blocks_written: Counter,
+    /// Flushes that failed.
+    pub(super) flush_failures: Counter,
+    /// Blocks uploaded.
+    pub(super) uploads: Counter,
+    /// Uploads that failed.
+    pub(super) upload_failures: Counter,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("skald_ingester");
+        let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 16));
+        let metrics = Self {
+            samples: Counter::default(),
+            exemplars: Counter::default(),
+            push_failures: Counter::default(),
+            push_duration: seconds(),
+            series: Gauge::default(),
+            tenants: Gauge::default(),
+            wal_bytes: Gauge::default(),
+            wal_segments: Gauge::default(),
+            wal_sync_failures: Counter::default(),
+            wal_sync_duration: seconds(),
+            blocks_written: Counter::default(),
+            flush_failures: Counter::default(),
+            uploads: Counter::default(),
+            upload_failures: Counter::default(),
+        };
+        registry.register("ingested_samples", "Samples stored", metrics.samples.clone());
+        registry.register("ingested_exemplars", "Exemplars stored", metrics.exemplars.clone());
+        registry.register("push_failures", "Pushes that failed as a whole", metrics.push_failures.clone());
+        registry.register("push_duration_seconds", "Time of a push in head and log", metrics.push_duration.clone());
+        registry.register("memory_series", "Series in memory", metrics.series.clone());
+        registry.register("memory_tenants", "Tenants with a head in memory", metrics.tenants.clone());
+        registry.register("wal_bytes", "Size of the write-ahead log", metrics.wal_bytes.clone());
+        registry.register("wal_segments", "Segments of the write-ahead log", metrics.wal_segments.clone());
+        registry.register("wal_sync_failures", "Syncs of the log that failed", metrics.wal_sync_failures.clone());
+        registry.register("wal_sync_duration_seconds", "Time of a sync of the log", metrics.wal_sync_duration.clone());
+        registry.register("blocks_written", "Blocks cut from heads", metrics.blocks_written.clone());
+        registry.register("flush_failures", "Flushes of a head that failed", metrics.flush_failures.clone());
+        registry.register("block_uploads", "Blocks uploaded to the bucket", metrics.uploads.clone());
+        registry.register("block_upload_failures", "Uploads that failed", metrics.upload_failures.clone());
+        metrics
+    }
+}

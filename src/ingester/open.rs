@@ -1,0 +1,243 @@
+//! Start and stop: finds the local blocks, replays the log, and closes it in the end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skald_tsdb::block::LocalBlock;
+use skald_tsdb::disk::Disk;
+use skald_tsdb::head::{Head, ReplayHeads};
+use skald_tsdb::wal::{Cut, HeadId, HeadState, Record, RecoveryReport, Replay, SegmentId, Wal, WalError, WalOptions};
+use std::collections::HashMap;
+use ulid::Ulid;
+
+use super::push::head_options;
+use super::tenants::{LocalBlockEntry, Tenant, Tenants, load_shipped};
+use super::{Config, Ingester, Metrics, Shared};
+use crate::bucket::Bucket;
+use crate::bucket::index_cache::IndexCache;
+use crate::runtime::Runtime;
+use crate::runtime::pool::TaskLost;
+use crate::tenant::TenantId;
+
+/// Why an ingester could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log's directory.
+    #[error("cannot open the write-ahead log in {path}: {source}")]
+    Wal {
+        /// Which.
+        path: PathBuf,
+        /// What the disk says.
+        source: WalError,
+    },
+    /// The directory of blocks.
+    #[error("cannot read {path}: {source}")]
+    Disk {
+        /// Which.
+        path: PathBuf,
+        /// What the disk says.
+        source: io::Error,
+    },
+    /// The process is stopping.
+    #[error(transparent)]
+    Lost(#[from] TaskLost),
+}
+
+/// What an ingester needs from outside.
+pub struct Surroundings {
+    /// Where uploaded blocks go.
+    pub bucket: Arc<dyn Bucket>,
+    /// The lists of what is there.
+    pub indexes: Arc<IndexCache>,
+    /// After this long every querier has read a newer bucket index.
+    pub index_refresh_interval: Duration,
+    /// Clocks, pools, disk.
+    pub runtime: Runtime,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+impl Ingester {
+    /// Opens the ingester that lives in `data_dir`: everything acknowledged before is readable when this returns.
+    /// `progress` is told how far the replay is.
+    pub async fn open(
+        config: Config,
+        data_dir: &Path,
+        surroundings: Surroundings,
+        progress: impl Fn(String) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let Surroundings { bucket, indexes, index_refresh_interval, runtime, metrics } = surroundings;
+        let (wal_dir, blocks_dir) = (data_dir.join("wal"), data_dir.join("tsdb"));
+        let opening =
+            Opening { config: config.clone(), runtime: runtime.clone(), wal_dir, blocks_dir: blocks_dir.clone() };
+        let (wal, tenants) = runtime.background_pool.run(move || opening.open(&progress)).await??;
+        let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
+        let shared = Shared {
+            config,
+            blocks_dir,
+            wal: Arc::new(wal),
+            tenants,
+            bucket,
+            indexes,
+            index_refresh_interval,
+            inflight: Arc::new(tokio::sync::Semaphore::new(permits)),
+            synced: tokio::sync::watch::channel(()).0,
+            sync_wanted: tokio::sync::Notify::new(),
+            runtime,
+            metrics,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Syncs the log. Nothing is pushed any more by then.
+    pub async fn close(&self) -> Result<(), WalError> {
+        let wal = self.shared.wal.clone();
+        match self.shared.runtime.background_pool.run(move || wal.sync()).await {
+            Ok(synced) => synced.map(drop),
+            Err(lost) => Err(WalError::Io(Arc::new(io::Error::other(lost.to_string())))),
+        }
+    }
+}
+
+struct Opening {
+    config: Config,
+    runtime: Runtime,
+    wal_dir: PathBuf,
+    blocks_dir: PathBuf,
+}
+
+impl Opening {
+    fn open(&self, progress: &dyn Fn(String)) -> Result<(Wal, Tenants), OpenError> {
+        let disk = self.runtime.disk.clone();
+        let mut blocks = self.open_blocks()?;
+        let options =
+            WalOptions { segment_bytes: self.config.wal.segment_size.as_u64(), compress: self.config.wal.compression };
+        let head_options = head_options(&self.config);
+        let mut owners: HashMap<HeadId, TenantId> = HashMap::new();
+        let begun = self.runtime.clock.monotonic();
+        let heads = ReplayHeads::new(|id, state: &HeadState| {
+            if let Some(tenant) = std::str::from_utf8(&state.definition).ok().and_then(|t| TenantId::new(t).ok()) {
+                owners.insert(id, tenant);
+            }
+            Arc::new(Head::new(id, head_options))
+        });
+        let mut replay = Observed { inner: heads, progress, last_percent: None };
+        let opened = Wal::open(disk, &self.wal_dir, options, &mut replay);
+        let (wal, report) = opened.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
+        let heads = replay.inner.finish();
+        tell(&report, self.runtime.clock.monotonic() - begun);
+        let now = self.runtime.clock.monotonic().as_millis() as i64;
+        let tenants = Tenants::default();
+        for (id, head) in heads {
+            let Some(tenant) = owners.remove(&id) else {
+                tracing::error!(head = id.0, "a head of the log belongs to no tenant; it is left in the log");
+                continue;
+            };
+            let own = blocks.remove(&tenant).unwrap_or_default();
+            self.add(&tenants, tenant, head, own, now);
+        }
+        // Tenants with blocks but nothing in the log.
+        for (tenant, own) in blocks {
+            let id = wal.define_head(tenant.as_str().as_bytes());
+            let id = id.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
+            self.add(&tenants, tenant, Arc::new(Head::new(id, head_options)), own, now);
+        }
+        Ok((wal, tenants))
+    }
+
+    fn add(&self, tenants: &Tenants, id: TenantId, head: Arc<Head>, blocks: Vec<LocalBlockEntry>, now: i64) {
+        let dir = self.blocks_dir.join(id.as_str());
+        let made: Result<_, std::convert::Infallible> =
+            tenants.get_or_insert(&id, || Ok(Tenant::new(id.clone(), head, dir, blocks, now)));
+        drop(made);
+    }
+
+    /// The blocks on the disk, by tenant. Remains of interrupted writes are removed; a damaged block is left alone, named,
+    /// and not read.
+    fn open_blocks(&self) -> Result<HashMap<TenantId, Vec<LocalBlockEntry>>, OpenError> {
+        let disk: &dyn Disk = self.runtime.disk.as_ref();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Disk { path, source }
+        };
+        disk.create_dir_all(&self.blocks_dir).map_err(failed(&self.blocks_dir))?;
+        let mut found = HashMap::new();
+        for entry in disk.list(&self.blocks_dir).map_err(failed(&self.blocks_dir))? {
+            let Some(tenant) = Some(&entry.name).filter(|_| entry.is_dir).and_then(|n| TenantId::new(n).ok()) else {
+                continue;
+            };
+            let dir = self.blocks_dir.join(&entry.name);
+            let uploaded = load_shipped(disk, &dir);
+            let mut blocks = Vec::new();
+            for entry in disk.list(&dir).map_err(failed(&dir))? {
+                let path = dir.join(&entry.name);
+                if entry.name.contains(".tmp-for-") {
+                    let _ = disk.remove_dir_all(&path);
+                    continue;
+                }
+                let Some(id) = Some(&entry.name).filter(|_| entry.is_dir).and_then(|n| Ulid::from_string(n).ok())
+                else {
+                    continue;
+                };
+                match LocalBlock::open(disk, &path) {
+                    Ok(block) => blocks.push(LocalBlockEntry::new(block, uploaded.get(&id).copied())),
+                    Err(error) => {
+                        tracing::error!(%tenant, block = %id, %error, "local block is damaged; it is not read");
+                    }
+                }
+            }
+            if !blocks.is_empty() {
+                found.insert(tenant, blocks);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Passes a replay on and tells how far it is.
+struct Observed<'a, R> {
+    inner: R,
+    progress: &'a dyn Fn(String),
+    last_percent: Option<u64>,
+}
+
+impl<R: Replay> Replay for Observed<'_, R> {
+    fn segment(&mut self, segment: SegmentId) {
+        self.inner.segment(segment);
+    }
+
+    fn head(&mut self, head: HeadId, state: &HeadState, done: Cut) {
+        self.inner.head(head, state, done);
+    }
+
+    fn record(&mut self, head: HeadId, record: Record<'_>) -> u64 {
+        self.inner.record(head, record)
+    }
+
+    fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
+        let percent = (bytes_done * 100).checked_div(bytes_total).unwrap_or(100);
+        if self.last_percent != Some(percent) {
+            self.last_percent = Some(percent);
+            (self.progress)(format!("replaying the log: {percent} % of {} MiB", bytes_total >> 20));
+        }
+    }
+}
+
+fn tell(report: &RecoveryReport, took: Duration) {
+    let took_ms = took.as_millis() as u64;
+    let (segments, bytes, records) = (report.segments, report.bytes, report.records);
+    tracing::info!(segments, bytes, records, torn_tails = report.torn_tails.len(), took_ms, "log replayed");
+    if report.lost_something() {
+        tracing::error!(
+            damaged_bytes = report.damaged_bytes,
+            damaged = ?report.damaged,
+            missing_segments = ?report.missing_segments,
+            unreadable = ?report.unreadable,
+            undefined_samples = report.undefined_samples,
+            orphan_records = report.orphan_records,
+            "the log was damaged: samples may be missing here"
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! Stores a batch: head and log.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skald_proto::WriteBatch;
+use skald_tsdb::head::{
+    AppendError, AppendLimits, Appended, Head, HeadOptions, MetadataLimits, MetadataOutcome, RejectReason,
+    RejectedKind as HeadKind, SeriesAppend,
+};
+use skald_tsdb::wal::{Durability, Lsn, WalError};
+
+use super::client::{PushReply, RejectedKind, Rejection};
+use super::tenants::Tenant;
+use super::{BLOCK_RANGE_MS, Config, Ingester, SyncPolicy};
+use crate::error::{ErrorKind, ServiceError};
+use crate::tenant::TenantId;
+
+/// When a sender should try again after a 503.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Metrics, and texts per metric, whose metadata a tenant may have here.
+const METADATA_LIMITS: MetadataLimits = MetadataLimits { max_metrics: Some(100_000), max_per_metric: Some(10) };
+
+pub(super) fn head_options(config: &Config) -> HeadOptions {
+    HeadOptions {
+        block_range_ms: BLOCK_RANGE_MS,
+        out_of_order_window_ms: config.out_of_order_time_window.as_millis() as i64,
+    }
+}
+
+impl Ingester {
+    pub(super) async fn store(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
+        let shared = &self.shared;
+        let begun = shared.runtime.clock.monotonic();
+        let _room = self.reserve(&batch)?;
+        let (ingester, id) = (self.clone(), tenant.clone());
+        let stored = shared.runtime.ingest_pool.run(move || ingester.append(&id, &batch)).await?;
+        let (reply, lsn) = stored.inspect_err(|_| {
+            shared.metrics.push_failures.inc();
+        })?;
+        if shared.config.wal.sync == SyncPolicy::EveryBatch {
+            self.wait_durable(lsn).await?;
+        }
+        shared.metrics.samples.inc_by(reply.samples);
+        shared.metrics.exemplars.inc_by(reply.exemplars);
+        shared.metrics.push_duration.observe((shared.runtime.clock.monotonic() - begun).as_secs_f64());
+        Ok(reply)
+    }
+
+    /// Takes a push's bytes out of the budget of pushes under way, until the guard is dropped.
+    fn reserve(&self, batch: &WriteBatch) -> Result<tokio::sync::OwnedSemaphorePermit, ServiceError> {
+        let bytes = u32::try_from(batch.heap_bytes()).unwrap_or(u32::MAX);
+        self.shared.inflight.clone().try_acquire_many_owned(bytes).map_err(|_| {
+            let text = format!(
+                "a push of {bytes} bytes does not fit beside those under way: limit {} \
+                 (ingester.max_inflight_push_bytes)",
+                self.shared.config.max_inflight_push_bytes
+            );
+            ServiceError::new(ErrorKind::Unavailable, "ingester-max-inflight-push-requests-bytes", text)
+                .retry_after(RETRY_AFTER)
+        })
+    }
+
+    /// On the ingest pool: finds the tenant, appends to its head.
+    fn append(&self, id: &TenantId, batch: &WriteBatch) -> Result<(PushReply, Lsn), ServiceError> {
+        let shared = &self.shared;
+        loop {
+            let tenant = shared.tenants.get_or_insert(id, || self.new_tenant(id)).map_err(wal_error)?;
+            let closed = tenant.closed.read();
+            if *closed {
+                // Somebody removes this idle tenant right now; the next round makes a new one.
+                continue;
+            }
+            tenant.pushed(shared.runtime.clock.monotonic().as_millis() as i64);
+            let now = shared.runtime.clock.now_ms();
+            let limits = AppendLimits {
+                max_series: shared.config.max_series_per_tenant,
+                max_series_per_metric: shared.config.max_series_per_metric,
+                max_time: now.saturating_add(shared.config.creation_grace_period.as_millis() as i64),
+                max_exemplars: shared.config.max_exemplars_per_tenant,
+            };
+            let series = batch.iter().map(|series| SeriesAppend {
+                labels: series.labels,
+                hash: series.hash,
+                samples: series.samples,
+                histograms: series.histograms,
+                exemplars: series.exemplars,
+            });
+            let appended = tenant.head.append(&shared.wal, series, &limits).map_err(append_error)?;
+            let mut lsn = appended.lsn;
+            let mut reply = reply(&appended, batch, &limits, &shared.config);
+            if !batch.metadata.is_empty() {
+                let outcome =
+                    tenant.head.append_metadata(&shared.wal, &batch.metadata, METADATA_LIMITS).map_err(wal_error)?;
+                lsn = lsn.max(outcome.lsn);
+                reply.rejections.extend(metadata_rejections(outcome));
+            }
+            return Ok((reply, lsn));
+        }
+    }
+
+    fn new_tenant(&self, id: &TenantId) -> Result<Tenant, WalError> {
+        let shared = &self.shared;
+        let head = Head::new(shared.wal.define_head(id.as_str().as_bytes())?, head_options(&shared.config));
+        let now = shared.runtime.clock.monotonic().as_millis() as i64;
+        let dir = shared.blocks_dir.join(id.as_str());
+        tracing::info!(tenant = %id, "new tenant");
+        Ok(Tenant::new(id.clone(), Arc::new(head), dir, Vec::new(), now))
+    }
+
+    /// Waits until everything logged up to `lsn` would survive a power cut.
+    async fn wait_durable(&self, lsn: Lsn) -> Result<(), ServiceError> {
+        let shared = &self.shared;
+        let mut synced = shared.synced.subscribe();
+        loop {
+            match shared.wal.durability(lsn) {
+                Durability::Durable => return Ok(()),
+                Durability::Failed => {
+                    let text = "the write-ahead log could not be synced";
+                    return Err(unavailable("wal-sync-failed", text));
+                }
+                Durability::Pending => {
+                    synced.mark_unchanged();
+                    shared.sync_wanted.notify_one();
+                    // Checked once more: the sync may have ended between the look and the mark.
+                    if shared.wal.durability(lsn) == Durability::Pending && synced.changed().await.is_err() {
+                        return Err(unavailable("ingester-stopping", "the ingester is stopping"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn unavailable(reason: &'static str, text: impl Into<String>) -> ServiceError {
+    ServiceError::new(ErrorKind::Unavailable, reason, text).retry_after(RETRY_AFTER)
+}
+
+pub(super) fn wal_error(error: WalError) -> ServiceError {
+    let reason = match error {
+        WalError::Full => "disk-full",
+        WalError::Io(_) => "wal-unavailable",
+    };
+    unavailable(reason, error.to_string())
+}
+
+fn append_error(error: AppendError) -> ServiceError {
+    match error {
+        AppendError::Wal(error) => wal_error(error),
+        AppendError::Full => unavailable("head-full", error.to_string()),
+    }
+}
+
+fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, config: &Config) -> PushReply {
+    let rejection = |rejection: &skald_tsdb::head::Rejection| {
+        let (reason, why) = explain(rejection.reason, limits, config);
+        let labels = batch.labels(rejection.series).to_labels();
+        Rejection {
+            kind: match rejection.kind {
+                HeadKind::Sample => RejectedKind::Sample,
+                HeadKind::Exemplar => RejectedKind::Exemplar,
+            },
+            reason: Cow::Borrowed(reason),
+            count: rejection.count,
+            message: format!("{why}; series {labels}, timestamp {}", rejection.timestamp),
+        }
+    };
+    PushReply {
+        samples: appended.samples + appended.histograms,
+        exemplars: appended.exemplars,
+        rejections: appended.rejections.iter().map(rejection).collect(),
+    }
+}
+
+/// Stable id and text of a refusal.
+fn explain(reason: RejectReason, limits: &AppendLimits, config: &Config) -> (&'static str, String) {
+    let limit = |limit: Option<usize>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+    match reason {
+        RejectReason::OutOfOrder => (
+            "sample-out-of-order",
+            "the sample is older than its series' newest, and ingester.out_of_order_time_window is 0".to_owned(),
+        ),
+        RejectReason::TooOld => (
+            "sample-timestamp-too-old",
+            format!(
+                "the sample is older than the out-of-order window of {:?} allows (ingester.out_of_order_time_window)",
+                config.out_of_order_time_window
+            ),
+        ),
+        RejectReason::DuplicateTimestamp => {
+            ("sample-duplicate-timestamp", "another value is stored at that time".to_owned())
+        }
+        RejectReason::TooFarInFuture => (
+            "too-far-in-future",
+            format!(
+                "the time lies beyond {}, the newest that is accepted (ingester.creation_grace_period)",
+                limits.max_time
+            ),
+        ),
+        RejectReason::SeriesLimit => (
+            "max-series-per-user",
+            format!(
+                "the tenant has as many series as it may: {} (ingester.max_series_per_tenant)",
+                limit(limits.max_series)
+            ),
+        ),
+        RejectReason::SeriesPerMetricLimit => (
+            "max-series-per-metric",
+            format!(
+                "the metric has as many series as it may: {} (ingester.max_series_per_metric)",
+                limit(limits.max_series_per_metric)
+            ),
+        ),
+        RejectReason::InvalidHistogram => {
+            ("native-histogram-spans-buckets-mismatch", "the histogram's spans do not fit its buckets".to_owned())
+        }
+        RejectReason::ExemplarSeriesMissing => {
+            ("exemplar-series-missing", "the exemplar's series does not exist".to_owned())
+        }
+        RejectReason::ExemplarOutOfOrder => {
+            ("exemplar-out-of-order", "the exemplar is older than its series' newest".to_owned())
+        }
+    }
+}
+
+fn metadata_rejections(outcome: MetadataOutcome) -> impl Iterator<Item = Rejection> {
+    let parts = [
+        (outcome.over_metrics, "max-metadata-per-user", "the tenant has metadata of as many metrics as it may"),
+        (outcome.over_per_metric, "max-metadata-per-metric", "the metric has as many different metadata as it may"),
+    ];
+    parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, reason, text)| Rejection {
+        kind: RejectedKind::Metadata,
+        reason: Cow::Borrowed(reason),
+        count,
+        message: text.to_owned(),
+    })
+}

@@ -1,0 +1,239 @@
+//! Answers reads from the head and from local blocks, and is the ingester's client trait.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt};
+use skald_model::{Labels, MetricMetadata, QueryRange};
+use skald_proto::WriteBatch;
+use skald_tsdb::SeriesChunks;
+use skald_tsdb::block::{BlockError, LocalBlock};
+use skald_tsdb::head::Select;
+use tokio::sync::mpsc;
+
+use super::Ingester;
+use super::client::{IngesterClient, PushReply};
+use super::tenants::Tenant;
+use crate::error::ServiceError;
+use crate::select::{BATCH_BYTES, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
+use crate::tenant::TenantId;
+
+/// Batches of a stream that may wait for their reader.
+const BATCHES_AHEAD: usize = 2;
+
+/// One source of a tenant's series: its head, or a local block.
+enum Source {
+    Head(Box<Select>, std::vec::IntoIter<SeriesChunks>),
+    Block(Box<skald_tsdb::block::LocalSelect>),
+}
+
+impl Source {
+    fn next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
+        match self {
+            Self::Block(select) => select.next().transpose(),
+            Self::Head(select, ready) => {
+                if let Some(series) = ready.next() {
+                    return Ok(Some(series));
+                }
+                *ready = select.next_batch(BATCH_BYTES).unwrap_or_default().into_iter();
+                Ok(ready.next())
+            }
+        }
+    }
+}
+
+/// Merges a handful of sources by labels.
+struct Merge {
+    /// Each with its next series; a source that has ended is gone.
+    sources: Vec<(SeriesChunks, Source)>,
+}
+
+impl Merge {
+    fn new(sources: Vec<Source>) -> Result<Self, BlockError> {
+        let mut begun = Vec::with_capacity(sources.len());
+        for mut source in sources {
+            if let Some(first) = source.next()? {
+                begun.push((first, source));
+            }
+        }
+        Ok(Self { sources: begun })
+    }
+
+    /// The next series, with the chunks of all sources that have it.
+    fn next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
+        let Some(smallest) = self.sources.iter().map(|(next, _)| &next.labels).min().cloned() else {
+            return Ok(None);
+        };
+        let mut merged: Option<SeriesChunks> = None;
+        let mut at = 0;
+        while at < self.sources.len() {
+            let (next, source) = &mut self.sources[at];
+            if next.labels != smallest {
+                at += 1;
+                continue;
+            }
+            let following = source.next()?;
+            let series = match following {
+                Some(following) => {
+                    at += 1;
+                    std::mem::replace(next, following)
+                }
+                None => self.sources.remove(at).0,
+            };
+            match &mut merged {
+                None => merged = Some(series),
+                Some(merged) => {
+                    merged.chunks.extend(series.chunks);
+                    merged.deleted.extend(series.deleted);
+                }
+            }
+        }
+        Ok(merged)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, BlockError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some(series) = self.next()?
+        {
+            bytes += series.heap_bytes();
+            batch.push(series);
+        }
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+}
+
+/// The tenant's local blocks that may hold samples of `range`. Taken after the head: see the module `ingester`.
+fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
+    let blocks = tenant.blocks().into_iter().map(|entry| entry.block.clone());
+    blocks.filter(|block| block.meta().range().overlaps(range)).collect()
+}
+
+fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, BlockError> {
+    let head = tenant.head.select(&request.matchers, request.range);
+    let mut sources = vec![Source::Head(Box::new(head), Vec::new().into_iter())];
+    for block in blocks(tenant, request.range) {
+        sources.push(Source::Block(Box::new(block.select(&request.matchers, request.range)?)));
+    }
+    Merge::new(sources)
+}
+
+fn block_error(error: BlockError) -> ServiceError {
+    ServiceError::internal(format!("a local block could not be read: {error}"))
+}
+
+/// Asks head and blocks for labels and unites the answers.
+fn unite<T: Ord>(
+    tenant: &Tenant,
+    range: QueryRange,
+    of_head: impl FnOnce() -> Vec<T>,
+    of_block: impl Fn(&LocalBlock) -> Result<Vec<T>, BlockError>,
+) -> Result<Vec<T>, ServiceError> {
+    let meets_head = tenant
+        .head
+        .min_time()
+        .zip(tenant.head.max_time())
+        .is_some_and(|(min, max)| min <= range.max && range.min <= max);
+    let mut all: BTreeSet<T> = if meets_head { of_head().into_iter().collect() } else { BTreeSet::new() };
+    for block in blocks(tenant, range) {
+        all.extend(of_block(&block).map_err(block_error)?);
+    }
+    Ok(all.into_iter().collect())
+}
+
+impl Ingester {
+    /// Runs a question about one tenant on the query pool; a tenant without data has nothing to answer.
+    async fn ask<T: Default + Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        question: impl FnOnce(&Tenant) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        match self.shared.tenants.get(tenant) {
+            None => Ok(T::default()),
+            Some(tenant) => self.shared.runtime.query_pool.run(move || question(&tenant)).await?,
+        }
+    }
+}
+
+#[async_trait]
+impl IngesterClient for Ingester {
+    async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
+        self.store(tenant, batch).await
+    }
+
+    async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
+        let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(stream::empty().boxed()) };
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let reading = self.shared.runtime.query_pool.spawn(async move {
+            let mut merge = match open(&tenant, &request) {
+                Ok(merge) => merge,
+                Err(error) => return drop(sender.send(Err(block_error(error))).await),
+            };
+            loop {
+                let batch = match merge.next_batch() {
+                    Ok(None) => return,
+                    Ok(Some(batch)) => Ok(batch),
+                    Err(error) => Err(block_error(error)),
+                };
+                let failed = batch.is_err();
+                if sender.send(batch).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        let batches = stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
+            receiver.recv().await.map(|batch| (batch, (receiver, reading)))
+        });
+        Ok(batches.boxed())
+    }
+
+    async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        self.ask(tenant, move |tenant| {
+            let LabelRequest { selectors, range } = request;
+            unite(tenant, range, || tenant.head.label_names(&selectors), |block| block.label_names(&selectors))
+        })
+        .await
+    }
+
+    async fn label_values(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        request: LabelRequest,
+    ) -> Result<Vec<String>, ServiceError> {
+        let name = name.to_owned();
+        self.ask(tenant, move |tenant| {
+            let LabelRequest { selectors, range } = request;
+            unite(
+                tenant,
+                range,
+                || tenant.head.label_values(&name, &selectors),
+                |block| block.label_values(&name, &selectors),
+            )
+        })
+        .await
+    }
+
+    async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
+        self.ask(tenant, move |tenant| {
+            let LabelRequest { selectors, range } = request;
+            unite(tenant, range, || tenant.head.series(&selectors), |block| block.series(&selectors))
+        })
+        .await
+    }
+
+    async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        self.ask(tenant, move |tenant| {
+            let found = tenant.head.exemplars(&request.selectors, request.range);
+            Ok(found.into_iter().map(|s| SeriesExemplars { labels: s.labels, exemplars: s.exemplars }).collect())
+        })
+        .await
+    }
+
+    async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
+        let metric = metric.map(str::to_owned);
+        self.ask(tenant, move |tenant| Ok(tenant.head.metadata(metric.as_deref()))).await
+    }
+}
