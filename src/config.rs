@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
-use crate::{bucket, compactor, distributor, http, limits, logging, store_gateway};
+use crate::{bucket, compactor, distributor, http, ingester, limits, logging, querier, query_frontend, store_gateway};
 
 settings! {
     /// What the process is and where it keeps its data.
@@ -26,6 +26,16 @@ settings! {
         pub limits: limits::Limits,
         /// Object storage.
         pub blocks_storage: bucket::Config,
+        /// The ingester.
+        pub ingester: ingester::Config,
+        /// How ingesters are reached.
+        pub ingester_client: ingester::ClientConfig,
+        /// The querier.
+        pub querier: querier::Config,
+        /// The query-frontend.
+        pub query_frontend: query_frontend::Config,
+        /// The dialect of PromQL.
+        pub promql: query_frontend::PromqlConfig,
         /// The store-gateway.
         pub store_gateway: store_gateway::Config,
         /// The compactor.
@@ -33,6 +43,24 @@ settings! {
         /// Logs.
         pub log: logging::Config,
     }
+    check |config| {
+        let kept = config.ingester.local_retention;
+        if config.querier.store_optional_within > kept {
+            return Err(format!(
+                "`querier.store_optional_within` ({:?}) must not exceed `ingester.local_retention` ({kept:?}): ingesters \
+                 would not hold what the store is not asked for",
+                config.querier.store_optional_within
+            ));
+        }
+        if config.querier.query_store_after > kept {
+            return Err(format!(
+                "`querier.query_store_after` ({:?}) must not exceed `ingester.local_retention` ({kept:?}): between them \
+                 samples would be found nowhere",
+                config.querier.query_store_after
+            ));
+        }
+        Ok(())
+    };
 }
 
 setting_enum! {

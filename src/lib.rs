@@ -4,6 +4,7 @@
 //! One query's way: [`query_frontend`] → [`querier`] → [`ingester`] and [`store_gateway`] → `skald-promql`.
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`.
 
+pub mod app;
 pub mod bucket;
 pub mod cli;
 pub mod compactor;
@@ -16,6 +17,8 @@ pub mod http;
 pub mod ingester;
 pub mod limits;
 pub mod logging;
+pub mod querier;
+pub mod query_frontend;
 pub mod runtime;
 pub mod select;
 pub mod services;

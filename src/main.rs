@@ -5,16 +5,14 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use axum::Router;
-use prometheus_client::registry::Registry;
+use skald::app;
 use skald::cli::{self, Command};
 use skald::config::Config;
 use skald::data_dir::DataDir;
-use skald::http::{Frame, FrameMetrics, Pages, ProcessMetrics, serve};
 use skald::logging;
-use skald::runtime::{Clock, Net, SystemClock, TcpNet};
-use skald::services::Services;
+use skald::runtime::{Pool, Rng, Runtime, SystemClock, TcpNet};
 use skald::settings::Environment;
+use skald_tsdb::disk::RealDisk;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -42,26 +40,20 @@ fn run_until_stopped(config: Config) -> Result<(), Box<dyn Error>> {
     logging::start(&config.log);
     // Held until everything has stopped.
     let _data_dir = DataDir::lock(&config.data_dir)?;
+    // One TLS provider for all that speaks TLS; an error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = Runtime {
+        clock: Arc::new(SystemClock::default()),
+        rng: Arc::new(Rng::from_os()),
+        disk: Arc::new(RealDisk),
+        net: Arc::new(TcpNet),
+        ingest_pool: Pool::new("skald-ingest", cpus)?,
+        query_pool: Pool::new("skald-query", cpus)?,
+        background_pool: Pool::new("skald-background", cpus.div_ceil(2))?,
+    };
     let io = tokio::runtime::Builder::new_multi_thread().thread_name("skald-io").enable_all().build()?;
-    io.block_on(serve_pages(config))
-}
-
-async fn serve_pages(config: Config) -> Result<(), Box<dyn Error>> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let mut registry = Registry::default();
-    ProcessMetrics::register(&mut registry, clock.as_ref());
-    let frame = Frame::new(clock.clone(), FrameMetrics::new(&mut registry));
-    let services = Services::new(clock.clone(), &["http"]);
-    let pages = Pages::new(services.clone(), Arc::new(registry), &config, &[]);
-    let routes = frame.http(Router::new().merge(pages.routes()));
-    let address = config.server.http_listen_address.to_string();
-    let listener = services.start("http", TcpNet.listen(&address)).await?;
-    tracing::info!(address = listener.local_address(), "serving HTTP");
-    let stop = stop_signal()?;
-    serve(listener, routes, &config.server, clock, stop).await;
-    services.stop(config.server.graceful_shutdown_timeout).await;
-    tracing::info!("stopped");
-    Ok(())
+    io.block_on(async { Ok(app::run(config, runtime, stop_signal()?).await?) })
 }
 
 /// Completes when the process is asked to stop; asked once more, it ends at once.

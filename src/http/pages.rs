@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode};
+use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 
 use super::answer::prometheus_error;
@@ -37,7 +38,7 @@ const LINKS: [Link; 6] = [
 /// What the pages show.
 pub struct Pages {
     services: Services,
-    registry: Arc<Registry>,
+    registry: Arc<RwLock<Registry>>,
     running: String,
     changed: String,
     defaults: String,
@@ -49,7 +50,7 @@ impl Pages {
     /// pages themselves on `/`.
     pub fn new<S: Section + Clone + Default>(
         services: Services,
-        registry: Arc<Registry>,
+        registry: Arc<RwLock<Registry>>,
         config: &S,
         links: &[Link],
     ) -> Pages {
@@ -106,7 +107,7 @@ fn describe(status: &Status) -> String {
 }
 
 async fn metrics(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Response {
-    expose(&pages.registry, &headers)
+    expose(&pages.registry.read(), &headers)
 }
 
 #[derive(serde::Deserialize)]

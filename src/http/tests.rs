@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
+use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -26,7 +27,7 @@ crate::settings::settings! {
 
 struct Server {
     net: MemNet,
-    registry: Arc<Registry>,
+    registry: Arc<RwLock<Registry>>,
     services: Services,
     stop: Arc<Notify>,
     served: tokio::task::JoinHandle<()>,
@@ -38,7 +39,7 @@ async fn server(slow: Arc<Notify>, clock: Arc<dyn Clock>) -> Server {
     let mut registry = Registry::default();
     ProcessMetrics::register(&mut registry, clock.as_ref());
     let metrics = FrameMetrics::new(&mut registry);
-    let registry = Arc::new(registry);
+    let registry = Arc::new(RwLock::new(registry));
     let services = Services::new(clock.clone(), &["ingester"]);
     let config = TestConfig { number: 7, password: Secret::new("hunter2") };
     let link = Link { path: "/ring", title: "The ring" };
@@ -93,7 +94,7 @@ impl Server {
 
     fn metric(&self, sample: &str) -> Option<f64> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry.read()).unwrap();
         text.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
     }
 }
