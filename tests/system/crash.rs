@@ -1,0 +1,102 @@
+//! Show 3: `kill -9` at random moments under load loses nothing acknowledged and invents nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::process::Skald;
+use crate::sender::Request;
+
+const SERIES: usize = 40;
+const KILLS: usize = 10;
+
+/// A value that tells series and sample number, so that an invented or misplaced one is recognised.
+fn value(series: usize, sample: u64) -> f64 {
+    (series as u64 * 1_000_000 + sample) as f64
+}
+
+fn body(first: i64, sample: u64) -> Vec<u8> {
+    let mut request = Request::default();
+    for series in 0..SERIES {
+        let name = format!("s{series}");
+        let at = first + sample as i64;
+        request = request.series(&[("__name__", "crash"), ("series", &name)], &[(at, value(series, sample))]);
+    }
+    request.body()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_samples_survive_kill_9() {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.subsec_nanos().into());
+    println!("seed {seed}");
+    let mut random: u64 = seed;
+    let dir = tempfile::tempdir().unwrap();
+    let mut skald = Skald::start(dir.path(), &[]).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let first = now - 600_000;
+    // Samples `0..acknowledged` were answered 2xx; the ones up to `sent` may or may not be there.
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut acknowledged = 0;
+    for kill in 0..KILLS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (client, url) = (skald.client().clone(), skald.url("/api/v1/push"));
+        let sender = tokio::spawn({
+            let (sent, stop) = (sent.clone(), stop.clone());
+            async move {
+                let mut done = acknowledged;
+                while !stop.load(Ordering::Relaxed) {
+                    sent.fetch_max(done + 1, Ordering::Relaxed);
+                    let request = client
+                        .post(&url)
+                        .header("Content-Encoding", "snappy")
+                        .header("Content-Type", "application/x-protobuf")
+                        .body(body(first, done));
+                    match request.send().await {
+                        Ok(response) if response.status().is_success() => done += 1,
+                        Ok(response) => panic!("{}: {}", response.status(), response.text().await.unwrap()),
+                        Err(_) => break,
+                    }
+                }
+                done
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(100 + (random >> 33) % 900)).await;
+        skald.kill();
+        stop.store(true, Ordering::Relaxed);
+        let before = acknowledged;
+        acknowledged = sender.await.unwrap();
+        skald.start_again().await;
+        check(&skald, first, acknowledged, sent.load(Ordering::Relaxed)).await;
+        println!("kill {kill}: {} samples acknowledged since the last", (acknowledged - before) * SERIES as u64);
+    }
+    assert!(acknowledged > 100, "the load was no load: {acknowledged}");
+}
+
+async fn check(skald: &Skald, first: i64, acknowledged: u64, sent: u64) {
+    let end = (first + sent as i64 + 1) as f64 / 1000.0;
+    let data = skald.query("crash[1h]", end).await;
+    let mut found: BTreeMap<String, BTreeMap<i64, f64>> = BTreeMap::new();
+    for series in data["result"].as_array().unwrap() {
+        let samples = series["values"].as_array().unwrap().iter().map(|point| {
+            let at = (point[0].as_f64().unwrap() * 1000.0).round() as i64;
+            (at - first, point[1].as_str().unwrap().parse().unwrap())
+        });
+        found.insert(series["metric"]["series"].as_str().unwrap().to_owned(), samples.collect());
+    }
+    if acknowledged == 0 {
+        return;
+    }
+    assert_eq!(found.len(), SERIES);
+    for series in 0..SERIES {
+        let samples = &found[&format!("s{series}")];
+        for sample in 0..acknowledged {
+            assert_eq!(samples.get(&(sample as i64)), Some(&value(series, sample)), "series {series} sample {sample}");
+        }
+        for (at, found) in samples {
+            assert!(*at >= 0 && (*at as u64) < sent, "series {series} has a sample {at} that was never sent");
+            assert_eq!(*found, value(series, *at as u64), "series {series} sample {at}");
+        }
+    }
+}
