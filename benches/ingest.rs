@@ -49,6 +49,8 @@ fn arguments() -> Result<Arguments, Error> {
 async fn main() -> Result<(), Error> {
     let arguments = arguments()?;
     let dir = tempfile::tempdir()?;
+    // The client wants to know who would do TLS, which nobody does here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     println!(
         "{} series x {} rounds, {SERIES_PER_REQUEST} series a request, {CONNECTIONS} connections",
         arguments.series, arguments.rounds

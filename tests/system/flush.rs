@@ -112,7 +112,7 @@ fn check_with_promtool(tenant: &Path, pushed: &BTreeMap<String, BTreeMap<i64, f6
     for block in &blocks {
         let id = block.file_name().unwrap().to_str().unwrap();
         assert!(listed.contains(id), "{listed}");
-        assert!(promtool(&["tsdb", "analyze", dir, id]).contains("Total Series: 30"));
+        assert!(promtool(&["tsdb", "analyze", dir, id]).contains("Series: 30\n"));
     }
     let mut dumped: BTreeMap<String, BTreeMap<i64, f64>> = BTreeMap::new();
     for line in promtool(&["tsdb", "dump", dir]).lines() {
