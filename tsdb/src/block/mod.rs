@@ -22,12 +22,14 @@
 
 mod buffered;
 mod chunk_ref;
+mod cut;
 mod error;
 mod fetch;
 mod framing;
 mod gathered_postings;
 mod header;
 mod local;
+mod merge;
 mod meta;
 mod postings_table;
 mod section;
@@ -45,6 +47,7 @@ pub use fetch::{Coalesce, Fetch, chunk_range};
 pub use framing::Ranged;
 pub use header::{HeaderRanges, IndexHeader};
 pub use local::{LocalBlock, LocalSelect};
+pub use merge::{MergeError, MergedSeries, merge_series};
 pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,
 };
