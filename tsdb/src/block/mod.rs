@@ -38,6 +38,7 @@ mod series;
 mod symbols;
 mod toc;
 mod tombstones;
+mod verify;
 mod visible;
 mod writer;
 
@@ -57,6 +58,7 @@ pub use series::{ChunkMeta, SeriesEntry, series_offset, series_range};
 pub use symbols::{LabelsReader, SortedSymbols, SymbolSet};
 pub use toc::{TOC_LEN, Toc};
 pub use tombstones::{TOMBSTONES_FILE, Tombstones, cut_columns};
+pub use verify::{Problem, VerifyReport, verify_block};
 pub use visible::{hidden_ranges, is_hidden};
 pub use writer::{BlockWriter, NewBlock};
 

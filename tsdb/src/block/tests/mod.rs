@@ -1,5 +1,8 @@
 //! Whole blocks: written and read back, golden ones, damaged ones, and what promtool says of ours.
 
+mod damage;
+mod golden;
+mod promtool;
 mod round_trip;
 
 use std::collections::BTreeMap;
