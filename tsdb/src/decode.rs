@@ -29,7 +29,7 @@ pub fn decode_series(chunks: &[Chunk], range: QueryRange, out: &mut Columns) -> 
             max_time = max_time.max(chunks[order[end]].max_time);
             end += 1;
         }
-        match &order[run..end] {
+        match &mut order[run..end] {
             [alone] => decode_chunk(&chunks[*alone], range, out)?,
             overlapping => merge.decode(chunks, overlapping, range, out)?,
         }
@@ -46,6 +46,10 @@ fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(
         Encoding::Histogram | Encoding::FloatHistogram => histogram::decode(chunk.encoding, &chunk.data, range, out),
     }
 }
+
+/// Up to so many overlapping float chunks are merged one after the other, which takes a pass each; more are sorted.
+/// Replicas are two or three; many are a head's small out-of-order chunks.
+const MAX_PAIRWISE: usize = 8;
 
 /// Merges chunks that overlap; keeps its allocations between runs.
 #[derive(Default)]
@@ -68,10 +72,14 @@ impl Merge {
     fn decode(
         &mut self,
         chunks: &[Chunk],
-        overlapping: &[usize],
+        overlapping: &mut [usize],
         range: QueryRange,
         out: &mut Columns,
     ) -> Result<(), ChunkError> {
+        let is_float = |&chunk: &usize| matches!(chunks[chunk].encoding, Encoding::Xor | Encoding::Xor2);
+        if overlapping.len() <= MAX_PAIRWISE && overlapping.iter().all(is_float) {
+            return self.decode_floats(chunks, overlapping, range, out);
+        }
         self.columns.resize_with(self.columns.len().max(overlapping.len()), Columns::default);
         self.samples.clear();
         for (lane, &chunk) in overlapping.iter().enumerate() {
@@ -102,6 +110,63 @@ impl Merge {
         }
         Ok(())
     }
+
+    /// Merges a few float chunks, mostly replicas that differ in their last samples.
+    fn decode_floats(
+        &mut self,
+        chunks: &[Chunk],
+        overlapping: &mut [usize],
+        range: QueryRange,
+        out: &mut Columns,
+    ) -> Result<(), ChunkError> {
+        // The chunk given first wins.
+        overlapping.sort_unstable();
+        self.columns.resize_with(self.columns.len().max(3), Columns::default);
+        let [merged, next, both, ..] = &mut self.columns[..] else { return Ok(()) };
+        merged.clear();
+        for &chunk in overlapping.iter() {
+            next.clear();
+            decode_chunk(&chunks[chunk], range, next)?;
+            if merged.is_empty() {
+                std::mem::swap(merged, next);
+                continue;
+            }
+            both.clear();
+            merge_floats(merged, next, both);
+            std::mem::swap(merged, both);
+        }
+        out.float_timestamps.extend_from_slice(&merged.float_timestamps);
+        out.float_values.extend_from_slice(&merged.float_values);
+        Ok(())
+    }
+}
+
+/// Appends the floats of both to `out`; where both have a sample, `first`'s.
+fn merge_floats(first: &Columns, second: &Columns, out: &mut Columns) {
+    let (a, b) = (&first.float_timestamps[..], &second.float_timestamps[..]);
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        // Stretches of one or both are copied at once: replicas have most samples in common.
+        let begin = i;
+        while i < a.len() && j < b.len() && a[i] == b[j] {
+            (i, j) = (i + 1, j + 1);
+        }
+        while i < a.len() && j < b.len() && a[i] < b[j] {
+            i += 1;
+        }
+        out.float_timestamps.extend_from_slice(&a[begin..i]);
+        out.float_values.extend_from_slice(&first.float_values[begin..i]);
+        let begin = j;
+        while i < a.len() && j < b.len() && b[j] < a[i] {
+            j += 1;
+        }
+        out.float_timestamps.extend_from_slice(&b[begin..j]);
+        out.float_values.extend_from_slice(&second.float_values[begin..j]);
+    }
+    out.float_timestamps.extend_from_slice(&a[i..]);
+    out.float_values.extend_from_slice(&first.float_values[i..]);
+    out.float_timestamps.extend_from_slice(&b[j..]);
+    out.float_values.extend_from_slice(&second.float_values[j..]);
 }
 
 #[cfg(test)]
@@ -131,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn one_sample_survives_per_timestamp(
-            parts in proptest::collection::vec(proptest::collection::btree_map(0_i64..60, -5_i8..5, 1..12), 0..6),
+            parts in proptest::collection::vec(proptest::collection::btree_map(0_i64..60, -5_i8..5, 1..12), 0..12),
             min in 0_i64..30,
             len in 0_i64..60,
         ) {

@@ -3,13 +3,15 @@
 //! Facts: Prometheus model/histogram; bucket `i` of an exponential schema `s` has upper bound `2^(i * 2^-s)`;
 //! schema -53 has explicit upper bounds in `custom_values` (the last bucket, beyond them, ends at +Inf).
 //!
-//! `validate` is what ingestion asks of a sender's histogram; `resolution` makes buckets coarser; `convert` turns
-//! integer counts into floats. What queries compute with histograms is `promql`'s.
+//! `bucket` gives the buckets with their bounds; `validate` is what ingestion asks of a sender's histogram; `resolution`
+//! makes buckets coarser; `convert` turns integer counts into floats. What queries compute with histograms is `promql`'s.
 
+mod bucket;
 mod convert;
 mod resolution;
 mod validate;
 
+pub use bucket::{Bucket, exponential_bound};
 pub use resolution::NotReducible;
 pub use validate::HistogramError;
 

@@ -6,6 +6,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use super::bucket::indexes;
 use super::convert::absolute;
 use super::{CUSTOM_BUCKETS_SCHEMA, EXPONENTIAL_SCHEMAS, FloatHistogram, Histogram, Span};
 use crate::HistogramValue;
@@ -155,16 +156,6 @@ fn merge<T, C: From<T> + AddAssign>(
         end = target + 1;
     }
     (coarse_spans, coarse)
-}
-
-/// The indexes of the buckets that `spans` describe.
-fn indexes(spans: &[Span]) -> impl Iterator<Item = i64> {
-    let ranges = spans.iter().scan(0i64, |end, span| {
-        let begin = *end + i64::from(span.offset);
-        *end = begin + i64::from(span.length);
-        Some(begin..*end)
-    });
-    ranges.flatten()
 }
 
 #[cfg(test)]

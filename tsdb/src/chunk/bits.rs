@@ -124,7 +124,7 @@ impl<'a> BitReader<'a> {
     pub fn refill(&mut self) {
         let word = match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) {
             Some(word) => u64::from_be_bytes(*word),
-            None => self.word_at_end(),
+            None => word_at_end(self.bytes, self.at),
         };
         self.loaded |= word >> self.len;
         let bytes = (63 - self.len) >> 3;
@@ -132,19 +132,16 @@ impl<'a> BitReader<'a> {
         self.len += bytes * 8;
     }
 
-    #[cold]
-    fn word_at_end(&self) -> u64 {
-        let mut word = [0; 8];
-        if let Some(rest) = self.bytes.get(self.at..) {
-            word[..rest.len()].copy_from_slice(rest);
-        }
-        u64::from_be_bytes(word)
-    }
-
     /// The register: the next bits, left-aligned.
     #[inline(always)]
     pub fn peek(&self) -> u64 {
         self.loaded
+    }
+
+    /// How many zeros the register begins with.
+    #[inline(always)]
+    pub fn zeros(&self) -> u32 {
+        self.loaded.leading_zeros().min(self.len)
     }
 
     /// Drops `count` bits of the register; they must be loaded.
@@ -224,6 +221,16 @@ impl<'a> BitReader<'a> {
     pub fn remaining(&self) -> usize {
         (self.bytes.len() * 8).saturating_sub(self.position())
     }
+}
+
+/// The last bytes as a whole word. Not a method: a reader whose address is taken does not live in registers.
+#[cold]
+fn word_at_end(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    if let Some(rest) = bytes.get(at..) {
+        word[..rest.len()].copy_from_slice(rest);
+    }
+    u64::from_be_bytes(word)
 }
 
 #[cfg(test)]

@@ -305,7 +305,7 @@ impl XorWindow {
 /// Samples must be newer than those already there (a sample that repeats the time before it inside the chunk is
 /// dropped). On an error `out` is as it was.
 pub fn decode(bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
-    let mut reader = XorReader::new(bytes)?;
+    let reader = XorReader::new(bytes)?;
     let start = out.float_timestamps.len();
     // The count is proven: a sample takes two bits at least.
     let end = start + usize::from(reader.num_samples);
@@ -343,45 +343,60 @@ impl<'a> XorReader<'a> {
     }
 
     /// Decodes every sample up to the range's end into the two slices, which have room for all; says how many it kept.
+    ///
+    /// Takes the reader by value, and nothing it calls takes its address, so that it lives in registers.
+    #[inline(always)]
     fn decode_into(
-        &mut self,
+        mut self,
         range: QueryRange,
         times: &mut [TimestampMs],
         values: &mut [f64],
     ) -> Result<usize, ChunkError> {
         let mut kept = 0;
         for index in 0..self.num_samples.min(2) {
-            let newer = self.next(index)?;
-            kept += self.keep(newer, range, times, values, kept);
+            if self.next(index)? && range.contains(self.time) {
+                times[kept] = self.time;
+                values[kept] = f64::from_bits(self.value_bits);
+                kept += 1;
+            }
         }
-        for _ in 2..self.num_samples {
-            let before = self.time;
-            self.next_dod()?;
-            if self.time <= before {
-                if self.time < before {
-                    return Err(ChunkError::OutOfOrder);
+        let mut left = u32::from(self.num_samples.saturating_sub(2));
+        while left > 0 {
+            self.bits.refill();
+            let mut before = self.time;
+            if self.bits.peek() >> 62 != 0 {
+                self.next_dod()?;
+                left -= 1;
+            } else {
+                // Samples with the delta and the value of the one before are two zero bits each.
+                let run = (self.bits.zeros() / 2).min(left);
+                self.bits.skip(2 * run);
+                self.bits.check()?;
+                left -= run;
+                for _ in 1..run {
+                    self.time = before.wrapping_add(self.delta as i64);
+                    if !is_newer(self.time, before)? || self.time > range.max {
+                        break;
+                    }
+                    // Written in any case, kept by moving on: no branch on the range's start.
+                    times[kept] = self.time;
+                    values[kept] = f64::from_bits(self.value_bits);
+                    kept += usize::from(self.time >= range.min);
+                    before = self.time;
                 }
+                self.time = before.wrapping_add(self.delta as i64);
+            }
+            if !is_newer(self.time, before)? {
                 continue;
             }
             if self.time > range.max {
                 break;
             }
-            // Written in any case, kept by moving on: no branch on the range's start.
             times[kept] = self.time;
             values[kept] = f64::from_bits(self.value_bits);
             kept += usize::from(self.time >= range.min);
         }
         Ok(kept)
-    }
-
-    /// Stores the current sample when it is newer and in range; 1 when it did.
-    fn keep(&self, newer: bool, range: QueryRange, times: &mut [TimestampMs], values: &mut [f64], at: usize) -> usize {
-        if !newer || !range.contains(self.time) {
-            return 0;
-        }
-        times[at] = self.time;
-        values[at] = f64::from_bits(self.value_bits);
-        1
     }
 
     /// Reads sample `index`; whether it is newer than the one before.
@@ -401,17 +416,17 @@ impl<'a> XorReader<'a> {
                 self.next_value()?;
                 self.bits.check()?;
             }
-            _ => self.next_dod()?,
+            _ => {
+                self.bits.refill();
+                self.next_dod()?;
+            }
         }
-        if self.time < before {
-            return Err(ChunkError::OutOfOrder);
-        }
-        Ok(self.time > before)
+        is_newer(self.time, before)
     }
 
+    /// Reads a sample after the second; the register is refilled.
     #[inline(always)]
     fn next_dod(&mut self) -> Result<(), ChunkError> {
-        self.bits.refill();
         let word = self.bits.peek();
         if word >> 63 == 0 {
             self.bits.skip(1);
@@ -448,6 +463,12 @@ impl<'a> XorReader<'a> {
         self.value_bits ^= self.window.take_refilled(&mut self.bits)?;
         Ok(())
     }
+}
+
+/// Whether a sample counts: one that repeats the time before it does not.
+#[inline(always)]
+fn is_newer(time: TimestampMs, before: TimestampMs) -> Result<bool, ChunkError> {
+    if time < before { Err(ChunkError::OutOfOrder) } else { Ok(time > before) }
 }
 
 #[cfg(test)]
