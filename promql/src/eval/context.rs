@@ -113,11 +113,6 @@ impl Charge {
         Self { budget: Arc::clone(budget), bytes: 0, samples: 0 }
     }
 
-    /// Bytes held by this share.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Takes `bytes` more; `span` is the part of the query that needs them.
     pub(crate) fn grow(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
         let budget = &self.budget;

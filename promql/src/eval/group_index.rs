@@ -106,17 +106,6 @@ impl GroupIndex {
     /// The number of the group of `labels`; a new one if it is the first of its group.
     pub(crate) fn insert(&mut self, labels: &Labels) -> usize {
         self.subset.project(labels, &mut self.scratch);
-        self.insert_scratch()
-    }
-
-    /// Likewise, with `name` set to `value` among the labels before the subset is taken.
-    pub(crate) fn insert_key(&mut self, key: &Labels) -> usize {
-        self.scratch.clear();
-        self.scratch.extend_from_slice(key.as_bytes());
-        self.insert_scratch()
-    }
-
-    fn insert_scratch(&mut self) -> usize {
         let Self { hasher, ids, keys, ends, scratch, .. } = self;
         let hash = hasher.hash_one(&scratch[..]);
         if let Some(id) = ids.find(hash, |&id| key_of(keys, ends, id) == &scratch[..]) {
@@ -141,10 +130,6 @@ impl GroupIndex {
     /// The labels of a group.
     pub(crate) fn labels(&self, id: usize) -> Labels {
         Labels::from_bytes(key_of(&self.keys, &self.ends, id as u32)).unwrap_or_default()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
     }
 
     pub(crate) fn subset(&self) -> &LabelSubset {

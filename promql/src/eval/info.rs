@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use skald_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
+use super::context::Charge;
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::{Grid, TimeShift};
@@ -74,6 +75,7 @@ pub(crate) struct Info {
     loaded: bool,
     ready: VecDeque<StepSeries>,
     grid: Grid,
+    charge: Charge,
     span: Span,
 }
 
@@ -91,6 +93,7 @@ impl Info {
         infos: Box<dyn Operator>,
         selection: InfoSelection,
         grid: Grid,
+        charge: Charge,
         span: Span,
     ) -> Self {
         let identity = LabelSubset::only(&IDENTIFYING.map(str::to_owned));
@@ -103,6 +106,7 @@ impl Info {
             loaded: false,
             ready: VecDeque::new(),
             grid,
+            charge,
             span,
         }
     }
@@ -114,11 +118,16 @@ impl Info {
         }
         let group = &mut self.groups[id];
         let name = series.labels.metric_name().unwrap_or("");
-        let at = group.iter().position(|metric| metric.name == name).unwrap_or_else(|| {
-            let newest = vec![None; self.grid.count];
-            group.push(InfoMetric { name: name.to_owned(), series: Vec::new(), newest });
-            group.len() - 1
-        });
+        let at = match group.iter().position(|metric| metric.name == name) {
+            Some(at) => at,
+            None => {
+                self.charge.grow(self.grid.count * size_of::<Option<(u32, f64)>>() + 128, self.span)?;
+                let newest = vec![None; self.grid.count];
+                group.push(InfoMetric { name: name.to_owned(), series: Vec::new(), newest });
+                group.len() - 1
+            }
+        };
+        self.charge.grow(64 + series.labels.as_bytes().len(), self.span)?;
         let metric = &mut group[at];
         let new = metric.series.len() as u32;
         metric.series.push(series.labels.clone());

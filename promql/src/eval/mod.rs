@@ -8,8 +8,6 @@
 //!
 //! Absent on purpose: threads, timers, I/O. The future waits for nothing but its sources.
 
-#![allow(dead_code, reason = "the operators that use the rest land one by one")]
-
 mod absent;
 mod aggregate;
 pub mod annotations;

@@ -28,14 +28,6 @@ impl Scalar {
         }
     }
 
-    /// The value of every step, if they are the same by construction.
-    pub(crate) fn constant(&self) -> Option<f64> {
-        match self {
-            Self::Const(value) => Some(*value),
-            Self::Steps(_) => None,
-        }
-    }
-
     fn map(self, f: impl Fn(f64) -> f64) -> Self {
         match self {
             Self::Const(value) => Self::Const(f(value)),

@@ -198,7 +198,7 @@ impl Planner<'_, '_, '_> {
             span,
             columns: Columns::default(),
         };
-        let operator = Info::new(base.operator, Box::new(infos), selection, grid, span);
+        let operator = Info::new(base.operator, Box::new(infos), selection, grid, self.env.charge(), span);
         Ok(VectorPlan { operator: Box::new(operator), unique_without_name: false, split: true })
     }
 
