@@ -10,21 +10,23 @@ use crate::chunk::xor::{self, XorAppender};
 use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
 
 impl SeriesChunks {
-    /// The same samples without any that are deleted. Only chunks that hold deleted samples are encoded anew (floats as
-    /// [`Encoding::Xor`]); those of nothing else go.
-    pub fn cut_deleted(self) -> Result<Self, ChunkError> {
-        let Self { labels, chunks, deleted } = self;
-        let mut kept = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
+    /// Takes the deleted samples out of the chunks, so that nothing is left to hide. Only chunks that hold deleted samples
+    /// are encoded anew (floats as [`Encoding::Xor`]); those of nothing else go. On an error the series is unusable.
+    pub fn cut_deleted(&mut self) -> Result<(), ChunkError> {
+        let deleted = std::mem::take(&mut self.deleted);
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        for chunk in std::mem::take(&mut self.chunks) {
             let whole = QueryRange { min: chunk.min_time, max: chunk.max_time };
             if deleted.iter().all(|range| range.intersect(whole).is_empty()) {
-                kept.push(chunk);
+                self.chunks.push(chunk);
             } else if !deleted.iter().any(|range| range.contains(whole.min) && range.contains(whole.max)) {
                 let keep = |time: TimestampMs| !deleted.iter().any(|range| range.contains(time));
-                recode(&chunk, keep, &mut kept)?;
+                recode(&chunk, keep, &mut self.chunks)?;
             }
         }
-        Ok(Self { labels, chunks: kept, deleted: Vec::new() })
+        Ok(())
     }
 }
 
@@ -155,8 +157,8 @@ mod tests {
             decode_series(&chunks, QueryRange::ALL, &mut expected).unwrap();
             crate::block::cut_columns(&mut expected, &deleted);
 
-            let series = SeriesChunks { labels: Labels::empty(), chunks: chunks.clone(), deleted: deleted.clone() };
-            let cut = series.cut_deleted().unwrap();
+            let mut cut = SeriesChunks { labels: Labels::empty(), chunks: chunks.clone(), deleted: deleted.clone() };
+            cut.cut_deleted().unwrap();
             prop_assert!(cut.deleted.is_empty());
             let mut found = Columns::default();
             decode_series(&cut.chunks, QueryRange::ALL, &mut found).unwrap();

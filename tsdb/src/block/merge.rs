@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use skald_model::Labels;
 
+use super::tombstones::normalize;
 use crate::SeriesChunks;
 use crate::chunk::{Chunk, ChunkError};
 
@@ -32,8 +33,8 @@ pub enum MergeError<E> {
 
 /// Merges sources whose series ascend by labels; equal series become one, with the chunks of all of them.
 ///
-/// Chunks ascend by first sample (of equal ones, the earlier source's first); identical ones appear once. Samples that one
-/// source has deleted stay visible where another has them. After an error the stream ends.
+/// They are joined as [`join_parts`] says: samples that one source has deleted stay visible where another has them. After
+/// an error the stream ends.
 pub fn merge_series<I, E>(sources: Vec<I>) -> MergedSeries<I>
 where
     I: Iterator<Item = Result<SeriesChunks, E>>,
@@ -105,15 +106,19 @@ where
         }
         let Some(Reverse(first)) = self.heads.pop() else { return Ok(None) };
         self.unread.push(first.source);
-        let mut equal = Vec::new();
-        while self.heads.peek().is_some_and(|Reverse(next)| next.series.labels == first.series.labels) {
+        let labels = first.series.labels.clone();
+        let mut parts = vec![first.series];
+        while self.heads.peek().is_some_and(|Reverse(next)| next.series.labels == labels) {
             if let Some(Reverse(next)) = self.heads.pop() {
                 self.unread.push(next.source);
-                equal.push(next.series);
+                parts.push(next.series);
             }
         }
-        self.refill(Some(&first.series.labels))?;
-        combine(first.series, equal).map(Some)
+        self.refill(Some(&labels))?;
+        if parts.len() == 1 {
+            return Ok(parts.pop());
+        }
+        join_parts(parts).map_err(|source| MergeError::Chunk { labels, source })
     }
 }
 
@@ -133,27 +138,35 @@ where
     }
 }
 
-/// One series of several equal ones, given in the order of their sources.
-fn combine<E>(mut series: SeriesChunks, others: Vec<SeriesChunks>) -> Result<SeriesChunks, MergeError<E>> {
-    if others.is_empty() {
-        return Ok(series);
-    }
-    let cut = |series: SeriesChunks| {
-        let labels = series.labels.clone();
-        series.cut_deleted().map_err(|source| MergeError::Chunk { labels, source })
-    };
-    // What is deleted here is not deleted there: unless all agree, it has to go before chunks of both stand side by side.
-    let agree = others.iter().all(|other| other.deleted == series.deleted);
+/// Joins the parts of one series that several sources hold, earlier sources first. The labels are the first part's.
+///
+/// Chunks ascend by first sample; identical ones appear once. A deletion concerns its own part only: where it reaches
+/// chunks of another, its samples are cut out of the part's chunks; elsewhere it is handed on.
+pub fn join_parts(mut parts: Vec<SeriesChunks>) -> Result<Option<SeriesChunks>, ChunkError> {
+    let agree = parts.windows(2).all(|pair| pair[0].deleted == pair[1].deleted);
     if !agree {
-        series = cut(series)?;
+        for at in 0..parts.len() {
+            if deletion_reaches_another(&parts, at) {
+                parts[at].cut_deleted()?;
+            }
+        }
     }
-    for other in others {
-        let other = if agree { other } else { cut(other)? };
-        series.chunks.extend(other.chunks);
+    let mut parts = parts.into_iter();
+    let Some(mut joined) = parts.next() else { return Ok(None) };
+    for part in parts {
+        joined.chunks.extend(part.chunks);
+        joined.deleted.extend(part.deleted);
     }
-    series.chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
-    remove_duplicates(&mut series.chunks);
-    Ok(series)
+    joined.chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
+    remove_duplicates(&mut joined.chunks);
+    normalize(&mut joined.deleted);
+    Ok(Some(joined))
+}
+
+/// Whether part `at` deletes where another part may have samples.
+fn deletion_reaches_another(parts: &[SeriesChunks], at: usize) -> bool {
+    let others = || parts.iter().enumerate().filter(|(other, _)| *other != at).flat_map(|(_, part)| &part.chunks);
+    parts[at].deleted.iter().any(|range| others().any(|c| c.min_time <= range.max && range.min <= c.max_time))
 }
 
 /// Of identical chunks, keeps the first. Sorted by time, so that identical ones share a run of equal times.

@@ -48,7 +48,7 @@ pub use fetch::{Coalesce, Fetch, chunk_range};
 pub use framing::Ranged;
 pub use header::{HeaderRanges, IndexHeader};
 pub use local::{LocalBlock, LocalSelect};
-pub use merge::{MergeError, MergedSeries, merge_series};
+pub use merge::{MergeError, MergedSeries, join_parts, merge_series};
 pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,
 };

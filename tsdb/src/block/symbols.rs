@@ -1,5 +1,7 @@
 //! The symbol table: every label name and value of a block, once, sorted; elsewhere a number stands for each.
 
+use std::hash::BuildHasher;
+
 use hashbrown::HashMap;
 use hashbrown::hash_table::HashTable;
 use skald_model::{Labels, varint};
@@ -150,6 +152,8 @@ pub struct SymbolSet {
     /// Where each symbol ends in `arena`, in order of insertion.
     ends: Vec<u32>,
     numbers: HashTable<u32>,
+    /// Seeded anew for each set: the strings are senders', who could choose colliding ones.
+    hasher: foldhash::fast::RandomState,
 }
 
 /// A [`SymbolSet`] in its final order.
@@ -161,11 +165,6 @@ pub struct SortedSymbols {
     rank: Vec<u32>,
 }
 
-fn hash(symbol: &[u8]) -> u64 {
-    use std::hash::BuildHasher;
-    foldhash::fast::FixedState::default().hash_one(symbol)
-}
-
 impl SymbolSet {
     fn slice<'a>(arena: &'a [u8], ends: &[u32], index: u32) -> &'a [u8] {
         let index = index as usize;
@@ -175,10 +174,8 @@ impl SymbolSet {
 
     /// Adds a symbol, if it is new. Refuses once the table would pass the 4 GiB a section holds.
     pub fn insert(&mut self, symbol: &str) -> Result<(), BlockError> {
-        let (arena, ends) = (&self.arena, &self.ends);
         let symbol = symbol.as_bytes();
-        let found = self.numbers.find(hash(symbol), |&i| Self::slice(arena, ends, i) == symbol);
-        if found.is_some() {
+        if self.find(symbol).is_some() {
             return Ok(());
         }
         // Five bytes bound each symbol's length prefix.
@@ -189,9 +186,16 @@ impl SymbolSet {
         let index = self.ends.len() as u32;
         self.arena.extend_from_slice(symbol);
         self.ends.push(self.arena.len() as u32);
-        let (arena, ends) = (&self.arena, &self.ends);
-        self.numbers.insert_unique(hash(symbol), index, |&i| hash(Self::slice(arena, ends, i)));
+        let (arena, ends, hasher) = (&self.arena, &self.ends, &self.hasher);
+        let rehash = |&i: &u32| hasher.hash_one(Self::slice(arena, ends, i));
+        self.numbers.insert_unique(hasher.hash_one(symbol), index, rehash);
         Ok(())
+    }
+
+    /// A symbol's index in order of insertion.
+    fn find(&self, symbol: &[u8]) -> Option<u32> {
+        let is_it = |&i: &u32| Self::slice(&self.arena, &self.ends, i) == symbol;
+        self.numbers.find(self.hasher.hash_one(symbol), is_it).copied()
     }
 
     /// Adds every name and value of a label set.
@@ -233,10 +237,7 @@ impl SortedSymbols {
 
     /// A symbol's number.
     pub(super) fn number(&self, symbol: &str) -> Option<u32> {
-        let (arena, ends) = (&self.set.arena, &self.set.ends);
-        let symbol = symbol.as_bytes();
-        let index = self.set.numbers.find(hash(symbol), |&i| SymbolSet::slice(arena, ends, i) == symbol)?;
-        Some(self.rank[*index as usize])
+        Some(self.rank[self.set.find(symbol.as_bytes())? as usize])
     }
 
     /// The symbol of a number this table gave.

@@ -388,3 +388,19 @@ impl<'a> SectionWriter<'a> {
         self.file.put(&self.crc.to_be_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemDisk;
+
+    #[test]
+    fn sections_beyond_32_bits_are_refused_before_they_are_begun() {
+        let disk = MemDisk::default();
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let mut file = BufferedFile::create(&disk, Path::new("/d/f"), BlockFile::Index).unwrap();
+        let refused = SectionWriter::start(&mut file, "a postings list", 1 << 32).err();
+        assert!(matches!(refused, Some(BlockError::TooLarge { what: "a postings list", len: 0x1_0000_0000, .. })));
+        assert_eq!(file.position(), 0);
+    }
+}
