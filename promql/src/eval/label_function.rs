@@ -56,26 +56,35 @@ impl Relabel {
         let labels = &series.labels;
         let (target, value) = match self {
             Self::Replace { target, replacement, source, regex } => {
-                let Some(captures) = regex.captures(labels.get(source).unwrap_or("")) else { return Ok(()) };
+                let source = labels.get(source).unwrap_or("");
+                let Some(captures) = regex.captures(source) else { return Ok(()) };
+                // No group is longer than the source.
+                check_length(replacement.len() + replacement.matches('$').count() * source.len())?;
                 let mut value = String::new();
                 captures.expand(replacement, &mut value);
                 (target, value)
             }
             Self::Join { target, separator, sources } => {
                 let values: Vec<&str> = sources.iter().map(|s| labels.get(s).unwrap_or("")).collect();
+                check_length(values.iter().map(|value| value.len() + separator.len()).sum())?;
                 (target, values.join(separator))
             }
         };
-        if value.len() > LONGEST_VALUE {
-            let text = format!("a label value of {} bytes is more than the limit of {LONGEST_VALUE}", value.len());
-            return Err(EvalError::Execution(text));
-        }
         series.labels = LabelsBuilder::new(labels).set(target, &value).build();
         if target == METRIC_NAME {
             series.drop_name = false;
         }
         Ok(())
     }
+}
+
+/// Refuses to build a label value that may become longer than any should be.
+fn check_length(most: usize) -> Result<(), EvalError> {
+    if most <= LONGEST_VALUE {
+        return Ok(());
+    }
+    let text = format!("a label value of up to {most} bytes is more than the limit of {LONGEST_VALUE}");
+    Err(EvalError::Execution(text))
 }
 
 /// Whether a label can have this name. The parser writes U+FFFD for bytes that are not UTF-8.

@@ -1,7 +1,7 @@
 //! Aggregations that pick series: `topk`, `bottomk`, `limitk`, `limit_ratio`.
 
-use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::task::{Context, Poll, ready};
 
 use skald_model::Labels;
@@ -30,19 +30,39 @@ pub(crate) struct TopK {
     span: Span,
     /// Labels of the series that were ever a candidate.
     series: Vec<(Labels, bool)>,
-    /// Candidates of group g at step s: `heaps[g * steps + s]`, the worst first.
-    heaps: Vec<Vec<Candidate>>,
+    /// Candidates of group g at step s: `heaps[g * steps + s]`, the worst on top.
+    heaps: Vec<BinaryHeap<Reverse<Candidate>>>,
     charge: Charge,
     picked: Option<VecDeque<StepSeries>>,
     /// Keeps the order of an instant query: by value within each group.
     instant: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// An element that may be among the k; the larger ranks before the smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    value: f64,
-    /// Index into `series`.
-    series: u32,
+    rank: u64,
+    /// Index into `series`; of equal ranks the earlier series comes first.
+    series: Reverse<u32>,
+    bits: u64,
+}
+
+impl Candidate {
+    fn new(value: f64, series: u32, largest: bool) -> Self {
+        // Adding zero makes both zeros one; flipping bits makes the floats' order that of the integers.
+        let bits = (value + 0.0).to_bits();
+        let ascending = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+        let rank = match (value.is_nan(), largest) {
+            (true, _) => 0,
+            (false, true) => ascending,
+            (false, false) => !ascending,
+        };
+        Self { rank, series: Reverse(series), bits: value.to_bits() }
+    }
+
+    fn value(self) -> f64 {
+        f64::from_bits(self.bits)
+    }
 }
 
 impl TopK {
@@ -80,19 +100,17 @@ impl TopK {
                 continue;
             }
             let next = self.series.len() as u32;
-            let candidate = Candidate { value: points.values[step], series: id.unwrap_or(next) };
-            let largest = self.largest;
+            let candidate = Candidate::new(points.values[step], id.unwrap_or(next), self.largest);
             let heap = &mut self.heaps[group * self.steps + step];
-            if heap.len() >= k {
-                if worse(largest, candidate, heap[0]) != Ordering::Greater {
-                    continue;
-                }
-                heap.remove(0);
-            } else {
+            if heap.len() < k {
                 self.charge.grow(size_of::<Candidate>() * 2, self.span)?;
+                heap.push(Reverse(candidate));
+            } else {
+                match heap.peek_mut() {
+                    Some(mut worst) if worst.0 < candidate => *worst = Reverse(candidate),
+                    _ => continue,
+                }
             }
-            let at = heap.partition_point(|held| worse(largest, *held, candidate) == Ordering::Less);
-            heap.insert(at, candidate);
             if id.is_none() {
                 id = Some(next);
                 self.charge.grow(size_of::<(Labels, bool)>(), self.span)?;
@@ -107,10 +125,11 @@ impl TopK {
         if self.instant {
             let mut out = VecDeque::new();
             for heap in std::mem::take(&mut self.heaps) {
-                for candidate in heap.into_iter().rev() {
+                // Ascending in reverse is the best first.
+                for Reverse(candidate) in heap.into_sorted_vec() {
                     let mut points = env.points(1, self.span)?;
-                    points.set_float(0, candidate.value);
-                    let (labels, drop_name) = self.series[candidate.series as usize].clone();
+                    points.set_float(0, candidate.value());
+                    let (labels, drop_name) = self.series[candidate.series.0 as usize].clone();
                     out.push_back(StepSeries { labels, drop_name, points });
                 }
             }
@@ -121,13 +140,13 @@ impl TopK {
         for (i, heap) in std::mem::take(&mut self.heaps).into_iter().enumerate() {
             let step = i % self.steps;
             env.tick(heap.len())?;
-            for candidate in heap {
-                let slot = &mut points[candidate.series as usize];
+            for Reverse(candidate) in heap {
+                let slot = &mut points[candidate.series.0 as usize];
                 let points = match slot {
                     Some(points) => points,
                     None => slot.insert(env.points(self.steps, self.span)?),
                 };
-                points.set_float(step, candidate.value);
+                points.set_float(step, candidate.value());
             }
         }
         let series = std::mem::take(&mut self.series).into_iter().zip(points);
@@ -135,20 +154,6 @@ impl TopK {
             .filter_map(|((labels, drop_name), points)| Some(StepSeries { labels, drop_name, points: points? }))
             .collect())
     }
-}
-
-/// `Less` when `a` ranks behind `b`: the value first, then the later series.
-fn worse(largest: bool, a: Candidate, b: Candidate) -> Ordering {
-    let by_value = match (a.value.is_nan(), b.value.is_nan()) {
-        (true, true) => Ordering::Equal,
-        (true, false) => Ordering::Less,
-        (false, true) => Ordering::Greater,
-        (false, false) => {
-            let order = a.value.partial_cmp(&b.value).unwrap_or(Ordering::Equal);
-            if largest { order } else { order.reverse() }
-        }
-    };
-    by_value.then(b.series.cmp(&a.series))
 }
 
 impl Operator for TopK {
@@ -166,8 +171,9 @@ impl Operator for TopK {
             if !series.points.floats.is_empty() {
                 let group = self.index.insert(&series.labels);
                 if (group + 1) * self.steps > self.heaps.len() {
-                    self.charge.grow(self.steps.saturating_mul(size_of::<Vec<Candidate>>()), self.span)?;
-                    self.heaps.resize_with((group + 1) * self.steps, Vec::new);
+                    self.charge
+                        .grow(self.steps.saturating_mul(size_of::<BinaryHeap<Reverse<Candidate>>>()), self.span)?;
+                    self.heaps.resize_with((group + 1) * self.steps, BinaryHeap::new);
                 }
                 self.offer(group, &series.points, &series.labels, series.drop_name)?;
             }
@@ -324,5 +330,32 @@ impl LimitRatio {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_rank_by_value_then_by_age() {
+        let check = |largest: bool, best_first: &[f64]| {
+            for pair in best_first.windows(2) {
+                let [better, worse] = [pair[0], pair[1]].map(|v| Candidate::new(v, 0, largest));
+                assert!(better > worse, "{pair:?} {largest}");
+            }
+        };
+        let (inf, nan) = (f64::INFINITY, f64::NAN);
+        check(true, &[inf, 2.0, 0.5, -1.0, -2.0, -inf, nan]);
+        check(false, &[-inf, -2.0, -1.0, 0.5, 2.0, inf, -nan]);
+        assert!(Candidate::new(0.0, 1, true) > Candidate::new(-0.0, 2, true));
+        assert!(Candidate::new(-0.0, 1, true) > Candidate::new(0.0, 2, true));
+    }
+
+    #[test]
+    fn limits() {
+        assert_eq!((limit(2.9).unwrap(), limit(0.9).unwrap(), limit(-3.0).unwrap()), (2, 0, 0));
+        assert_eq!(limit(f64::NAN).unwrap_err().to_string(), "Parameter value is NaN");
+        assert_eq!(limit(1e19).unwrap_err().to_string(), "Scalar value 1e+19 overflows int64");
     }
 }

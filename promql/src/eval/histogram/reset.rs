@@ -35,7 +35,7 @@ pub(crate) fn is_reset(current: &FloatHistogram, before: &FloatHistogram) -> boo
         let cut = count != 0.0 && bound(index.saturating_sub(1), before.schema) < current.zero_threshold;
         if cut { None } else { Some(false) }
     };
-    let shift = (before.schema - current.schema) as u32;
+    let shift = before.schema.saturating_sub(current.schema) as u32;
     let mut fell = false;
     for (spans, counts, spans_before, counts_before) in [
         (&current.positive_spans, &current.positive_buckets, &before.positive_spans, &before.positive_buckets),

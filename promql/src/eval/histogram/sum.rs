@@ -91,7 +91,7 @@ impl HistogramSum {
             if self.schema > other.schema {
                 self.reduce(other.schema);
             } else if self.schema < other.schema {
-                let shift = (other.schema - self.schema) as u32;
+                let shift = other.schema.saturating_sub(self.schema) as u32;
                 for list in [&mut positive, &mut negative] {
                     list.iter_mut().for_each(|(index, _)| *index = coarser(*index, shift));
                 }
@@ -188,7 +188,7 @@ impl HistogramSum {
     }
 
     fn reduce(&mut self, schema: i32) {
-        let shift = (self.schema - schema) as u32;
+        let shift = self.schema.saturating_sub(schema) as u32;
         let compensated = self.compensated;
         self.positive.map_indices(|index| coarser(index, shift), compensated);
         self.negative.map_indices(|index| coarser(index, shift), compensated);
@@ -271,7 +271,7 @@ fn widened<I: Iterator<Item = (i32, f64)>>(mut threshold: f64, schema: i32, buck
 pub(crate) fn bound(index: i32, schema: i32) -> f64 {
     if schema < 0 {
         // Two to the power of a whole number; what lies outside the floats becomes infinite or zero.
-        let exponent = i64::from(index) << (-schema).min(31);
+        let exponent = i64::from(index) << schema.saturating_neg().min(31);
         return match exponent {
             1025.. => f64::INFINITY,
             // The last finite bucket ends at the largest float.

@@ -1,5 +1,7 @@
 //! Plans aggregations.
 
+use skald_model::METRIC_NAME;
+
 use super::Planner;
 use crate::ast::{Aggregate, AggregateOp};
 use crate::eval::aggregate;
@@ -21,7 +23,7 @@ impl Planner<'_, '_, '_> {
         } else {
             LabelSubset::only(&aggregate.grouping)
         };
-        let has_name = subset.has_name();
+        let mut has_name = subset.has_name();
         let inner_span = aggregate.expr.span();
         let index = GroupIndex::new(subset.clone());
         let parameter = || {
@@ -55,6 +57,7 @@ impl Planner<'_, '_, '_> {
                 if !is_label_name(&label) {
                     return Err(EvalError::Execution(format!("invalid label name {label:?}")));
                 }
+                has_name |= label == METRIC_NAME;
                 let subset = if aggregate.without {
                     subset
                 } else {
