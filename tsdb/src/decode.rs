@@ -17,11 +17,26 @@ pub fn decode_series(chunks: &[Chunk], range: QueryRange, out: &mut Columns) -> 
     if chunks.windows(2).all(|pair| pair[0].max_time < pair[1].min_time) {
         return chunks.iter().filter(|c| is_wanted(c)).try_for_each(|chunk| decode_chunk(chunk, range, out));
     }
-    let mut order: Vec<usize> = (0..chunks.len()).filter(|&i| is_wanted(&chunks[i])).collect();
+    let order = (0..chunks.len()).filter(|&i| is_wanted(&chunks[i])).collect();
+    let mut merge = Merge::default();
+    for_each_run(chunks, order, |run| match run {
+        [alone] => decode_chunk(&chunks[*alone], range, out),
+        overlapping => merge.decode(chunks, overlapping, range, out),
+    })
+}
+
+/// Calls `each` with every run of chunks that overlap one another, directly or through others, in time order. Of
+/// identical chunks only the first is among them.
+///
+/// `order` holds the indexes of the chunks to look at; a run holds such indexes.
+pub(crate) fn for_each_run(
+    chunks: &[Chunk],
+    mut order: Vec<usize>,
+    mut each: impl FnMut(&mut [usize]) -> Result<(), ChunkError>,
+) -> Result<(), ChunkError> {
     order.sort_by_key(|&i| (chunks[i].min_time, chunks[i].max_time, i));
     order.dedup_by(|b, a| chunks[*a] == chunks[*b]);
     let mut run = 0;
-    let mut merge = Merge::default();
     while run < order.len() {
         let mut end = run + 1;
         let mut max_time = chunks[order[run]].max_time;
@@ -29,10 +44,7 @@ pub fn decode_series(chunks: &[Chunk], range: QueryRange, out: &mut Columns) -> 
             max_time = max_time.max(chunks[order[end]].max_time);
             end += 1;
         }
-        match &mut order[run..end] {
-            [alone] => decode_chunk(&chunks[*alone], range, out)?,
-            overlapping => merge.decode(chunks, overlapping, range, out)?,
-        }
+        each(&mut order[run..end])?;
         run = end;
     }
     Ok(())

@@ -6,6 +6,7 @@ pub mod block;
 pub mod chunk;
 pub mod decode;
 pub mod disk;
+pub mod encode;
 pub mod head;
 pub mod postings;
 mod series_chunks;
