@@ -3,71 +3,109 @@
 use skald_model::{METRIC_NAME, Quoted};
 
 use super::error::ParseError;
-use crate::ast::{Aggregate, AggregateOp, Binary, Call, Cardinality, Expr, Span, ValueType, VectorSelector};
+use crate::ast::{
+    Aggregate, AggregateOp, Binary, Call, Cardinality, Expr, Span, Subquery, Unary, ValueType, VectorSelector,
+};
 
 /// Checks a whole tree in the order in which Prometheus does, so that of several errors the same one is reported.
 pub(super) struct Checker<'a> {
     pub(super) input: &'a str,
 }
 
-type Checked<T = ValueType> = Result<T, ParseError>;
+/// The error is boxed because these results lie on the stack once per level.
+type Checked<T = ValueType> = Result<T, Box<ParseError>>;
 
 impl Checker<'_> {
-    /// Checks `expr` and all below it; normalises the matching of binary operations. Recursive: a tree has at most
-    /// [`super::MAX_DEPTH`] levels.
+    /// Checks `expr` and all below it; normalises the matching of binary operations.
+    ///
+    /// Recursive: a tree has at most [`super::MAX_DEPTH`] levels. Only this function and [`Self::args`] are on the stack
+    /// once per level, so they leave everything else to functions that return before the next level.
     pub(super) fn check(&self, expr: &mut Expr) -> Checked {
         match expr {
-            Expr::Aggregate(e) => self.aggregate(e),
-            Expr::Binary(e) => self.binary(e),
-            Expr::Call(e) => self.call(e),
-            Expr::Matrix(e) => self.selector(&e.selector).map(|()| ValueType::Matrix),
-            Expr::Vector(e) => self.selector(e).map(|()| ValueType::Vector),
+            Expr::Aggregate(e) => {
+                let ty = self.check(&mut e.expr)?;
+                self.aggregated(e, ty)?;
+                if let Some(param) = &mut e.param {
+                    let ty = self.check(param)?;
+                    self.aggregation_param(e, ty)?;
+                }
+                Ok(ValueType::Vector)
+            }
+            Expr::Binary(e) => {
+                let lhs = self.check(&mut e.lhs)?;
+                let rhs = self.check(&mut e.rhs)?;
+                self.binary(e, lhs, rhs)
+            }
+            Expr::Call(e) => {
+                self.arg_count(e)?;
+                self.args(e)?;
+                Ok(e.function.return_type)
+            }
+            Expr::Matrix(e) => self.selector(&e.selector, ValueType::Matrix),
+            Expr::Vector(e) => self.selector(e, ValueType::Vector),
             Expr::Number(_) => Ok(ValueType::Scalar),
             Expr::String(_) => Ok(ValueType::String),
             Expr::Paren(e) => self.check(&mut e.expr),
             Expr::Unary(e) => {
                 let ty = self.check(&mut e.expr)?;
-                if matches!(ty, ValueType::Scalar | ValueType::Vector) {
-                    return Ok(ty);
-                }
-                let what = "unary expression only allowed on expressions of type scalar or instant vector";
-                self.fail(e.span, format!("{what}, got {}", Quoted(ty.documented())))
+                self.unary(e, ty)
             }
-            Expr::Subquery(e) => match self.check(&mut e.expr)? {
-                ValueType::Vector => Ok(ValueType::Matrix),
-                ty => {
-                    let message = format!("subquery is only allowed on instant vector, got {} instead", ty.as_str());
-                    self.fail(e.span, message)
-                }
-            },
+            Expr::Subquery(e) => {
+                let ty = self.check(&mut e.expr)?;
+                self.subquery(e, ty)
+            }
         }
+    }
+
+    fn args(&self, e: &mut Call) -> Checked<()> {
+        for i in 0..e.args.len() {
+            // The label selector of info() may match the empty value.
+            if i == 1 && e.function.name == "info" {
+                continue;
+            }
+            let ty = self.check(&mut e.args[i])?;
+            self.arg(e, i, ty)?;
+        }
+        Ok(())
     }
 
     fn fail<T>(&self, span: Span, message: impl Into<String>) -> Checked<T> {
-        Err(ParseError::new(self.input, span, message))
+        Err(Box::new(ParseError::new(self.input, span, message)))
     }
 
-    fn expect(&self, expr: &mut Expr, want: ValueType, context: &str) -> Checked<()> {
-        let got = self.check(expr)?;
-        if got == want { Ok(()) } else { self.wrong_type(expr.span(), want, context, got) }
-    }
-
-    fn wrong_type<T>(&self, span: Span, want: ValueType, context: &str, got: ValueType) -> Checked<T> {
+    fn expect(&self, span: Span, want: ValueType, context: &str, got: ValueType) -> Checked<()> {
+        if got == want {
+            return Ok(());
+        }
         self.fail(span, format!("expected type {} in {context}, got {}", want.documented(), got.documented()))
     }
 
-    fn aggregate(&self, e: &mut Aggregate) -> Checked {
-        self.expect(&mut e.expr, ValueType::Vector, "aggregation expression")?;
-        if let Some(param) = &mut e.param {
-            let want = if e.op == AggregateOp::CountValues { ValueType::String } else { ValueType::Scalar };
-            self.expect(param, want, "aggregation parameter")?;
-        }
-        Ok(ValueType::Vector)
+    fn aggregated(&self, e: &Aggregate, ty: ValueType) -> Checked<()> {
+        self.expect(e.expr.span(), ValueType::Vector, "aggregation expression", ty)
     }
 
-    fn binary(&self, e: &mut Binary) -> Checked {
-        let lhs = self.check(&mut e.lhs)?;
-        let rhs = self.check(&mut e.rhs)?;
+    fn aggregation_param(&self, e: &Aggregate, ty: ValueType) -> Checked<()> {
+        let Some(param) = &e.param else { return Ok(()) };
+        let want = if e.op == AggregateOp::CountValues { ValueType::String } else { ValueType::Scalar };
+        self.expect(param.span(), want, "aggregation parameter", ty)
+    }
+
+    fn unary(&self, e: &Unary, ty: ValueType) -> Checked {
+        if matches!(ty, ValueType::Scalar | ValueType::Vector) {
+            return Ok(ty);
+        }
+        let what = "unary expression only allowed on expressions of type scalar or instant vector";
+        self.fail(e.span, format!("{what}, got {}", Quoted(ty.documented())))
+    }
+
+    fn subquery(&self, e: &Subquery, ty: ValueType) -> Checked {
+        if ty == ValueType::Vector {
+            return Ok(ValueType::Matrix);
+        }
+        self.fail(e.span, format!("subquery is only allowed on instant vector, got {} instead", ty.as_str()))
+    }
+
+    fn binary(&self, e: &mut Binary, lhs: ValueType, rhs: ValueType) -> Checked {
         // From the operator to the right operand's first byte, blanks excluded.
         let operator = Span { start: e.op_span.start, end: e.rhs.span().start };
         let scalars = lhs == ValueType::Scalar && rhs == ValueType::Scalar;
@@ -122,47 +160,40 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn call(&self, e: &mut Call) -> Checked {
+    fn arg_count(&self, e: &Call) -> Checked<()> {
         let function = e.function;
         let name = Quoted(function.name);
         let (min, max, got) = (function.min_args(), function.max_args(), e.args.len());
-        let wrong_count = |how: &str, count: usize| {
-            self.fail(e.span, format!("expected {how}{count} argument(s) in call to {name}, got {got}"))
+        let (how, count) = match max {
+            Some(max) if max == min && got != min => ("", min),
+            _ if got < min => ("at least ", min),
+            Some(max) if got > max => ("at most ", max),
+            _ => return self.info_labels(e),
         };
-        match max {
-            Some(max) if max == min && got != min => return wrong_count("", min),
-            _ if got < min => return wrong_count("at least ", min),
-            Some(max) if got > max => return wrong_count("at most ", max),
-            _ => {}
-        }
-        let context = format!("call to function {name}");
-        let info = function.name == "info";
-        if info && let Some(labels) = e.args.get(1) {
-            if labels.value_type() != ValueType::Vector {
-                return self.wrong_type(e.span, ValueType::Vector, &context, labels.value_type());
-            }
-            match labels {
-                Expr::Vector(VectorSelector { name: None, .. }) => {}
-                Expr::Vector(_) => {
-                    let message = "expected label selectors only, got vector selector instead";
-                    return self.fail(labels.span(), message);
-                }
-                _ => return self.fail(labels.span(), "expected label selectors only"),
-            }
-        }
-        for (i, arg) in e.args.iter_mut().enumerate() {
-            // The label selector of info() may match the empty value.
-            if info && i == 1 {
-                continue;
-            }
-            if let Some(want) = function.arg_type(i) {
-                self.expect(arg, want, &context)?;
-            }
-        }
-        Ok(function.return_type)
+        self.fail(e.span, format!("expected {how}{count} argument(s) in call to {name}, got {got}"))
     }
 
-    fn selector(&self, e: &VectorSelector) -> Checked<()> {
+    /// The second argument of `info` is not a vector but the labels of one.
+    fn info_labels(&self, e: &Call) -> Checked<()> {
+        let (Some(labels), "info") = (e.args.get(1), e.function.name) else { return Ok(()) };
+        self.expect(e.span, ValueType::Vector, r#"call to function "info""#, labels.value_type())?;
+        match labels {
+            Expr::Vector(VectorSelector { name: None, .. }) => Ok(()),
+            Expr::Vector(_) => self.fail(labels.span(), "expected label selectors only, got vector selector instead"),
+            _ => self.fail(labels.span(), "expected label selectors only"),
+        }
+    }
+
+    fn arg(&self, e: &Call, i: usize, ty: ValueType) -> Checked<()> {
+        match e.function.arg_type(i) {
+            Some(want) if want != ty => {
+                self.expect(e.args[i].span(), want, &format!("call to function {}", Quoted(e.function.name)), ty)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn selector(&self, e: &VectorSelector, ty: ValueType) -> Checked {
         if let Some(name) = &e.name {
             // The last matcher is that of the bare name.
             let others = &e.matchers[..e.matchers.len().saturating_sub(1)];
@@ -170,11 +201,11 @@ impl Checker<'_> {
                 let (first, second) = (Quoted(name), Quoted(other.value()));
                 return self.fail(e.span, format!("metric name must not be set twice: {first} or {second}"));
             }
-            return Ok(());
+            return Ok(ty);
         }
         if e.matchers.iter().all(|m| m.matches_empty()) {
             return self.fail(e.span, "vector selector must contain at least one non-empty matcher");
         }
-        Ok(())
+        Ok(ty)
     }
 }

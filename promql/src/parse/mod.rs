@@ -21,6 +21,11 @@ pub(crate) mod literal;
 mod selector;
 pub(crate) mod token;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use skald_model::Matcher;
 
 use crate::ast::{Expr, Span};
@@ -70,7 +75,7 @@ pub fn parse_expr(input: &str, options: &ParseOptions) -> Result<Expr, ParseErro
         return Err(ParseError::new(input, Span::default(), "no expression found in input"));
     }
     let mut expr = parser.expression()?;
-    check::Checker { input }.check(&mut expr)?;
+    check::Checker { input }.check(&mut expr).map_err(|e| *e)?;
     Ok(expr)
 }
 

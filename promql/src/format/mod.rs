@@ -14,32 +14,73 @@ use crate::duration::DurationMs;
 /// Longest expression that [`Expr::prettify`] leaves on one line, in bytes.
 const LINE: usize = 100;
 
+/// Only this function is on the stack once per level: what has no level below it prints through [`Leaf`] and the like,
+/// and children are printed without the machinery of `write!` in between.
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aggregate(e) => {
-                write!(f, "{}(", Head(e))?;
+                write_text(f, &Head(e))?;
+                f.write_str("(")?;
                 if let Some(param) = &e.param {
-                    write!(f, "{param}, ")?;
+                    (**param).fmt(f)?;
+                    f.write_str(", ")?;
                 }
-                write!(f, "{})", e.expr)
-            }
-            Self::Binary(e) => write!(f, "{} {} {}", e.lhs, Operator(e), e.rhs),
-            Self::Call(e) => {
-                write!(f, "{}(", e.function.name)?;
-                write_list(f, &e.args)?;
+                (*e.expr).fmt(f)?;
                 f.write_str(")")
             }
-            Self::Matrix(e) => {
-                write!(f, "{}[{}]", Bare(&e.selector), e.range)?;
-                write!(f, "{}", Modifiers(&e.selector))
+            Self::Binary(e) => {
+                (*e.lhs).fmt(f)?;
+                f.write_str(" ")?;
+                write_text(f, &Operator(e))?;
+                f.write_str(" ")?;
+                (*e.rhs).fmt(f)
             }
-            Self::Subquery(e) => write!(f, "{}{}", e.expr, Window(e)),
-            Self::Number(e) => write!(f, "{e}"),
-            Self::String(e) => write!(f, "{}", Quoted(&e.value)),
-            Self::Paren(e) => write!(f, "({})", e.expr),
-            Self::Unary(e) => write!(f, "{}{}", if e.negative { "-" } else { "+" }, e.expr),
-            Self::Vector(e) => write!(f, "{}{}", Bare(e), Modifiers(e)),
+            Self::Call(e) => {
+                f.write_str(e.function.name)?;
+                f.write_str("(")?;
+                for (i, arg) in e.args.iter().enumerate() {
+                    f.write_str(if i > 0 { ", " } else { "" })?;
+                    arg.fmt(f)?;
+                }
+                f.write_str(")")
+            }
+            Self::Subquery(e) => {
+                (*e.expr).fmt(f)?;
+                write_text(f, &Window(e))
+            }
+            Self::Paren(e) => {
+                f.write_str("(")?;
+                (*e.expr).fmt(f)?;
+                f.write_str(")")
+            }
+            Self::Unary(e) => {
+                f.write_str(if e.negative { "-" } else { "+" })?;
+                (*e.expr).fmt(f)
+            }
+            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => write_text(f, &Leaf(self)),
+        }
+    }
+}
+
+fn write_text(f: &mut fmt::Formatter<'_>, text: &dyn fmt::Display) -> fmt::Result {
+    text.fmt(f)
+}
+
+/// An expression without expressions below it.
+struct Leaf<'a>(&'a Expr);
+
+impl fmt::Display for Leaf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Expr::Matrix(e) => {
+                write!(f, "{}[{}]{}", Bare(&e.selector), e.range, Edges(e.selector.edges))?;
+                write!(f, "{}{}", At(e.selector.at), Offset(e.selector.offset.as_ref()))
+            }
+            Expr::Vector(e) => write!(f, "{}{}{}{}", Bare(e), At(e.at), Edges(e.edges), Offset(e.offset.as_ref())),
+            Expr::Number(e) => write!(f, "{e}"),
+            Expr::String(e) => write!(f, "{}", Quoted(&e.value)),
+            _ => Ok(()),
         }
     }
 }
@@ -59,7 +100,9 @@ struct Name<'a>(&'a str);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if is_identifier(self.0) { f.write_str(self.0) } else { write!(f, "{}", Quoted(self.0)) }
+        // These few words cannot stand there without quotes.
+        let reserved = ["without", "inf", "nan"].iter().any(|word| word.eq_ignore_ascii_case(self.0));
+        if is_identifier(self.0) && !reserved { f.write_str(self.0) } else { write!(f, "{}", Quoted(self.0)) }
     }
 }
 
@@ -144,6 +187,7 @@ impl fmt::Display for Bare<'_> {
             f.write_str(name)?;
         }
         parts.extend(matchers.iter().map(Matcher::to_string));
+        parts.sort_unstable();
         if selector.name.is_none() || !parts.is_empty() {
             write!(f, "{{{}}}", parts.join(","))?;
         }
@@ -151,38 +195,55 @@ impl fmt::Display for Bare<'_> {
     }
 }
 
-/// What may follow a selector.
-struct Modifiers<'a>(&'a VectorSelector);
+struct Edges(EdgeMode);
 
-impl fmt::Display for Modifiers<'_> {
+impl fmt::Display for Edges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.edges {
-            EdgeMode::Plain => {}
-            EdgeMode::Anchored => f.write_str(" anchored")?,
-            EdgeMode::Smoothed => f.write_str(" smoothed")?,
-        }
-        write_time(f, self.0.at, self.0.offset.as_ref())
+        f.write_str(match self.0 {
+            EdgeMode::Plain => "",
+            EdgeMode::Anchored => " anchored",
+            EdgeMode::Smoothed => " smoothed",
+        })
     }
 }
 
-fn write_time(f: &mut fmt::Formatter<'_>, at: Option<AtModifier>, offset: Option<&Duration>) -> fmt::Result {
-    match at {
-        None => {}
-        Some(AtModifier::Start) => f.write_str(" @ start()")?,
-        Some(AtModifier::End) => f.write_str(" @ end()")?,
-        Some(AtModifier::Timestamp(ms)) => {
-            let sign = if ms < 0 { "-" } else { "" };
-            write!(f, " @ {sign}{}.{:03}", ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000)?;
+struct At(Option<AtModifier>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => Ok(()),
+            Some(AtModifier::Start) => f.write_str(" @ start()"),
+            Some(AtModifier::End) => f.write_str(" @ end()"),
+            Some(AtModifier::Timestamp(ms)) => {
+                let sign = if ms < 0 { "-" } else { "" };
+                write!(f, " @ {sign}{}.{:03}", ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000)
+            }
         }
     }
-    match offset {
-        None => Ok(()),
-        // Without parentheses the operators would belong to the expression around it.
-        Some(Duration::Expr(expr)) if matches!(**expr, DurationExpr::Binary { .. }) => {
-            write!(f, " offset ({expr})")
+}
+
+struct Offset<'a>(Option<&'a Duration>);
+
+impl fmt::Display for Offset<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => Ok(()),
+            Some(Duration::Expr(expr)) if ends_early(expr) => write!(f, " offset ({expr})"),
+            Some(offset) => write!(f, " offset {offset}"),
         }
-        Some(offset) => write!(f, " offset {offset}"),
     }
+}
+
+/// Whether the operators of an offset's duration would be read as those of the expression around it. They are not
+/// after a parenthesis.
+fn ends_early(expr: &DurationExpr) -> bool {
+    let DurationExpr::Binary { lhs, .. } = expr else { return false };
+    let mut first = lhs;
+    while let DurationExpr::Binary { lhs, .. } = &**first {
+        first = lhs;
+    }
+    !matches!(**first, DurationExpr::Paren(..))
 }
 
 /// The brackets of a subquery and what may follow them.
@@ -194,8 +255,7 @@ impl fmt::Display for Window<'_> {
         if let Some(step) = &self.0.step {
             write!(f, "{step}")?;
         }
-        f.write_str("]")?;
-        write_time(f, self.0.at, self.0.offset.as_ref())
+        write!(f, "]{}{}", At(self.0.at), Offset(self.0.offset.as_ref()))
     }
 }
 
@@ -214,7 +274,7 @@ impl fmt::Display for DurationExpr {
             Self::Number { seconds, is_duration: true, .. } => {
                 write!(f, "{}", DurationMs((seconds * 1000.0).round() as i64))
             }
-            Self::Number { seconds, .. } => write!(f, "{}", Float(*seconds)),
+            Self::Number { seconds, .. } => write!(f, "{}", PlainFloat(*seconds)),
             Self::Step(_) => f.write_str("step()"),
             Self::Range(_) => f.write_str("range()"),
             Self::Unary { negative, expr, .. } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
@@ -233,24 +293,31 @@ impl fmt::Display for NumberLiteral {
         if self.is_duration && ms.abs() <= crate::duration::MAX_MS as f64 {
             return write!(f, "{}", DurationMs(ms as i64));
         }
-        write!(f, "{}", Float(self.value))
+        write!(f, "{}", PlainFloat(self.value))
     }
 }
 
-/// A float as Go's `%v` prints it: shortest, with an exponent below 1e-4 and from 1e21 on.
-pub(crate) struct Float(pub(crate) f64);
+/// A float without exponent, as number literals print: shortest digits that mean it.
+pub(crate) struct PlainFloat(pub(crate) f64);
+
+impl fmt::Display for PlainFloat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            f64::INFINITY => f.write_str("+Inf"),
+            f64::NEG_INFINITY => f.write_str("-Inf"),
+            value => write!(f, "{value}"),
+        }
+    }
+}
+
+/// A float as Go's `%v` prints it, which fill values are printed with: shortest, with an exponent below 1e-4 and from 1e21 on.
+struct Float(f64);
 
 impl fmt::Display for Float {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.0;
-        if value.is_nan() {
-            return f.write_str("NaN");
-        }
-        if value.is_infinite() {
-            return f.write_str(if value > 0.0 { "+Inf" } else { "-Inf" });
-        }
-        if value == 0.0 || (1e-4..1e21).contains(&value.abs()) {
-            return write!(f, "{value}");
+        if value == 0.0 || !value.is_finite() || (1e-4..1e21).contains(&value.abs()) {
+            return write!(f, "{}", PlainFloat(value));
         }
         let text = format!("{value:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -281,6 +348,11 @@ fn indent(level: usize, out: &mut String) {
 /// going down as soon as it fits a line.
 fn pretty(expr: &Expr, level: usize, out: &mut String) {
     // Writing into a String cannot fail.
+    if matches!(expr, Expr::Subquery(_)) && fits(expr) {
+        // Prometheus does not indent these.
+        let _ = write!(out, "{expr}");
+        return;
+    }
     if fits(expr) || matches!(expr, Expr::Matrix(_) | Expr::Number(_) | Expr::String(_) | Expr::Vector(_)) {
         indent(level, out);
         let _ = write!(out, "{expr}");
@@ -355,56 +427,4 @@ fn fits(expr: &Expr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::parse::{ParseOptions, parse_expr};
-
-    #[track_caller]
-    fn check(query: &str, printed: &str) {
-        let expr = parse_expr(query, &ParseOptions::ALL).unwrap();
-        assert_eq!(expr.to_string(), printed);
-        assert_eq!(parse_expr(printed, &ParseOptions::ALL).unwrap().to_string(), printed);
-    }
-
-    #[test]
-    fn expressions_print_as_prometheus_prints_them() {
-        check("sum(x)by(a,b)", "sum by (a, b) (x)");
-        check("sum by()(x)", "sum(x)");
-        check("sum without(a)(x)", "sum without (a) (x)");
-        check("topk(5,x)", "topk(5, x)");
-        check("a+on(b)group_left(c)d", "a + on (b) group_left (c) d");
-        check("a and ignoring(x)b", "a and ignoring (x) b");
-        check("a>bool 1", "a > bool 1");
-        check("rate(x{a='b'}[5m]offset 1h)", "rate(x{a=\"b\"}[5m] offset 1h)");
-        check("x@10 offset -5m", "x @ 10.000 offset -5m");
-        check("x@start()", "x @ start()");
-        check("x @ -1", "x @ -1.000");
-        check("max_over_time(rate(x[5m])[1h:30s]@end())", "max_over_time(rate(x[5m])[1h:30s] @ end())");
-        check("x[1h:]", "x[1h:]");
-        check("-x^2", "-x ^ 2");
-        check("{\"a.b\",c=~\"d|e\"}", "{__name__=\"a.b\",c=~\"d|e\"}");
-        check("{__name__=\"a\"}", "{__name__=\"a\"}");
-        check("1e-7+1e30+5m", "1e-07 + 1e+30 + 5m");
-        check("x[5m*2]", "x[5m * 2]");
-        check("x offset (step()*2)", "x offset (step() * 2)");
-        check("a + fill(0) b", "a + fill (0) b");
-        check("a + fill_left(-1) fill_right(2) b", "a + fill_left (-1) fill_right (2) b");
-        check("rate(x[5m] smoothed)", "rate(x[5m] smoothed)");
-    }
-
-    #[test]
-    fn long_expressions_are_broken() {
-        let long = "a_metric_with_a_long_name_of_its_own";
-        let query = format!("sum by (instance) (rate({long}_total[5m])) / on (instance) group_left () {long}_maximum");
-        let pretty = parse_expr(&query, &ParseOptions::ALL).unwrap().prettify();
-        assert_eq!(
-            pretty,
-            format!("  sum by (instance) (rate({long}_total[5m]))\n/ on (instance) group_left ()\n  {long}_maximum")
-        );
-        let nested = format!("histogram_quantile(0.9, sum by (le) (rate({long}_{long}_{long}[5m])))");
-        let pretty = parse_expr(&nested, &ParseOptions::ALL).unwrap().prettify();
-        let expected = format!(
-            "histogram_quantile(\n  0.9,\n  sum by (le) (\n    rate(\n      {long}_{long}_{long}[5m]\n    )\n  )\n)"
-        );
-        assert_eq!(pretty, expected);
-    }
-}
+mod tests;
