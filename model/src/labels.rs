@@ -167,7 +167,17 @@ impl PartialOrd for Labels {
 /// Label-set order: name, then value, pair by pair, by bytes; a prefix comes first.
 impl Ord for Labels {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        // Byte order is the order of UTF-8 texts, so there is nothing to decode.
+        let (mut at, mut other_at) = (0, 0);
+        loop {
+            let field = varint::get_slice(&self.bytes, &mut at);
+            let other_field = varint::get_slice(&other.bytes, &mut other_at);
+            match field.cmp(&other_field) {
+                Ordering::Equal if field.is_none() => return Ordering::Equal,
+                Ordering::Equal => {}
+                unequal => return unequal,
+            }
+        }
     }
 }
 
@@ -304,6 +314,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn order_is_that_of_the_pairs(
+            a in proptest::collection::btree_map("[a-c]{1,2}", "[a-c\u{e9}]{1,130}", 0..4),
+            b in proptest::collection::btree_map("[a-c]{1,2}", "[a-c\u{e9}]{1,130}", 0..4),
+        ) {
+            let (x, y) = (Labels::from_pairs(&a), Labels::from_pairs(&b));
+            prop_assert_eq!(x.cmp(&y), x.iter().cmp(y.iter()));
+        }
+
         #[test]
         fn bytes_round_trip(pairs in proptest::collection::btree_map("[a-z]{1,3}", ".{1,200}", 0..6)) {
             let labels = Labels::from_pairs(pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())));

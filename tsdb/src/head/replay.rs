@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hashbrown::HashMap;
+use parking_lot::RwLockWriteGuard;
 use skald_model::{LabelBytes, TimestampMs};
 
 use super::append::AppendLimits;
@@ -19,9 +19,41 @@ use crate::wal::{Cut, Generation, HeadId, HeadState, Record, Replay, SegmentId};
 pub(super) struct ReplayState {
     segment: SegmentId,
     /// Slots by the refs of the segment being read.
-    slots: HashMap<u32, SeriesRef, foldhash::fast::FixedState>,
+    slots: RefMap,
     /// What blocks hold already.
     done: Option<Cut>,
+}
+
+/// Refs per page of a [`RefMap`].
+const REF_PAGE: usize = 4096;
+/// No slot.
+const NO_SLOT: SeriesRef = SeriesRef::MAX;
+
+/// Slots by ref, in pages: refs are dense, but a damaged log must not make them large.
+#[derive(Default)]
+struct RefMap {
+    pages: Vec<Option<Box<[SeriesRef; REF_PAGE]>>>,
+}
+
+impl RefMap {
+    fn insert(&mut self, series_ref: u32, slot: SeriesRef) {
+        let number = series_ref as usize / REF_PAGE;
+        if number >= self.pages.len() {
+            self.pages.resize_with(number + 1, || None);
+        }
+        let page = self.pages[number].get_or_insert_with(|| Box::new([NO_SLOT; REF_PAGE]));
+        page[series_ref as usize % REF_PAGE] = slot;
+    }
+
+    #[inline]
+    fn get(&self, series_ref: u32) -> Option<SeriesRef> {
+        let page = self.pages.get(series_ref as usize / REF_PAGE)?.as_ref()?;
+        Some(page[series_ref as usize % REF_PAGE]).filter(|slot| *slot != NO_SLOT)
+    }
+
+    fn clear(&mut self) {
+        self.pages.iter_mut().flatten().for_each(|page| page.fill(NO_SLOT));
+    }
 }
 
 /// Feeds the log to heads, which `make` creates as they turn up.
@@ -100,8 +132,8 @@ impl Head {
             Record::Exemplars(exemplars) => {
                 let mut store = self.exemplars.lock();
                 for (series_ref, exemplar) in exemplars {
-                    if let Some(slot) = appender.replay.slots.get(&series_ref) {
-                        store.insert(*slot, exemplar, AppendLimits::default().max_exemplars);
+                    if let Some(slot) = appender.replay.slots.get(series_ref) {
+                        store.insert(slot, exemplar, AppendLimits::default().max_exemplars);
                     }
                 }
                 0
@@ -188,19 +220,26 @@ impl Head {
         let rules = self.rules(appender.boundary);
         let done = appender.replay.done.unwrap_or(Cut::NONE);
         let (mut min, mut max, mut undefined) = (TimestampMs::MAX, TimestampMs::MIN, 0);
+        // Samples come as requests brought them, by and large page by page.
+        let mut locked: Option<(usize, RwLockWriteGuard<'_, Page>)> = None;
         for (series_ref, sample) in samples {
             if done.covers(generation, sample.time) {
                 continue;
             }
-            let Some(slot) = appender.replay.slots.get(&series_ref) else {
+            let Some(slot) = appender.replay.slots.get(series_ref) else {
                 undefined += 1;
                 continue;
             };
-            let (number, at) = locate(*slot);
-            let Some(page) = appender.pages.get(number) else { continue };
+            let (number, at) = locate(slot);
+            if locked.as_ref().is_none_or(|(page, _)| *page != number) {
+                drop(locked.take());
+                locked = appender.pages.get(number).map(|page| (number, page.write()));
+            }
+            let Some((_, page)) = &mut locked else { continue };
             (min, max) = (min.min(sample.time), max.max(sample.time));
-            replay_sample(&mut page.write(), at, generation, sample, rules);
+            replay_sample(page, at, generation, sample, rules);
         }
+        drop(locked);
         self.note_times(min, max);
         undefined
     }

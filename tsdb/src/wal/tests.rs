@@ -182,6 +182,47 @@ fn every_kind_of_record_round_trips() {
     assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
 }
 
+/// A segment of format version 1 as it was written on the day the format was fixed. Never write it anew: a change that
+/// makes this test fail needs another version number.
+const VERSION_1: &[u8] = include_bytes!("testdata/version1.wal");
+
+/// What `VERSION_1` holds, and how it came to be.
+fn write_version_1(disk: &MemDisk) -> Vec<String> {
+    let (wal, ..) = open(disk, WalOptions::default());
+    let head = wal.define_head(b"tenant").unwrap();
+    let mut lines = commit_floats(&wal, head, 0..40, 1_700_000_000_000).unwrap();
+    let generation = wal.begin_cut(head, 1_700_000_000_001).unwrap();
+    lines.push(format!("1 begun {:?}", Cut { generation, up_to: 1_700_000_000_001 }));
+    let mut batch = WalBatch::default();
+    wal.begin(&mut batch, head, generation);
+    let value = HistogramValue::Integer(Arc::new(Histogram {
+        count: 3,
+        positive_spans: vec![Span { offset: 1, length: 2 }],
+        positive_deltas: vec![1, 1],
+        ..Histogram::default()
+    }));
+    batch.histogram(3, 1_700_000_015_000, &value);
+    let exemplar = Exemplar { labels: Labels::from_pairs([("a", "b")]), value: 0.5, timestamp: 7 };
+    batch.exemplar(3, &exemplar);
+    wal.commit(&mut batch).unwrap();
+    let series = r#"{__name__="m", i="3"}"#;
+    let sample = skald_model::HistogramSample { timestamp: 1_700_000_015_000, value };
+    lines.push(format!("1 {series} {sample:?}"));
+    lines.push(format!("1 {series} {exemplar:?}"));
+    lines
+}
+
+#[test]
+fn version_1_is_still_read() {
+    let disk = MemDisk::default();
+    let lines = write_version_1(&disk);
+    let disk = MemDisk::default();
+    put_file(&disk, &segment_name(SegmentId(1)), VERSION_1);
+    let (_, seen, report) = open(&disk, WalOptions::default());
+    assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
+    assert_eq!(seen.lines, lines);
+}
+
 proptest! {
     #[test]
     fn floats_round_trip(samples in proptest::collection::vec((any::<u32>(), any::<i64>(), any::<u64>()), 0..200)) {
