@@ -2,7 +2,6 @@
 //!
 //! Each test starts its own processes on loopback ports of their own and stops them by pid.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "these tests run real processes, clocks and files")]
-#![allow(dead_code, reason = "the harness serves all modules")]
 
 mod crash;
 mod flush;
