@@ -6,8 +6,8 @@ use skald_model::labels::is_identifier;
 use skald_model::{METRIC_NAME, MatchOp, Matcher, Quoted};
 
 use crate::ast::{
-    Aggregate, AtModifier, Binary, Cardinality, Duration, DurationExpr, EdgeMode, Expr, NumberLiteral, Subquery,
-    VectorMatching, VectorSelector,
+    Aggregate, AtModifier, Binary, BinaryOp, Cardinality, Duration, DurationExpr, EdgeMode, Expr, NumberLiteral,
+    Subquery, VectorMatching, VectorSelector,
 };
 use crate::duration::DurationMs;
 
@@ -30,7 +30,11 @@ impl fmt::Display for Expr {
                 f.write_str(")")
             }
             Self::Binary(e) => {
-                (*e.lhs).fmt(f)?;
+                if is_infinite_base(e) {
+                    f.write_str("Inf")?
+                } else {
+                    (*e.lhs).fmt(f)?
+                }
                 f.write_str(" ")?;
                 write_text(f, &Operator(e))?;
                 f.write_str(" ")?;
@@ -61,6 +65,11 @@ impl fmt::Display for Expr {
             Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => write_text(f, &Leaf(self)),
         }
     }
+}
+
+/// Whether the left side would print with a plus, which binds less than the power: `+Inf ^ 2` is `+(Inf ^ 2)`.
+fn is_infinite_base(e: &Binary) -> bool {
+    e.op == BinaryOp::Pow && matches!(&*e.lhs, Expr::Number(number) if number.value == f64::INFINITY)
 }
 
 fn write_text(f: &mut fmt::Formatter<'_>, text: &dyn fmt::Display) -> fmt::Result {

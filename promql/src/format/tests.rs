@@ -64,6 +64,7 @@ fn selectors() {
 fn literals() {
     check("1e-7+1e22+5m", "0.0000001 + 10000000000000000000000 + 5m");
     check("Inf * -inf", "+Inf * -Inf");
+    check("-Inf ^ 2 ^ Inf", "-Inf ^ 2 ^ +Inf");
     assert_eq!(parse_expr("nan", &ParseOptions::ALL).unwrap().to_string(), "NaN");
     check("0x10 + 010 + 1_000 - 0", "16 + 8 + 1000 - 0");
     check("-1h30m", "-1h30m");
