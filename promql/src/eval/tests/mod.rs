@@ -1,5 +1,7 @@
 //! The engine as its callers see it, on hand-built trees.
 
+mod consistency;
+
 use skald_model::{Columns, Labels, Matcher};
 
 use super::*;
