@@ -32,13 +32,13 @@ pub enum Dropped {
 
 impl Head {
     /// Up to where the head should be cut now, if anywhere: the end of the newest aligned range that the newest sample has
-    /// left half a range behind, once there is something below it that no cut has begun on. Late samples do not
-    /// cause a cut of their own; they go with the next range.
+    /// left half a range behind, once there is something below it and no cut has been finished there (one that failed
+    /// is due again). Late samples do not cause a cut of their own; they go with the next range.
     pub fn due_cut(&self) -> Option<TimestampMs> {
         let range_ms = self.options.block_range_ms;
         let QueryRange { min, max } = self.time_range()?;
         let end = max.saturating_sub(range_ms / 2).div_euclid(range_ms).saturating_mul(range_ms);
-        (min < end && self.boundary() < end).then_some(end)
+        (min < end && self.view.lock().hidden.up_to < end).then_some(end)
     }
 
     /// Begins a cut of everything older than `up_to` (or than the boundary, if that is higher).

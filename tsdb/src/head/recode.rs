@@ -1,16 +1,11 @@
 //! Chunks from samples and back, for what is not appended in order.
 
-use bytes::Bytes;
-use skald_model::{Columns, HistogramSample, HistogramValue, QueryRange, TimestampMs};
+use skald_model::{Columns, HistogramSample, QueryRange};
 
-use super::sample::{OpenHistogram, SampleValue, TimedSample, either};
+use super::sample::{SampleValue, TimedSample};
 use super::sizing::range_end;
-use crate::chunk::histogram::{Appended, ResetHeader};
-use crate::chunk::xor::{self, XorAppender};
-use crate::chunk::{Chunk, ChunkError, Encoding, histogram};
-
-/// Most samples of a chunk made here.
-const MAX_SAMPLES: u16 = 120;
+use crate::chunk::{Chunk, ChunkError, Encoding, histogram, xor};
+use crate::encode::ChunkEncoder;
 
 /// Appends the samples of a chunk that lie in `range`.
 pub(super) fn decode(
@@ -39,97 +34,21 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// Encodes samples of strictly ascending times into chunks that hold at most 120 samples and never cross a range.
+/// Encodes samples of strictly ascending times into chunks that never cross a range.
 pub(super) fn encode(samples: &[TimedSample], range_ms: i64) -> Vec<Chunk> {
     let mut chunks = Vec::new();
-    let mut open: Option<OpenChunk> = None;
-    for sample in samples {
-        let appended = open.as_mut().is_some_and(|chunk| chunk.append(sample));
-        if !appended {
-            let header = open.as_ref().and_then(|chunk| chunk.header_of_next(sample));
-            chunks.extend(open.take().map(OpenChunk::finish));
-            open = OpenChunk::start(sample, header, range_ms);
-        }
-    }
-    chunks.extend(open.map(OpenChunk::finish));
-    chunks
-}
-
-struct OpenChunk {
-    min_time: TimestampMs,
-    max_time: TimestampMs,
-    end: TimestampMs,
-    kind: OpenKind,
-}
-
-enum OpenKind {
-    Float(XorAppender, Vec<u8>),
-    Histogram(OpenHistogram),
-}
-
-impl OpenChunk {
-    fn start(sample: &TimedSample, header: Option<ResetHeader>, range_ms: i64) -> Option<Self> {
-        let kind = match &sample.value {
-            SampleValue::Float(value) => {
-                let (mut appender, mut bytes) = (XorAppender::new(), Vec::new());
-                appender.append(&mut bytes, sample.time, *value).ok()?;
-                OpenKind::Float(appender, bytes)
-            }
-            SampleValue::Histogram(value) => {
-                let header = header.unwrap_or_else(|| OpenHistogram::first_header(value));
-                OpenKind::Histogram(OpenHistogram::start(sample.time, value, header)?)
-            }
-        };
-        Some(Self { min_time: sample.time, max_time: sample.time, end: range_end(sample.time, range_ms), kind })
-    }
-
-    /// `false` when the sample belongs to another chunk.
-    fn append(&mut self, sample: &TimedSample) -> bool {
-        if sample.time >= self.end {
-            return false;
-        }
-        let appended = match (&mut self.kind, &sample.value) {
-            (OpenKind::Float(appender, bytes), SampleValue::Float(value)) => {
-                appender.num_samples() < MAX_SAMPLES && appender.append(bytes, sample.time, *value).is_ok()
-            }
-            (OpenKind::Histogram(open), SampleValue::Histogram(value)) => {
-                if either!(&*open, appender => appender.num_samples()) >= MAX_SAMPLES {
-                    return false;
+    for of_range in samples.chunk_by(|a, b| range_end(a.time, range_ms) == range_end(b.time, range_ms)) {
+        let mut encoder = ChunkEncoder::default();
+        for sample in of_range {
+            match &sample.value {
+                SampleValue::Float(value) => encoder.push_float(sample.time, *value),
+                SampleValue::Histogram(value) => {
+                    let pushed = encoder.push_histogram(sample.time, value);
+                    debug_assert!(pushed.is_ok(), "histograms are checked before they are accepted");
                 }
-                let outcome = match (open, value) {
-                    (OpenHistogram::Integer(a), HistogramValue::Integer(h)) => a.append(sample.time, h),
-                    (OpenHistogram::Float(a), HistogramValue::Float(h)) => a.append(sample.time, h),
-                    _ => return false,
-                };
-                matches!(outcome, Ok(Appended::InPlace | Appended::Recoded))
             }
-            _ => false,
-        };
-        if appended {
-            self.max_time = sample.time;
         }
-        appended
+        chunks.extend(encoder.finish());
     }
-
-    /// The header of a histogram chunk that follows this one because `sample` did not fit.
-    fn header_of_next(&self, sample: &TimedSample) -> Option<ResetHeader> {
-        match (&self.kind, &sample.value) {
-            (OpenKind::Histogram(OpenHistogram::Integer(a)), SampleValue::Histogram(HistogramValue::Integer(h))) => {
-                Some(a.header_of_next(h))
-            }
-            (OpenKind::Histogram(OpenHistogram::Float(a)), SampleValue::Histogram(HistogramValue::Float(h))) => {
-                Some(a.header_of_next(h))
-            }
-            _ => None,
-        }
-    }
-
-    fn finish(self) -> Chunk {
-        let (encoding, data) = match self.kind {
-            OpenKind::Float(_, bytes) => (Encoding::Xor, bytes),
-            OpenKind::Histogram(OpenHistogram::Integer(appender)) => (Encoding::Histogram, appender.into_bytes()),
-            OpenKind::Histogram(OpenHistogram::Float(appender)) => (Encoding::FloatHistogram, appender.into_bytes()),
-        };
-        Chunk { min_time: self.min_time, max_time: self.max_time, encoding, data: Bytes::from(data) }
-    }
+    chunks
 }
