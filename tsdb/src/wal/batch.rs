@@ -3,7 +3,7 @@
 use skald_model::varint::{put_uvarint, put_varint};
 use skald_model::{Exemplar, HistogramValue, LabelBytes, MetricMetadata, TimestampMs};
 
-use super::frame::{FrameKind, TARGET_PAYLOAD, put_frame};
+use super::frame::{FrameKind, MAX_PAYLOAD, TARGET_PAYLOAD, put_frame};
 use super::{Generation, HeadId, SegmentId, histogram};
 
 /// Bytes a spare batch may keep allocated between commits.
@@ -22,6 +22,8 @@ pub struct WalBatch {
     /// Newest sample, if there is one; with the generation this is what pins a segment.
     pub(super) newest: Option<TimestampMs>,
     pub(super) generation: Generation,
+    /// A payload no reader would accept: the commit fails.
+    pub(super) oversize: bool,
     /// Bytes of series definitions among `bytes`.
     pub(super) definition_bytes: usize,
     floats: FloatColumns,
@@ -62,6 +64,7 @@ impl WalBatch {
         self.open_kind = None;
         self.floats.clear();
         self.newest = None;
+        self.oversize = false;
         self.definition_bytes = 0;
         (self.segment, self.head, self.generation, self.compress) = (segment, head, generation, compress);
     }
@@ -182,6 +185,7 @@ impl WalBatch {
             self.scratch = std::mem::replace(&mut payload, prefixed);
             self.newest = self.newest.max(Some(self.open_newest));
         }
+        self.oversize |= payload.len() > MAX_PAYLOAD;
         let compressed = self.compress && payload.len() >= 128 && self.compress(&payload);
         let framed = if compressed { &self.scratch } else { &payload };
         put_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed);

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::MutexGuard;
 
-use super::frame::{FrameKind, put_frame, segment_header};
+use super::frame::{FrameKind, MAX_PAYLOAD, put_frame, segment_header};
 use super::ledger::{Change, Entry, Ledger, encode_head};
 use super::{CommitError, Durability, Generation, HeadId, Lsn, SegmentId, Wal, WalBatch, WalError, WalStats};
 use crate::disk::DiskFile;
@@ -99,6 +99,10 @@ impl Wal {
     /// Appends the batch; when this returns `Ok`, it survives the process. On an error nothing of it is in the log.
     pub fn commit(&self, batch: &mut WalBatch) -> Result<Lsn, CommitError> {
         batch.finish();
+        if batch.oversize {
+            let text = format!("a record is larger than {MAX_PAYLOAD} bytes");
+            return Err(WalError::from(io::Error::new(io::ErrorKind::InvalidInput, text)).into());
+        }
         let newest = batch.newest.map(|t| (batch.generation, t));
         let definition_bytes = batch.definition_bytes;
         let entry = Entry { head: batch.head, newest, definition_bytes, change: None };

@@ -428,6 +428,19 @@ fn a_full_disk_leaves_nothing_behind_and_needs_no_restart() {
 }
 
 #[test]
+fn what_could_not_be_read_back_is_not_written() {
+    let disk = MemDisk::default();
+    let (wal, ..) = open(&disk, WalOptions::default());
+    let head = wal.define_head(b"t").unwrap();
+    let mut batch = WalBatch::default();
+    wal.begin(&mut batch, head, Generation(0));
+    batch.series(1, LabelBytes::new_unchecked(&vec![7; 17 << 20]));
+    assert!(matches!(wal.commit(&mut batch), Err(CommitError::Wal(WalError::Io(_)))));
+    let lines = commit_floats(&wal, head, 0..2, 1).unwrap();
+    assert_eq!(open(&disk, WalOptions::default()).1.lines, lines);
+}
+
+#[test]
 fn a_crash_keeps_what_was_synced() {
     let disk = MemDisk::default();
     let (wal, ..) = open(&disk, WalOptions { segment_bytes: 300, compress: true });

@@ -2,13 +2,29 @@
 
 use std::sync::atomic::Ordering;
 
-use skald_model::{FloatSample, HistogramSample, LabelBytes, METRIC_NAME, TimestampMs};
+use skald_model::{FloatSample, HistogramSample, HistogramValue, LabelBytes, METRIC_NAME, TimestampMs};
 
 use super::super::page::{Last, Page};
 use super::super::sample::{OpenHistogram, SampleValue};
 use super::super::{Appender, locate};
 use super::{Accepted, AppendError, Newest, RejectReason, RejectedKind, Rejection, Request, SeriesAppend, Touched};
 use crate::postings::SeriesRef;
+
+/// Most buckets, spans and bounds of one histogram together: a bound on what one record takes. Real ones have hundreds.
+const MAX_BUCKETS: usize = 65_536;
+
+fn buckets(value: &HistogramValue) -> usize {
+    match value {
+        HistogramValue::Integer(h) => {
+            let spans = h.positive_spans.len() + h.negative_spans.len();
+            h.positive_deltas.len() + h.negative_deltas.len() + h.custom_values.len() + spans
+        }
+        HistogramValue::Float(h) => {
+            let spans = h.positive_spans.len() + h.negative_spans.len();
+            h.positive_buckets.len() + h.negative_buckets.len() + h.custom_values.len() + spans
+        }
+    }
+}
 
 enum Verdict {
     InOrder,
@@ -204,7 +220,9 @@ impl<'a> Request<'a, '_> {
         let time = sample.timestamp;
         let slot = self.touched[at].slot;
         let value = &sample.value;
-        if OpenHistogram::start(time, value, OpenHistogram::first_header(value)).is_none() {
+        let fits = buckets(value) <= MAX_BUCKETS
+            && OpenHistogram::start(time, value, OpenHistogram::first_header(value)).is_some();
+        if !fits {
             self.reject(RejectedKind::Sample, RejectReason::InvalidHistogram, 1, number, time);
             return;
         }

@@ -109,7 +109,7 @@ pub enum RejectReason {
     SeriesLimit,
     /// The metric has as many series as it may.
     SeriesPerMetricLimit,
-    /// A histogram whose spans do not fit its buckets.
+    /// A histogram whose spans do not fit its buckets, or with thousands of them.
     InvalidHistogram,
     /// An exemplar of a series that does not exist.
     ExemplarSeriesMissing,
