@@ -26,11 +26,16 @@ fn fail<T>(text: impl Into<String>) -> Result<T, OpenError> {
 
 /// Makes the bucket that `config` describes. Contacts nobody, except that a local directory is created.
 ///
-/// `data_dir` is where the directory lies when `config` does not name one. TLS uses the process' default provider.
+/// `data_dir` is where the directory lies when `config` does not name one. For the other kinds the process gets a TLS
+/// provider, unless it has chosen one before.
 pub fn open(config: &Config, data_dir: &Path, disk: &dyn Disk) -> Result<ObjectStoreBucket, OpenError> {
     let prefix = config.storage_prefix.as_str();
     if !prefix.is_empty() && !valid_key(prefix) {
         return fail(format!("blocks_storage.storage_prefix: {prefix:?} is not a valid prefix"));
+    }
+    if config.backend != Backend::Filesystem {
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
     }
     match config.backend {
         Backend::Filesystem => open_directory(config, data_dir, disk),

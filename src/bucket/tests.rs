@@ -12,7 +12,7 @@ use skald_tsdb::disk::{Disk, MemDisk, RealDisk};
 use tokio::task::AbortHandle;
 
 use self::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use super::config::{Backend, Config};
+use super::config::{Backend, BucketLookup, Config};
 use super::conformance::conformance;
 use super::mem::Fault;
 use super::*;
@@ -39,7 +39,6 @@ impl Drop for RunningS3 {
 }
 
 pub(crate) async fn start_s3() -> RunningS3 {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::bind(dir.path(), "127.0.0.1:0").await.unwrap();
     let mut config = Config { backend: Backend::S3, max_retries: 1, ..Config::default() };
@@ -148,6 +147,46 @@ fn impossible_settings_name_themselves() {
             c.s3.endpoint = "http://minio:9000".into();
         },
         "blocks_storage.s3.insecure",
+    );
+}
+
+#[test]
+fn every_kind_of_store_opens_without_contact() {
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Config), name: &str) {
+        let mut config = Config::default();
+        change(&mut config);
+        assert_eq!(open(&config, Path::new("/data"), &MemDisk::default()).unwrap().name(), name);
+    }
+    check(
+        |c| {
+            c.backend = Backend::S3;
+            c.s3.bucket_name = "metrics".into();
+            c.s3.region = "eu-central-1".into();
+            c.s3.endpoint = "https://minio:9000/".into();
+            c.s3.bucket_lookup_type = BucketLookup::VirtualHosted;
+        },
+        "s3://metrics",
+    );
+    check(
+        |c| {
+            c.backend = Backend::Gcs;
+            c.gcs.bucket_name = "metrics".into();
+            c.gcs.service_account = Secret::new(
+                r#"{"gcs_base_url": "https://localhost:1", "disable_oauth": true, "client_email": "", "private_key": "",
+                    "private_key_id": ""}"#,
+            );
+        },
+        "gs://metrics",
+    );
+    check(
+        |c| {
+            c.backend = Backend::Azure;
+            c.azure.container_name = "metrics".into();
+            c.azure.account_name = "skald".into();
+            c.azure.account_key = Secret::new("c2VjcmV0");
+        },
+        "azure://skald/metrics",
     );
 }
 
