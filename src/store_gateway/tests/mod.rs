@@ -3,6 +3,7 @@
 mod faults;
 mod golden;
 mod queries;
+mod wire;
 mod written;
 
 use std::path::{Path, PathBuf};
