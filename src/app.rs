@@ -213,6 +213,8 @@ impl App {
             let (bucket, clock) = (storage.bucket.clone(), self.runtime.clock.clone());
             let compactor =
                 Compactor::new(bucket, clock, self.config.compactor.clone(), owns, &mut self.registry.write());
+            let compactor = Arc::new(compactor);
+            self.http = std::mem::take(&mut self.http).merge(compactor::routes(compactor.clone()));
             self.spawn_loop("compactor", async move { compactor.run().await });
         }
         self.start_nothing("compactor").await

@@ -2,7 +2,7 @@
 //!
 //! A request names the blocks it wants. [`service`] opens them ([`blocks`], [`opening`]): of a block's index only the symbols
 //! and postings offsets are kept at hand, on disk, and a little of them in memory. For a select, [`select`] runs one reader per
-//! block ([`reading`]: postings, entries, chunks) and merges their series ([`overlap`]). Every range of an object comes through
+//! block ([`reading`]: postings, entries, chunks) and merges their series. Every range of an object comes through
 //! [`pages`], which caches and joins requests. [`upkeep`] closes what is idle and removes what is gone.
 //!
 //! Everything on this machine is a cache: a gateway may start empty, and damaged files are made anew. Absent on purpose:
@@ -17,7 +17,6 @@ mod facts;
 pub mod grpc;
 mod metrics;
 mod opening;
-mod overlap;
 mod pages;
 mod query;
 mod reading;

@@ -8,16 +8,16 @@ use futures::StreamExt;
 use futures::stream;
 use skald_model::{Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
+use skald_tsdb::block::join_parts;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use ulid::Ulid;
 
 use super::block::{OpenBlock, ReadError};
 use super::client::{BlocksBatch, BlocksStream};
-use super::overlap;
 use super::pages::PageCount;
 use super::reading::{IndexedSeries, Reading, Wanted};
-use crate::error::ServiceError;
+use crate::error::{ErrorKind, ServiceError};
 use crate::select::{BATCH_BYTES, SelectRequest};
 
 /// Bytes of chunks that all readers of one query together aim to have at hand, besides one batch under way each.
@@ -207,14 +207,21 @@ impl Merge {
         }
         let Some(first) = self.heads.pop() else { return Ok(None) };
         self.wanted.push(first.source);
-        let mut same = vec![first.series];
+        let mut parts = vec![first.series];
         while let Some(next) = self.heads.peek()
-            && next.series.labels == same[0].labels
+            && next.series.labels == parts[0].labels
             && let Some(next) = self.heads.pop()
         {
             self.wanted.push(next.source);
-            same.push(next.series);
+            parts.push(next.series);
         }
-        overlap::join(same).map(Some)
+        if parts.len() == 1 {
+            return Ok(parts.pop());
+        }
+        let labels = parts[0].labels.clone();
+        join_parts(parts).map_err(|error| {
+            let message = format!("a chunk of series {labels} cannot be read: {error}");
+            ServiceError::new(ErrorKind::Internal, "block-damaged", message)
+        })
     }
 }
