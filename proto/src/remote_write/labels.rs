@@ -76,6 +76,8 @@ static LEGACY: [bool; 256] = {
 pub(super) struct RawLabel<'a> {
     pub(super) name: &'a [u8],
     pub(super) value: &'a [u8],
+    /// The whole field when it is what [`LabelBytes::encode`] makes of name and value, else empty.
+    encoded: &'a [u8],
 }
 
 /// Names of the last series, up to the first that differed from the series before: ascending, and known to be legacy or
@@ -92,7 +94,7 @@ impl<'a> NameMemo<'a> {
     #[inline]
     fn check(&mut self, i: usize, name: &'a [u8]) -> Option<bool> {
         if let Some((known, legacy)) = self.names.get(i)
-            && *known == name
+            && same(known, name)
         {
             return Some(*legacy);
         }
@@ -111,6 +113,22 @@ impl<'a> NameMemo<'a> {
     }
 }
 
+/// Equality of short texts, without the call that comparing slices of unknown length compiles to.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    #[inline]
+    fn ends<const N: usize>(a: &[u8], b: &[u8]) -> bool {
+        a.first_chunk::<N>() == b.first_chunk::<N>() && a.last_chunk::<N>() == b.last_chunk::<N>()
+    }
+    a.len() == b.len()
+        && match a.len() {
+            8..=16 => ends::<8>(a, b),
+            4..=7 => ends::<4>(a, b),
+            2..=3 => ends::<2>(a, b),
+            _ => a == b,
+        }
+}
+
 /// Passes over the labels at the start of a `TimeSeries`, if they are canonical. Leaves `series` behind the last label.
 /// `None` when they are not; `series` is then where it was.
 ///
@@ -122,27 +140,30 @@ pub(super) fn canonical<'a>(series: &mut Reader<'a>, memo: &mut NameMemo<'a>) ->
     let mut at = start;
     let mut shape = LabelShape::EMPTY;
     while bytes.get(at) == Some(&0x0A) {
-        let label = canonical_label(bytes, &mut at)?;
-        let legacy = memo.check(shape.count as usize, label.name)?;
-        shape.add(label.name, label.value, legacy);
+        let (name, value) = canonical_label(bytes, &mut at)?;
+        let legacy = memo.check(shape.count as usize, name)?;
+        shape.add(name, value, legacy);
     }
     let encoded = &bytes[start..at];
-    if !encoded.is_ascii() && !is_utf8(LabelBytes::new_unchecked(encoded), shape.count) {
+    if !encoded.is_ascii() && !is_utf8(encoded, shape.count) {
         return None;
     }
     series.seek(at);
     Some(shape)
 }
 
+/// Name and value of a label.
+type NameValue<'a> = (&'a [u8], &'a [u8]);
+
 /// A label at `at` with both fields in order, minimal varints, and neither part empty.
 #[inline]
-fn canonical_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<RawLabel<'a>> {
+fn canonical_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<NameValue<'a>> {
     short_label(bytes, at).or_else(|| long_label(bytes, at))
 }
 
 /// [`canonical_label`] when all lengths are below 128.
 #[inline]
-fn short_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<RawLabel<'a>> {
+fn short_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<NameValue<'a>> {
     let &[_, label_len, 0x0A, name_len] = bytes.get(*at..)?.first_chunk::<4>()? else { return None };
     let name_end = *at + 4 + name_len as usize;
     let label_end = *at + 2 + label_len as usize;
@@ -154,12 +175,12 @@ fn short_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<RawLabel<'a>> {
     }
     let value = bytes.get(name_end + 2..label_end)?;
     *at = label_end;
-    Some(RawLabel { name, value })
+    Some((name, value))
 }
 
 /// [`canonical_label`] with lengths of any size.
 #[cold]
-fn long_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<RawLabel<'a>> {
+fn long_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<NameValue<'a>> {
     let mut reader = *at + 1;
     let label_len = minimal_varint(bytes, &mut reader)?;
     let end = reader.checked_add(label_len).filter(|end| *end <= bytes.len())?;
@@ -169,7 +190,7 @@ fn long_label<'a>(bytes: &'a [u8], at: &mut usize) -> Option<RawLabel<'a>> {
         return None;
     }
     *at = end;
-    Some(RawLabel { name, value })
+    Some((name, value))
 }
 
 fn canonical_field<'a>(bytes: &'a [u8], at: &mut usize, tag: u8) -> Option<&'a [u8]> {
@@ -193,13 +214,23 @@ fn minimal_varint(bytes: &[u8], at: &mut usize) -> Option<usize> {
     usize::try_from(value).ok()
 }
 
-fn is_utf8(labels: LabelBytes<'_>, count: u32) -> bool {
-    // The walk checks each name and value and ends at the first that is not UTF-8.
-    labels.iter().count() == count as usize
+/// Whether every name and value of encoded labels is UTF-8.
+fn is_utf8(encoded: &[u8], count: u32) -> bool {
+    // Each text stands between two ASCII bytes (a length's last byte before, a tag or the end behind), so that all of
+    // them are UTF-8 when the whole is. Lengths of two bytes may spoil the whole; then each text is checked by itself: the
+    // walk ends at the first that is not UTF-8.
+    std::str::from_utf8(encoded).is_ok() || LabelBytes::new_unchecked(encoded).iter().count() == count as usize
 }
 
-/// Reads one `Label` message as any encoder may write it.
-pub(super) fn any_label<'a>(mut label: Reader<'a>) -> Result<RawLabel<'a>, DecodeError> {
+/// Reads one label, whose field begins at `start` and whose message is `label`, as any encoder may write it.
+pub(super) fn any_label<'a>(start: usize, mut label: Reader<'a>) -> Result<RawLabel<'a>, DecodeError> {
+    let bytes = label.bytes();
+    let mut end = start;
+    if bytes[start] == 0x0A
+        && let Some((name, value)) = canonical_label(bytes, &mut end)
+    {
+        return Ok(RawLabel { name, value, encoded: &bytes[start..end] });
+    }
     let mut raw = RawLabel::default();
     while let Some(tag) = label.tag()? {
         match tag {
@@ -211,31 +242,79 @@ pub(super) fn any_label<'a>(mut label: Reader<'a>) -> Result<RawLabel<'a>, Decod
     Ok(raw)
 }
 
-/// Sorts labels, none of them without a value, by name, and checks what [`LabelBytes`] promises.
-pub(super) fn make_canonical(labels: &mut [RawLabel<'_>]) -> Result<(), Defect> {
-    labels.sort_by_key(|label| label.name);
-    for (i, label) in labels.iter().enumerate() {
-        if label.name.is_empty() {
-            return Err(Defect::EmptyLabelName);
-        }
-        if std::str::from_utf8(label.name).is_err() {
-            return Err(Defect::LabelNameNotUtf8);
-        }
-        if std::str::from_utf8(label.value).is_err() {
-            return Err(Defect::LabelValueNotUtf8);
-        }
-        if i > 0 && labels[i - 1].name == label.name {
-            return Err(Defect::DuplicateLabelName);
-        }
-    }
-    Ok(())
+/// Sorts labels and checks them, remembering the order: a sender that does not sort mostly has the same order of names in
+/// neighbouring series.
+#[derive(Default)]
+pub(super) struct NameOrder<'a> {
+    /// Names as last sent, known to be what [`LabelBytes`] promises of them.
+    names: Vec<&'a [u8]>,
+    /// Positions in `names`, ascending by name, and whether it is a legacy name.
+    order: Vec<(u32, bool)>,
 }
 
-/// Labels of [`make_canonical`] as text, pair by pair.
-pub(super) fn as_text<'a>(labels: &'a [RawLabel<'a>]) -> impl Iterator<Item = (&'a str, &'a str)> {
-    labels.iter().map(|label| {
-        // Checked by `make_canonical`; the cheap fallback keeps this free of panics.
-        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
-        (text(label.name), text(label.value))
-    })
+impl<'a> NameOrder<'a> {
+    /// Walks labels, none of them without a value, in the order of their names. An error says what [`LabelBytes`] promises
+    /// and they do not keep.
+    pub(super) fn arrange<'l>(
+        &mut self,
+        labels: &'l [RawLabel<'a>],
+    ) -> Result<impl Iterator<Item = (&'l RawLabel<'a>, bool)>, Defect> {
+        let known = self.names.len() == labels.len() && self.names.iter().zip(labels).all(|(n, l)| same(n, l.name));
+        if !known && let Err(defect) = self.learn(labels) {
+            *self = Self::default();
+            return Err(defect);
+        }
+        if !labels.iter().all(|label| label.value.is_ascii() || std::str::from_utf8(label.value).is_ok()) {
+            return Err(Defect::LabelValueNotUtf8);
+        }
+        Ok(self.order.iter().map(|(position, legacy)| (&labels[*position as usize], *legacy)))
+    }
+
+    fn learn(&mut self, labels: &[RawLabel<'a>]) -> Result<(), Defect> {
+        self.names.clear();
+        self.order.clear();
+        for (position, label) in labels.iter().enumerate() {
+            if label.name.is_empty() {
+                return Err(Defect::EmptyLabelName);
+            }
+            if std::str::from_utf8(label.name).is_err() {
+                return Err(Defect::LabelNameNotUtf8);
+            }
+            self.order.push((position as u32, is_legacy_label_name(label.name)));
+        }
+        self.order.sort_unstable_by_key(|(position, _)| labels[*position as usize].name);
+        let name = |(position, _): &(u32, bool)| labels[*position as usize].name;
+        if self.order.windows(2).any(|pair| name(&pair[0]) == name(&pair[1])) {
+            return Err(Defect::DuplicateLabelName);
+        }
+        self.names.extend(labels.iter().map(|label| label.name));
+        Ok(())
+    }
+}
+
+/// Appends arranged labels as [`LabelBytes`].
+pub(super) fn encode<'l, 'a: 'l>(
+    arranged: impl Iterator<Item = (&'l RawLabel<'a>, bool)>,
+    out: &mut Vec<u8>,
+) -> LabelShape {
+    let mut shape = LabelShape::EMPTY;
+    for (label, legacy) in arranged {
+        shape.add(label.name, label.value, legacy);
+        if label.encoded.is_empty() {
+            let (name, value) = label.text();
+            LabelBytes::encode(out, name, value);
+        } else {
+            out.extend_from_slice(label.encoded);
+        }
+    }
+    shape
+}
+
+impl<'a> RawLabel<'a> {
+    /// Name and value of a label that has been arranged.
+    pub(super) fn text(&self) -> (&'a str, &'a str) {
+        // Checked by `arrange`; the cheap fallback keeps this free of panics.
+        let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).unwrap_or_default();
+        (text(self.name), text(self.value))
+    }
 }

@@ -2,7 +2,7 @@
 
 use skald_model::{Exemplar, FloatSample, LabelBytes, Labels, MetricMetadata, MetricType};
 
-use super::labels::{self, LabelShape, NameMemo, RawLabel};
+use super::labels::{self, LabelShape, NameMemo, NameOrder, RawLabel};
 use super::wire::{Reader, Wire, tag};
 use super::{DecodeError, Defect, RawLabels, Received, Rejected, histogram};
 use crate::write_batch::{LabelSlice, LabelSource, SeriesEntry, WriteBatch};
@@ -51,6 +51,8 @@ pub(super) fn decode(
         on_reject,
         memo: NameMemo::default(),
         scratch: Vec::new(),
+        series_order: NameOrder::default(),
+        exemplar_order: NameOrder::default(),
         budget: limit,
     };
     let mut request = Reader::new(message);
@@ -74,6 +76,9 @@ struct Walk<'a, 'out> {
     memo: NameMemo<'a>,
     /// Labels of the series or exemplar at hand, when they are not canonical.
     scratch: Vec<RawLabel<'a>>,
+    /// Order of the label names of the last such series, and exemplar.
+    series_order: NameOrder<'a>,
+    exemplar_order: NameOrder<'a>,
     /// Bytes that may still be allocated for parts with a fixed size far above their encoding's.
     budget: usize,
 }
@@ -172,18 +177,16 @@ impl<'a> Walk<'a, '_> {
     #[cold]
     fn rebuild_labels(&mut self, series: Reader<'a>) -> Result<Result<(LabelSlice, LabelShape), Defect>, DecodeError> {
         self.collect_labels(series, SERIES_LABEL, SERIES_FIELDS)?;
-        if let Err(defect) = labels::make_canonical(&mut self.scratch) {
-            return Ok(Err(defect));
-        }
         if self.scratch.is_empty() {
             return Ok(Err(Defect::NoLabels));
         }
+        let arranged = match self.series_order.arrange(&self.scratch) {
+            Ok(arranged) => arranged,
+            Err(defect) => return Ok(Err(defect)),
+        };
         let rebuilt = &mut self.batch.rebuilt;
         let start = rebuilt.len();
-        for (name, value) in labels::as_text(&self.scratch) {
-            LabelBytes::encode(rebuilt, name, value);
-        }
-        let shape = LabelShape::of(LabelBytes::new_unchecked(&rebuilt[start..]));
+        let shape = labels::encode(arranged, rebuilt);
         let slice = LabelSlice { source: LabelSource::Rebuilt, start: start as u32, end: rebuilt.len() as u32 };
         Ok(Ok((slice, shape)))
     }
@@ -191,9 +194,11 @@ impl<'a> Walk<'a, '_> {
     /// Fills `scratch` with the labels of a message that have a value, wherever in it they stand.
     fn collect_labels(&mut self, mut message: Reader<'a>, label: u32, fields: u32) -> Result<(), DecodeError> {
         self.scratch.clear();
-        while let Some(tag) = message.tag()? {
+        loop {
+            let start = message.at();
+            let Some(tag) = message.tag()? else { return Ok(()) };
             if tag == label {
-                let label = labels::any_label(message.message()?)?;
+                let label = labels::any_label(start, message.message()?)?;
                 if !label.value.is_empty() {
                     self.scratch.push(label);
                 }
@@ -202,7 +207,6 @@ impl<'a> Walk<'a, '_> {
                 message.skip(tag, fields & 1 << (label >> 3))?;
             }
         }
-        Ok(())
     }
 
     fn reject_series(&mut self, defect: Defect, mark: Mark) {
@@ -234,17 +238,19 @@ impl<'a> Walk<'a, '_> {
             }
         }
         self.collect_labels(message, EXEMPLAR_LABEL, EXEMPLAR_FIELDS)?;
-        let defect = match labels::make_canonical(&mut self.scratch) {
-            Ok(()) if self.scratch.is_empty() => Some(Defect::ExemplarWithoutLabels),
-            Ok(()) => None,
-            Err(_) => Some(Defect::ExemplarLabelsInvalid),
+        let labels = match self.exemplar_order.arrange(&self.scratch) {
+            _ if self.scratch.is_empty() => Err(Defect::ExemplarWithoutLabels),
+            Ok(arranged) => Ok(Labels::from_sorted(arranged.map(|(label, _)| label.text()))),
+            Err(_) => Err(Defect::ExemplarLabelsInvalid),
         };
-        if let Some(defect) = defect {
-            let labels = RawLabels(&self.scratch);
-            (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 1, metadata: 0 });
-            return Ok(true);
-        }
-        let labels = Labels::from_sorted(labels::as_text(&self.scratch));
+        let labels = match labels {
+            Ok(labels) => labels,
+            Err(defect) => {
+                let labels = RawLabels(&self.scratch);
+                (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 1, metadata: 0 });
+                return Ok(true);
+            }
+        };
         if !self.charge(size_of::<Exemplar>() + 48 + labels.as_bytes().len()) {
             return Ok(false);
         }

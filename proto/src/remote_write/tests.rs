@@ -150,11 +150,26 @@ fn impossible_labels_cost_their_series_only() {
     check_defect(series(&[("a", "1"), ("b", "2"), ("a", "1")]), Defect::DuplicateLabelName);
     check_defect(Message::default().msg(1, label([b'a', 0xFF], "x")), Defect::LabelNameNotUtf8);
     check_defect(Message::default().msg(1, label("a", [0xC3])), Defect::LabelValueNotUtf8);
-    // A sequence that is valid only across the border of two labels' bytes.
+    // Halves of one sequence in two texts.
     check_defect(
-        Message::default().msg(1, label("a", [0xE2, 0x82])).msg(1, label([0xAC], "x")),
+        Message::default().msg(1, label("a", [0xE2, 0x82])).msg(1, label("b", [0xAC])),
         Defect::LabelValueNotUtf8,
     );
+}
+
+/// What is remembered of one series' or exemplar's names must not decide about the next one's.
+#[test]
+fn the_memo_of_an_order_does_not_outlive_a_defect() {
+    let exemplar = |names: &[&str]| names.iter().fold(Message::default(), |e, name| e.msg(1, label(name, "x")));
+    let exemplars = [&["b", "a"][..], &["c", "", "d"], &[], &["b", "a"], &["b", "b"], &[], &["a", "b"], &["b", "a"]];
+    let series = exemplars.iter().fold(series(&[("b", "1"), ("a", "2")]), |s, names| s.msg(3, exemplar(names)));
+    let outcome = decode(Message::default().msg(1, series));
+    let batch = &outcome.received.batch;
+    let kept: Vec<_> = batch.exemplars(0).iter().map(|exemplar| exemplar.labels.to_string()).collect();
+    assert_eq!(kept, [r#"{a="x", b="x"}"#; 4]);
+    let defects: Vec<_> = outcome.rejected.iter().map(|rejected| rejected.0).collect();
+    let (invalid, without) = (Defect::ExemplarLabelsInvalid, Defect::ExemplarWithoutLabels);
+    assert_eq!(defects, [invalid, without, invalid, without]);
 }
 
 #[test]
@@ -511,8 +526,14 @@ fn damaged_requests_never_break_a_promise() {
         .msg(3, exemplar)
         .msg(4, histogram);
     let metadata = Message::default().varint(1, 1).bytes(2, "metric").bytes(4, "help");
-    let valid = Message::default().msg(1, full.clone()).msg(3, metadata).msg(1, full);
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let exemplars = [&[("b", "1"), ("a", "2")][..], &[("b", "1")], &[("b", "3"), ("a", "4")]];
+    let unsorted = series(&[("job", "x"), ("__name__", "metric"), ("a", "ä")]).msg(2, sample(1, 1.0));
+    let unsorted = exemplars.iter().fold(unsorted, |s, labels| s.msg(3, series(labels)));
+    let valid = Message::default().msg(1, full.clone()).msg(1, unsorted.clone()).msg(3, metadata);
+    let valid = valid.msg(1, unsorted).msg(1, full);
+    let config = ProptestConfig::with_cases(2000);
+    let rng = proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm);
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(config, rng);
     let damage = proptest::collection::vec((0..valid.0.len(), any::<u8>(), 0..4u8), 1..4);
     let decoded = std::cell::Cell::new(0);
     runner
