@@ -1,6 +1,6 @@
 //! Postings: sorted lists of series, and how matchers become operations on them.
 //!
-//! [`set`] holds the operations on sorted lists, [`plan`] turns matchers into a plan over a [`PostingsSource`] (a head,
+//! [`set`] holds the operations on sorted lists, [`plan()`] turns matchers into a plan over a [`PostingsSource`] (a head,
 //! a block's header) and evaluates it once the lists it names are at hand. Absent on purpose: any knowledge of where
 //! lists lie and how they are coded; the source's `List` says that.
 
