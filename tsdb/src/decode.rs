@@ -50,13 +50,24 @@ pub(crate) fn for_each_run(
     Ok(())
 }
 
-/// Appends one chunk's samples that lie in `range`.
+/// Appends one chunk's samples that lie in `range`. A chunk with samples outside its own times is damaged: whoever relied
+/// on them would put samples in the wrong order.
 fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
-    match chunk.encoding {
-        Encoding::Xor => xor::decode(&chunk.data, range, out),
-        Encoding::Xor2 => xor2::decode(&chunk.data, range, out),
-        Encoding::Histogram | Encoding::FloatHistogram => histogram::decode(chunk.encoding, &chunk.data, range, out),
-    }
+    let times = match chunk.encoding {
+        Encoding::Xor | Encoding::Xor2 => {
+            let before = out.float_timestamps.len();
+            let decode = if chunk.encoding == Encoding::Xor { xor::decode } else { xor2::decode };
+            decode(&chunk.data, range, out)?;
+            &out.float_timestamps[before..]
+        }
+        Encoding::Histogram | Encoding::FloatHistogram => {
+            let before = out.histogram_timestamps.len();
+            histogram::decode(chunk.encoding, &chunk.data, range, out)?;
+            &out.histogram_timestamps[before..]
+        }
+    };
+    let inside = |time: Option<&TimestampMs>| time.is_none_or(|t| (chunk.min_time..=chunk.max_time).contains(t));
+    if inside(times.first()) && inside(times.last()) { Ok(()) } else { Err(ChunkError::Malformed("time")) }
 }
 
 /// Up to so many overlapping float chunks are merged one after the other, which takes a pass each; more are sorted.
@@ -270,5 +281,10 @@ mod tests {
         let mut broken = chunk(&[(10, 1.0), (30, 2.0)]);
         broken.data = broken.data.slice(..5);
         assert!(decode_series(&[broken], QueryRange::ALL, &mut Columns::default()).is_err());
+
+        let lies = [Chunk { max_time: 20, ..chunk(&[(10, 1.0), (30, 2.0)]) }, chunk(&[(25, 1.0)])];
+        assert_eq!(decode_series(&lies, QueryRange::ALL, &mut Columns::default()), Err(ChunkError::Malformed("time")));
+        let lies = [Chunk { min_time: 20, ..chunk(&[(10, 1.0), (30, 2.0)]) }];
+        assert_eq!(decode_series(&lies, QueryRange::ALL, &mut Columns::default()), Err(ChunkError::Malformed("time")));
     }
 }

@@ -58,7 +58,10 @@ fn decode_samples(bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<
         if index > 0 && reader.time < before {
             return Err(ChunkError::OutOfOrder);
         }
-        if range.contains(reader.time) && (index == 0 || reader.time > before) {
+        if reader.time > range.max {
+            break;
+        }
+        if reader.time >= range.min && (index == 0 || reader.time > before) {
             out.push_float(reader.time, f64::from_bits(value));
         }
     }

@@ -274,6 +274,8 @@ where
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn integer_series_round_trip(samples in series()) {
         check_series::<Integer>(&samples)?;

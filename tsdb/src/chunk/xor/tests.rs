@@ -70,6 +70,8 @@ pub(crate) fn samples() -> impl Strategy<Value = Samples> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn round_trips_bit_by_bit(samples in samples()) {
         if samples.is_empty() {
