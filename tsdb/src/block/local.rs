@@ -27,8 +27,12 @@ const SERIES_BATCH: usize = 256;
 const ENTRY_ESTIMATE: u64 = 512;
 /// Room for the last chunk of a series; a longer one is read again.
 const CHUNK_ESTIMATE: u64 = 2 << 10;
-/// How reads of entries and of a series' chunks are joined.
-const JOIN: Coalesce = Coalesce { max_gap: 4 << 10, max_len: 1 << 20 };
+/// How reads of entries are joined.
+const JOIN_ENTRIES: Coalesce = Coalesce { max_gap: 4 << 10, max_len: 1 << 20 };
+/// How reads of chunks are joined. A chunk holds on to the whole read, so gaps cost memory.
+const JOIN_CHUNKS: Coalesce = Coalesce { max_gap: 256, max_len: 256 << 10 };
+/// Bytes of chunks that are read ahead.
+const CHUNKS_BATCH: u64 = 256 << 10;
 
 /// A block in a local directory, open for reading.
 ///
@@ -139,7 +143,8 @@ impl LocalBlock {
     /// The series that satisfy `matchers` and have a chunk that may hold a sample in `range`, in label order.
     pub fn select(self: &Arc<Self>, matchers: &[Matcher], range: QueryRange) -> Result<LocalSelect, BlockError> {
         let series = self.find(matchers)?;
-        Ok(LocalSelect { block: self.clone(), series, range, next: 0, batch: Vec::new().into_iter(), failed: false })
+        let (batch, ready) = (Vec::new().into_iter(), Vec::new().into_iter());
+        Ok(LocalSelect { block: self.clone(), series, range, next: 0, batch, ready, failed: false })
     }
 
     /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
@@ -236,7 +241,7 @@ impl LocalBlock {
         let mut entry = SeriesEntry::default();
         for batch in series.chunks(SERIES_BATCH) {
             let ranges = batch.iter().map(|&series| series_range(series, ENTRY_ESTIMATE, end));
-            for fetch in JOIN.join(ranges) {
+            for fetch in JOIN_ENTRIES.join(ranges) {
                 let bytes = self.index.read(fetch.range.clone())?;
                 for &series in &batch[fetch.items] {
                     let offset = super::series_offset(series);
@@ -249,24 +254,45 @@ impl LocalBlock {
         Ok(())
     }
 
-    /// Reads chunks of one series.
-    pub(super) fn chunks(&self, metas: &[ChunkMeta]) -> Result<Vec<Chunk>, BlockError> {
-        let mut chunks = Vec::with_capacity(metas.len());
-        for run in metas.chunk_by(|a, b| a.reference.segment() == b.reference.segment()) {
-            let number = run[0].reference.segment();
+    /// Reads chunks whose places ascend.
+    pub(super) fn chunks(&self, wanted: &[WantedChunk]) -> Result<Vec<Chunk>, BlockError> {
+        let mut chunks = Vec::with_capacity(wanted.len());
+        for run in wanted.chunk_by(|a, b| a.meta.reference.segment() == b.meta.reference.segment()) {
+            let number = run[0].meta.reference.segment();
             let segment = self.segments.get(number as usize).ok_or_else(|| {
                 BlockError::damaged(BlockFile::Segment(number), 0, "the index names a segment that does not exist")
             })?;
-            for fetch in JOIN.join((0..run.len()).map(|i| chunk_range(run, i, CHUNK_ESTIMATE))) {
+            for fetch in JOIN_CHUNKS.join(run.iter().map(|chunk| chunk.bytes.clone())) {
                 let bytes = segment.read(fetch.range.clone())?;
-                for meta in &run[fetch.items] {
-                    let offset = u64::from(meta.reference.offset());
-                    let from = bytes.len().min((offset - fetch.range.start) as usize);
-                    chunks.push(segment.parse(offset, bytes.slice(from..), |bytes| parse_chunk(meta, bytes))?);
+                for WantedChunk { meta, bytes: range } in &run[fetch.items] {
+                    let from = bytes.len().min((range.start - fetch.range.start) as usize);
+                    chunks.push(segment.parse(range.start, bytes.slice(from..), |bytes| parse_chunk(meta, bytes))?);
                 }
             }
         }
         Ok(chunks)
+    }
+}
+
+/// A chunk, and the bytes of its segment that most likely hold it.
+pub(super) struct WantedChunk {
+    meta: ChunkMeta,
+    bytes: Range<u64>,
+}
+
+impl WantedChunk {
+    /// The chunks of one series.
+    pub(super) fn of_series(chunks: &[ChunkMeta]) -> impl Iterator<Item = Self> {
+        let want = |i| Self { meta: chunks[i], bytes: chunk_range(chunks, i, CHUNK_ESTIMATE) };
+        (0..chunks.len()).map(want)
+    }
+
+    /// Ends the bytes where the chunk of another series begins, if that is nearer.
+    fn end_before(&mut self, next: &Self) {
+        let (mine, its) = (self.meta.reference, next.meta.reference);
+        if its > mine && its.segment() == mine.segment() {
+            self.bytes.end = self.bytes.end.min(next.bytes.start);
+        }
     }
 }
 
@@ -277,7 +303,9 @@ pub struct LocalSelect {
     range: QueryRange,
     /// Index of the first series whose entry is not read yet.
     next: usize,
+    /// Series whose chunks are not read yet.
     batch: std::vec::IntoIter<Found>,
+    ready: std::vec::IntoIter<SeriesChunks>,
     failed: bool,
 }
 
@@ -312,17 +340,44 @@ impl LocalSelect {
         Ok(())
     }
 
+    /// Reads the chunks of the next series of the batch, about [`CHUNKS_BATCH`] bytes of them.
+    fn read_chunks(&mut self) -> Result<(), BlockError> {
+        let mut wanted: Vec<WantedChunk> = Vec::new();
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        while bytes < CHUNKS_BATCH
+            && let Some(series) = self.batch.next()
+        {
+            for chunk in WantedChunk::of_series(&series.chunks) {
+                if let Some(last) = wanted.last_mut() {
+                    last.end_before(&chunk);
+                }
+                bytes += chunk.bytes.end - chunk.bytes.start;
+                wanted.push(chunk);
+            }
+            found.push(series);
+        }
+        let mut chunks = self.block.chunks(&wanted)?.into_iter();
+        let with_chunks = |Found { labels, chunks: metas, mut hidden }| {
+            hidden.retain(|range: &QueryRange| metas.iter().any(|chunk: &ChunkMeta| chunk.overlaps(*range)));
+            SeriesChunks { labels, chunks: chunks.by_ref().take(metas.len()).collect(), deleted: hidden }
+        };
+        self.ready = found.into_iter().map(with_chunks).collect::<Vec<_>>().into_iter();
+        Ok(())
+    }
+
     fn try_next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
         loop {
-            if let Some(Found { labels, chunks, mut hidden }) = self.batch.next() {
-                let read = self.block.chunks(&chunks)?;
-                hidden.retain(|range| chunks.iter().any(|chunk| chunk.overlaps(*range)));
-                return Ok(Some(SeriesChunks { labels, chunks: read, deleted: hidden }));
+            if let Some(series) = self.ready.next() {
+                return Ok(Some(series));
             }
-            if self.next == self.series.len() {
+            if !self.batch.as_slice().is_empty() {
+                self.read_chunks()?;
+            } else if self.next < self.series.len() {
+                self.fill()?;
+            } else {
                 return Ok(None);
             }
-            self.fill()?;
         }
     }
 }

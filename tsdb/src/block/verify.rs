@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use skald_model::{Columns, Labels, QueryRange};
 
+use super::local::WantedChunk;
 use super::{BlockError, BlockFile, BlockMeta, BlockStats, ChunkMeta, ChunkRef, LocalBlock, SeriesEntry};
 use crate::chunk::{Chunk, Encoding};
 use crate::decode::decode_series;
@@ -179,7 +180,8 @@ impl Check<'_> {
                 );
             }
             self.last_chunk = meta.reference;
-            match self.block.chunks(std::slice::from_ref(meta)) {
+            let wanted: Vec<WantedChunk> = WantedChunk::of_series(std::slice::from_ref(meta)).collect();
+            match self.block.chunks(&wanted) {
                 Ok(chunks) => chunks.iter().for_each(|chunk| self.one_chunk(labels, meta, chunk)),
                 Err(error) => self.report.add_error(Some(labels), &error),
             }

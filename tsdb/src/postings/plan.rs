@@ -72,7 +72,7 @@ pub fn plan<S: PostingsSource>(
                     lists.extend(source.lookup(matcher.name(), value)?);
                 }
             }
-            None if deferral != Deferral::Never && plan.leaves_fewer_than(source.value_count(matcher.name())) => {
+            None if deferral != Deferral::Never && plan.leaves_at_most(source.value_count(matcher.name())) => {
                 plan.deferred.push(matcher.clone());
                 continue;
             }
@@ -132,8 +132,8 @@ impl<L> Plan<L> {
         Self { include: Vec::new(), exclude: Vec::new(), deferred: Vec::new() }
     }
 
-    fn leaves_fewer_than(&self, values: u64) -> bool {
-        self.include.iter().any(|union| union.series < values)
+    fn leaves_at_most(&self, values: u64) -> bool {
+        self.include.iter().any(|union| union.series <= values)
     }
 
     /// Leaves to the labels what costs more than reading the entries of the series in the smallest union.
