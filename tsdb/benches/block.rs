@@ -46,7 +46,9 @@ fn main() {
 
     let path = dir.path().join(meta.ulid.to_string());
     let index_len = disk.open(&path.join("index")).unwrap().len().unwrap();
+    let segment_len = disk.open(&path.join("chunks/000001")).unwrap().len().unwrap();
     println!("{:<40} {:>9.1} bytes/series", "index", index_len as f64 / series.len() as f64);
+    println!("{:<40} {:>9.1} bytes/series", "chunks", segment_len as f64 / series.len() as f64);
     best("open", series.len(), || {
         LocalBlock::open(&*disk, &path).unwrap();
         series.len()
@@ -71,7 +73,12 @@ fn main() {
         ),
     ] {
         best(what, series.len(), || {
-            block.select(&matchers, QueryRange::ALL).unwrap().map(|series| black_box(series.unwrap())).count()
+            let mut found = 0;
+            for series in block.select(&matchers, QueryRange::ALL).unwrap() {
+                black_box(series.unwrap());
+                found += 1;
+            }
+            found
         });
     }
     best("labels of all", series.len(), || black_box(block.series(&[]).unwrap()).len());
