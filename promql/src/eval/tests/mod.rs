@@ -1,6 +1,7 @@
 //! The engine as its callers see it, on hand-built trees.
 
 mod consistency;
+mod names;
 
 use skald_model::{Columns, Labels, Matcher};
 
