@@ -55,7 +55,7 @@ fn harm() -> impl Strategy<Value = Harm> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn harm_is_noticed(file: prop::sample::Index, harm in harm()) {
         let (disk, dir, files, series) = block();
