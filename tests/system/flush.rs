@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Skald, installed};
+use crate::process::{Skald, installed, now_ms};
 use crate::sender::Request;
 
 const QUERIES: &[&str] = &[
@@ -63,10 +63,6 @@ pub async fn wait_for_answers(skald: &Skald, end: i64, expected: &[Value]) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(answers(skald, end).await, expected);
-}
-
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,18 @@
 //! Each test starts its own processes on loopback ports of their own and stops them by pid.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "these tests run real processes, clocks and files")]
 
+mod compare;
+mod process;
+#[path = "../s3_server/mod.rs"]
+mod s3_server;
+mod sender;
+
 mod crash;
+mod disk_full;
 mod flush;
 mod golden;
-mod process;
-mod sender;
+mod lifecycle;
+mod prometheus;
+mod roles;
+mod s3;
+mod wrong_input;

@@ -3,13 +3,24 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-/// A port nobody listens on. Another process could take it before its user does; tests on one machine do not.
+/// A port nobody listens on, given out once. It lies below the range from which the system gives out ports by itself, so
+/// that no outgoing connection takes it while its server is down.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port()).expect("a free port")
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = (std::process::id() % u32::from(PORTS)) as u16;
+    loop {
+        let port = FIRST + begin.wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether a program is installed; tests that need it say so and end.
@@ -31,8 +42,11 @@ impl Process {
     /// Starts a program; its output goes to `log`.
     pub fn start(program: &str, arguments: &[String], log: &Path) -> Process {
         let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let path = std::env::var_os("PATH").unwrap_or_default();
         let child = Command::new(program)
             .args(arguments)
+            .env_clear()
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -54,8 +68,12 @@ impl Process {
 
     /// `kill -TERM`, and waits for the end; the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("terminate");
+        self.ask_to_stop();
+        self.wait()
+    }
+
+    /// Waits for the end; the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -66,9 +84,26 @@ impl Process {
         }
     }
 
-    /// The exit code once the process has ended by itself.
-    pub fn wait(&mut self) -> Option<i32> {
-        self.child.wait().expect("wait").code()
+    /// Asks it to stop, without waiting.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("terminate");
+    }
+
+    /// A line of `/proc/<pid>/status` in KiB, such as `VmRSS` or `VmHWM` (its greatest value so far).
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status of the process");
+        let found = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+        found.and_then(|l| l.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or_else(|| panic!("no {line}: {status}"))
+    }
+
+    /// CPU time it has used so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("stat of the process");
+        // Behind the name in parentheses, `utime` and `stime` are the 12th and 13th, in ticks of 10 ms.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Whether the process still runs.
@@ -84,7 +119,7 @@ impl Drop for Process {
     }
 }
 
-/// A `skald` with `--target=all`, its directory and its flags.
+/// A `skald`, its directory and its flags.
 pub struct Skald {
     pub dir: PathBuf,
     flags: Vec<String>,
@@ -92,6 +127,14 @@ pub struct Skald {
     grpc_port: u16,
     process: Option<Process>,
     client: reqwest::Client,
+    tenant: Option<String>,
+}
+
+/// An HTTP client that asks no proxy and, so that every answer is as it was sent, follows nothing.
+pub fn http_client() -> reqwest::Client {
+    // Every client wants to know how it would speak TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client")
 }
 
 /// What a request was answered with.
@@ -111,18 +154,43 @@ impl Answer {
 impl Skald {
     /// Starts on a data directory with further flags and waits until it is ready.
     pub async fn start(dir: &Path, flags: &[&str]) -> Skald {
-        // The client wants to know who would do TLS, which nobody does here.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut skald = Skald {
+        let mut skald = Skald::new(dir, flags);
+        skald.start_again().await;
+        skald
+    }
+
+    /// One that does not run yet.
+    pub fn new(dir: &Path, flags: &[&str]) -> Skald {
+        std::fs::create_dir_all(dir).expect("a directory");
+        Skald {
             dir: dir.to_owned(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
             http_port: free_port(),
             grpc_port: free_port(),
             process: None,
-            client: reqwest::Client::builder().no_proxy().build().expect("a client"),
-        };
-        skald.start_again().await;
-        skald
+            client: http_client(),
+            tenant: None,
+        }
+    }
+
+    /// Names the tenant of every request from now on.
+    pub fn set_tenant(&mut self, tenant: Option<&str>) {
+        self.tenant = tenant.map(str::to_owned);
+    }
+
+    /// Replaces the flags of the next start.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+    }
+
+    /// Where other processes reach it by gRPC.
+    pub fn grpc_address(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// Starts the binary on the same directory, ports and flags, and waits until it is ready.
@@ -134,7 +202,7 @@ impl Skald {
     /// Starts the binary without waiting.
     pub fn spawn(&mut self) {
         let mut arguments = vec![
-            format!("--data-dir={}", self.dir.join("data").display()),
+            format!("--data-dir={}", self.data_dir().display()),
             format!("--server.http-listen-address=127.0.0.1:{}", self.http_port),
             format!("--server.grpc-listen-address=127.0.0.1:{}", self.grpc_port),
         ];
@@ -191,31 +259,47 @@ impl Skald {
         &self.client
     }
 
-    /// Sends a snappy-compressed remote_write body.
-    pub async fn push(&self, body: Vec<u8>) -> reqwest::Result<Answer> {
-        let response = self
-            .client
-            .post(self.url("/api/v1/push"))
+    /// The request of this method to a path, as this tenant.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, self.url(path));
+        match &self.tenant {
+            Some(tenant) => request.header("X-Scope-OrgID", tenant),
+            None => request,
+        }
+    }
+
+    /// A remote_write request with Prometheus' headers.
+    pub fn push_request(&self, body: Vec<u8>) -> reqwest::RequestBuilder {
+        self.request(reqwest::Method::POST, "/api/v1/push")
             .header("Content-Encoding", "snappy")
             .header("Content-Type", "application/x-protobuf")
             .header("X-Prometheus-Remote-Write-Version", "0.1.0")
             .body(body)
-            .send()
-            .await?;
-        Ok(Answer { status: response.status().as_u16(), body: response.text().await? })
+    }
+
+    /// Sends a snappy-compressed remote_write body.
+    pub async fn push(&self, body: Vec<u8>) -> reqwest::Result<Answer> {
+        answer_of(self.push_request(body)).await
     }
 
     /// GETs a path with parameters.
     pub async fn get(&self, path: &str, params: &[(&str, &str)]) -> Answer {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
-        let response = self.client.get(self.url(&format!("{path}?{query}"))).send().await.expect("an answer");
-        Answer { status: response.status().as_u16(), body: response.text().await.expect("a body") }
+        let separator = if query.is_empty() { "" } else { "?" };
+        let request = self.request(reqwest::Method::GET, &format!("{path}{separator}{query}"));
+        answer_of(request).await.expect("an answer")
     }
 
     /// POSTs nothing to a path.
     pub async fn post(&self, path: &str) -> Answer {
-        let response = self.client.post(self.url(path)).send().await.expect("an answer");
-        Answer { status: response.status().as_u16(), body: response.text().await.expect("a body") }
+        answer_of(self.request(reqwest::Method::POST, path)).await.expect("an answer")
+    }
+
+    /// POSTs parameters as a form.
+    pub async fn post_form(&self, path: &str, params: &[(&str, &str)]) -> Answer {
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
+        let request = self.request(reqwest::Method::POST, path).body(form);
+        answer_of(request.header("Content-Type", "application/x-www-form-urlencoded")).await.expect("an answer")
     }
 
     /// The data of a successful query API request.
@@ -232,4 +316,39 @@ impl Skald {
         let time = time.to_string();
         Self::data(self.get("/prometheus/api/v1/query", &[("query", query), ("time", &time)]).await)
     }
+
+    /// The sum of a metric of its `/metrics` over all its series.
+    pub async fn metric(&self, name: &str) -> f64 {
+        metric_sum(&self.get("/metrics", &[]).await.body, name)
+    }
+}
+
+/// Sends a request and reads its answer.
+pub async fn answer_of(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
+    Ok(Answer { status: response.status().as_u16(), body: response.text().await? })
+}
+
+/// The sum of all series of the metric `name` in a text exposition.
+pub fn metric_sum(exposition: &str, name: &str) -> f64 {
+    let of_metric = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    exposition.lines().filter(of_metric).map(value).sum()
+}
+
+/// Asks until `check` gives something; fails with `what` after `seconds`.
+pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, seconds: u64, mut check: impl FnMut() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "not within {seconds} s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

@@ -1,6 +1,7 @@
 //! Builds remote_write 1.0 bodies.
 
-fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
+/// Appends a varint.
+pub fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
