@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use crate::process::Skald;
+use crate::process::{Skald, now_ms};
 use crate::sender::Request;
 
 const SERIES: usize = 40;
@@ -28,13 +28,11 @@ fn body(first: i64, sample: u64) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_samples_survive_kill_9() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.subsec_nanos().into());
-    println!("seed {seed}");
-    let mut random: u64 = seed;
+    let mut random = now_ms() as u64;
+    println!("seed {random}");
     let dir = tempfile::tempdir().unwrap();
     let mut skald = Skald::start(dir.path(), &[]).await;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-    let first = now - 600_000;
+    let first = now_ms() - 600_000;
     // Samples `0..acknowledged` were answered 2xx; the ones up to `sent` may or may not be there.
     let sent = Arc::new(AtomicU64::new(0));
     let mut acknowledged = 0;

@@ -1,7 +1,9 @@
 //! The real binary, used as its users use it: over HTTP, beside real Prometheus programs, killed at bad moments.
 //!
 //! Each test starts its own processes on loopback ports of their own and stops them by pid.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "these tests run real processes, clocks and files")]
+#![expect(clippy::disallowed_methods, reason = "these tests run real processes, clocks and files")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a test tells what it measured and what it skipped")]
 
 mod compare;
 mod process;

@@ -43,11 +43,6 @@ impl Request {
         self
     }
 
-    /// The protobuf.
-    pub fn proto(self) -> Vec<u8> {
-        self.bytes
-    }
-
     /// The body as it is sent.
     pub fn body(self) -> Vec<u8> {
         snap::raw::Encoder::new().compress_vec(&self.bytes).expect("compresses")
