@@ -170,7 +170,8 @@ async fn wrong_headers_are_refused() {
     let tenant = "X-Scope-OrgID";
     let v2: (&str, &[u8]) = ("Content-Type", b"application/x-protobuf;proto=io.prometheus.write.v2.Request");
     let long = [b'x'; 200];
-    let cases: Vec<(&str, Vec<(&str, &[u8])>, u16)> = vec![
+    type Header<'a> = (&'a str, &'a [u8]);
+    let cases: Vec<(&str, Vec<Header>, u16)> = vec![
         ("JSON", vec![("Content-Type", b"application/json"), snappy], 415),
         ("remote write 2.0", vec![v2, snappy], 415),
         ("gzip", vec![proto, ("Content-Encoding", b"gzip")], 415),
