@@ -94,7 +94,7 @@ async fn a_process_that_replays_is_not_ready_and_says_so() {
     let mut skald = Skald::start(dir.path(), &[]).await;
     let first = now_ms() - 600_000;
     // Enough that replay takes a while.
-    for round in 0..30 {
+    for round in 0..60 {
         let mut request = Request::default();
         for series in 0..2000 {
             let name = format!("series number {series}");
@@ -115,7 +115,7 @@ async fn a_process_that_replays_is_not_ready_and_says_so() {
         }
         assert_eq!(ready.status(), 503);
         let text = ready.text().await.unwrap();
-        if text.contains("ingester: starting") {
+        if text.contains("ingester: Starting") {
             // While it starts it answers neither writes nor queries, and what it shows people works.
             let write = skald.push(body("early", 0, first, 1.0)).await.unwrap();
             let query = skald.get("/prometheus/api/v1/query", &[("query", "replayed")]).await;
@@ -129,7 +129,7 @@ async fn a_process_that_replays_is_not_ready_and_says_so() {
     assert_eq!(refused, Some([503, 503, 200]), "not seen while it replayed: {}", skald.log());
     let end = (first + 60_000) as f64 / 1000.0;
     let data = skald.query("sum(count_over_time(replayed[1h]))", end).await;
-    assert_eq!(data["result"][0]["value"][1], "60000", "{data}");
+    assert_eq!(data["result"][0]["value"][1], "120000", "{data}");
     skald.stop();
 }
 
@@ -153,7 +153,7 @@ async fn the_pages_for_people_answer() {
     for service in
         ["http", "grpc", "ingester", "querier", "query-frontend", "store-gateway", "compactor", "distributor"]
     {
-        assert!(services.contains(&format!("{service}: running")), "{services}");
+        assert!(services.contains(&format!("{service}: Running")), "{services}");
     }
     let build = Skald::data(skald.get("/prometheus/api/v1/status/buildinfo", &[]).await);
     assert!(build["version"].is_string(), "{build}");
@@ -188,16 +188,15 @@ async fn the_query_of_a_client_that_goes_away_is_freed() {
         ("step", "1"),
     ];
     let before = skald.process().cpu_time();
-    {
-        let asking = skald.get("/prometheus/api/v1/query_range", &params);
-        let process = skald.dir.clone();
-        tokio::select! {
-            answer = asking => panic!("{process:?}: that was no heavy query: {} {:.300}", answer.status, answer.body),
-            () = tokio::time::sleep(Duration::from_secs(2)) => {}
-        }
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
+    let asking = tokio::spawn(skald.client().get(skald.url(&format!("/prometheus/api/v1/query_range?{form}"))).send());
+    let begun = Instant::now();
+    while skald.process().cpu_time() - before < Duration::from_secs(1) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the query does not burn");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let busy = skald.process().cpu_time() - before;
-    assert!(busy > Duration::from_secs(1), "the query did not burn: {busy:?}");
+    assert!(!asking.is_finished(), "that was no heavy query");
+    asking.abort();
     // The client is gone. Within a few seconds the process rests.
     let begun = Instant::now();
     loop {

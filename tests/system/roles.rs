@@ -30,10 +30,10 @@ impl Cluster {
         let ingester = role("ingester", &[]);
         let store_gateway = role("store-gateway", &[]);
         let compactor = role("compactor", &["--compactor.cleanup-interval=1s".to_owned()]);
-        let ingesters = |section: &str| format!("--{section}.ingester-addresses={}", ingester.grpc_address());
-        let distributor = role("distributor", &[ingesters("distributor")]);
+        let ingesters = format!("--ingester-client.addresses={}", ingester.grpc_address());
+        let distributor = role("distributor", &[ingesters.clone()]);
         let gateways = format!("--querier.store-gateway-addresses={}", store_gateway.grpc_address());
-        let querier = role("querier", &[ingesters("querier"), gateways]);
+        let querier = role("querier", &[ingesters, gateways]);
         let queriers = format!("--query-frontend.querier-addresses={}", querier.grpc_address());
         let query_frontend = role("query-frontend", &[queriers]);
         let mut cluster = Cluster { distributor, ingester, store_gateway, querier, query_frontend, compactor };

@@ -103,9 +103,9 @@ async fn a_wrong_secret_is_told_and_uploads_happen_once_it_is_right() {
     })
     .await;
     let log = skald.log();
-    let told = log.lines().filter(|line| line.contains("block could not be uploaded"));
-    let told: Vec<&str> = told.filter(|line| line.contains("SignatureDoesNotMatch")).collect();
-    assert!(!told.is_empty(), "the log does not tell why: {log}");
+    let mut told = log.lines().filter(|line| line.contains("block could not be uploaded"));
+    assert!(told.any(|line| line.contains("403 Forbidden")), "the log does not tell why: {log}");
+    assert!(log.contains("SignatureDoesNotMatch"), "the log does not tell what is wrong: {log}");
     assert!(!log.contains("not-the-secret"), "the log tells the secret: {log}");
     assert_eq!(store.blocks(), 0);
     // What was pushed is still answered where it is, and stays there over a restart.
@@ -125,9 +125,30 @@ async fn a_store_that_is_away_stops_neither_writes_nor_recent_queries() {
     let dir = tempfile::tempdir().unwrap();
     let mut skald = start(dir.path(), &store.flags(SECRET_KEY)).await;
     let end = now_ms() / 15_000 * 15_000;
+    // Two blocks that the index lists and that are no longer here; the second is never read while the store is there.
+    let months_ago = |months: i64| end - months * 30 * 24 * 3_600_000;
+    for months in [2, 1] {
+        let body = Request::default().series(&[("__name__", "old")], &[(months_ago(months), 7.0)]).body();
+        assert_eq!(skald.push(body).await.unwrap().status, 200);
+    }
+    assert_eq!(skald.post("/ingester/flush").await.status, 204);
+    skald.stop();
+    lose_local_data(&skald);
+    skald.start_again().await;
+    let ask_old = async |months: i64| {
+        let time = (months_ago(months) as f64 / 1000.0).to_string();
+        skald.get("/prometheus/api/v1/query", &[("query", "old"), ("time", &time)]).await
+    };
+    wait_for("the old block is found", 30, async || {
+        (ask_old(1).await.json()["data"]["result"][0]["value"][1] == "7").then_some(())
+    })
+    .await;
     push_an_hour(&skald, end).await;
     let expected = answers(&skald, end).await;
     store.go_away().await;
+    // The answer would be short, so there is none.
+    let answer = ask_old(2).await;
+    assert_eq!((answer.status, answer.json()["errorType"].as_str()), (503, Some("unavailable")), "{}", answer.body);
 
     let flushed = skald.post("/ingester/flush").await;
     assert_eq!(flushed.status, 503, "{flushed:?}");
@@ -137,15 +158,11 @@ async fn a_store_that_is_away_stops_neither_writes_nor_recent_queries() {
     let pushed = skald.push(body).await.unwrap();
     assert_eq!(pushed.status, 200, "{}", pushed.body);
     assert_eq!(skald.query("during", during as f64 / 1000.0).await["result"][0]["value"][1], "1");
-    // Old ranges need the store: their answer would be short, so there is none.
-    let old = ((end - 30 * 24 * 3_600_000) as f64 / 1000.0).to_string();
-    let answer = skald.get("/prometheus/api/v1/query", &[("query", "flushed"), ("time", &old)]).await;
-    assert_eq!((answer.status, answer.json()["errorType"].as_str()), (503, Some("unavailable")), "{}", answer.body);
-
     store.come_back().await;
-    wait_for("the block is uploaded", 30, async || (store.blocks() > 0).then_some(())).await;
+    wait_for("the blocks are uploaded", 30, async || (store.blocks() > 2).then_some(())).await;
     let flushed = skald.post("/ingester/flush").await;
     assert!(flushed.status < 300, "{flushed:?}");
+    assert_eq!(ask_old(2).await.json()["data"]["result"][0]["value"][1], "7");
     skald.stop();
     lose_local_data(&skald);
     skald.start_again().await;
