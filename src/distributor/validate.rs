@@ -40,10 +40,13 @@ pub(super) fn reject_undecodable(rejected: Rejected<'_>, rejections: &mut Reject
     rejections.add(RejectedKind::Metadata, reason, rejected.metadata, message);
 }
 
+/// The earliest time that requests of the query API can name: an older sample could never be read.
+const OLDEST: TimestampMs = i64::MIN / 1000 * 1000 + 62_135_596_801_000;
+
 /// Takes out of a decoded write what breaks a limit.
 pub(super) fn validate(received: &mut Received, limits: &Limits, now: TimestampMs, rejections: &mut Rejections) {
     let Received { batch, shapes } = received;
-    let past = limits.past_grace_period.map_or(TimestampMs::MIN, |period| now.saturating_sub(millis(period)));
+    let past = limits.past_grace_period.map_or(OLDEST, |period| now.saturating_sub(millis(period)).max(OLDEST));
     let future = now.saturating_add(millis(limits.creation_grace_period));
     let mut check = Check { limits, now, past, future, rejections };
     let mut series = std::mem::take(&mut batch.series);
