@@ -31,7 +31,7 @@ impl Cluster {
         let store_gateway = role("store-gateway", &[]);
         let compactor = role("compactor", &["--compactor.cleanup-interval=1s".to_owned()]);
         let ingesters = format!("--ingester-client.addresses={}", ingester.grpc_address());
-        let distributor = role("distributor", &[ingesters.clone()]);
+        let distributor = role("distributor", std::slice::from_ref(&ingesters));
         let gateways = format!("--querier.store-gateway-addresses={}", store_gateway.grpc_address());
         let querier = role("querier", &[ingesters, gateways]);
         let queriers = format!("--query-frontend.querier-addresses={}", querier.grpc_address());
