@@ -158,9 +158,9 @@ impl App {
         let querier = self.start_querier(&storage, ingester.clone(), store_gateways).await?;
         self.start_query_frontend(querier).await?;
         self.start_distributor(ingester).await?;
-        let grpc = self.start_grpc(frame, stopping).await?;
+        // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
-        Ok(grpc)
+        self.start_grpc(frame, stopping).await
     }
 
     fn includes(&self, role: Role) -> bool {
