@@ -251,11 +251,12 @@ async fn oversize_bodies_are_413() {
     let accepted = Accepted::push(&skald).await;
     // Told by its header, told only by its bytes, and told by what it decompresses to.
     let noise: Vec<u8> = (0..3_u64 << 20).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
-    let with_header = skald.push(noise.clone()).await.unwrap();
-    assert_eq!(with_header.status, 413, "{with_header:?}");
+    // The answer may come while the body is still being sent, and the connection end with it.
+    if let Ok(answer) = skald.push(noise.clone()).await {
+        assert_eq!(answer.status, 413, "{answer:?}");
+    }
     let chunks: Vec<Result<Vec<u8>, std::io::Error>> = noise.chunks(10_000).map(|c| Ok(c.to_vec())).collect();
     let streamed = skald.push_request(Vec::new()).body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)));
-    // The answer may come while the body is still being sent, and the connection end with it.
     if let Ok(answer) = answer_of(streamed).await {
         assert_eq!(answer.status, 413, "{answer:?}");
     }
