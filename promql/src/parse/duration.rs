@@ -4,7 +4,9 @@ use super::MAX_DURATION_DEPTH;
 use super::error::ParseError;
 use super::expression::{Operand, Parser, binds_first, span_of};
 use super::token::{ContextWord, Keyword, Kind, Token};
-use crate::ast::{AtModifier, BinaryOp, Duration, DurationExpr, EdgeMode, Expr, MatrixSelector, Span, Subquery};
+use crate::ast::{
+    AtModifier, BinaryOp, Duration, DurationExpr, EdgeMode, Expr, MatrixSelector, NumberLiteral, Span, Subquery,
+};
 
 const DURATION: &str = "number, duration, step(), or range()";
 
@@ -140,7 +142,25 @@ impl Parser<'_> {
                 expr => expr,
             });
         }
-        let operand = self.duration_operand(CONTEXT, DURATION, 0)?;
+        let token = self.peek()?;
+        let operand = match token.kind {
+            Kind::LeftParen => {
+                self.advance()?;
+                // Prometheus needs nothing enabled for a signed parenthesis as such.
+                self.duration_paren(token, CONTEXT, DURATION, 0)?
+            }
+            Kind::Context(word) => {
+                self.advance()?;
+                self.duration_word(word, token, Some(first), CONTEXT, DURATION, 0)?
+            }
+            Kind::Number | Kind::Duration => {
+                self.advance()?;
+                // Its range is checked below, with the sign.
+                let NumberLiteral { value: seconds, is_duration, span } = self.number(token)?;
+                Parsed { expr: DurationExpr::Number { seconds, is_duration, span }, height: 1 }
+            }
+            _ => return Err(self.unexpected(token, CONTEXT, DURATION)),
+        };
         self.signed_duration(first, negative, operand).map(|parsed| parsed.expr)
     }
 
@@ -229,37 +249,69 @@ impl Parser<'_> {
                 };
                 Ok(Parsed { expr, height: 1 })
             }
-            Kind::Context(word @ (ContextWord::Step | ContextWord::Range)) => {
-                let span = Span { start: token.start, end: self.empty_parens(context, expected)? };
-                self.experimental_duration(span)?;
-                let step = word == ContextWord::Step;
-                Ok(Parsed { expr: if step { DurationExpr::Step(span) } else { DurationExpr::Range(span) }, height: 1 })
-            }
-            Kind::Context(word @ (ContextWord::MinOf | ContextWord::MaxOf)) => {
-                self.expect(Kind::LeftParen, context, expected)?;
-                let lhs = self.duration_above(context, expected, None, None, depth + 1)?;
-                self.expect(Kind::Comma, context, expected)?;
-                let rhs = self.duration_above(context, expected, None, None, depth + 1)?;
-                let close = self.expect(Kind::RightParen, context, expected)?;
-                let span = Span { start: token.start, end: close.end };
-                self.experimental_duration(span)?;
-                let height = lhs.height.max(rhs.height);
-                let (lhs, rhs) = (Box::new(lhs.expr), Box::new(rhs.expr));
-                self.duration_node(DurationExpr::MinMax { max: word == ContextWord::MaxOf, lhs, rhs, span }, height)
-            }
+            Kind::Context(word) => self.duration_word(word, token, None, context, expected, depth),
             Kind::LeftParen => {
-                let inner = self.duration_above(context, expected, None, None, depth + 1)?;
-                let close = self.expect(Kind::RightParen, context, expected)?;
-                self.experimental_duration(inner.expr.span())?;
-                let span = Span { start: token.start, end: close.end };
-                match inner.expr {
-                    DurationExpr::Paren(expr, _) => {
-                        Ok(Parsed { expr: DurationExpr::Paren(expr, span), height: inner.height })
-                    }
-                    expr => self.duration_node(DurationExpr::Paren(Box::new(expr), span), inner.height),
+                let paren = self.duration_paren(token, context, expected, depth)?;
+                if let DurationExpr::Paren(inner, _) = &paren.expr {
+                    self.experimental_duration(inner.span())?;
                 }
+                Ok(paren)
             }
             _ => Err(self.unexpected(token, context, expected)),
+        }
+    }
+
+    /// `step()`, `range()`, `min_of(..)` or `max_of(..)`, whose first token is consumed. That it is experimental is
+    /// reported at the sign before it, if there is one.
+    fn duration_word(
+        &mut self,
+        word: ContextWord,
+        token: Token,
+        sign: Option<Token>,
+        context: &str,
+        expected: &str,
+        depth: usize,
+    ) -> Result<Parsed, ParseError> {
+        if matches!(word, ContextWord::Start | ContextWord::End) {
+            return Err(self.unexpected(token, context, expected));
+        }
+        let start = token.start;
+        if matches!(word, ContextWord::Step | ContextWord::Range) {
+            let end = self.empty_parens(context, expected)?;
+            self.experimental_duration(Span { start: sign.map_or(start, |sign| sign.start), end })?;
+            let span = Span { start, end };
+            let step = word == ContextWord::Step;
+            return Ok(Parsed {
+                expr: if step { DurationExpr::Step(span) } else { DurationExpr::Range(span) },
+                height: 1,
+            });
+        }
+        self.expect(Kind::LeftParen, context, expected)?;
+        let lhs = self.duration_above(context, expected, None, None, depth + 1)?;
+        self.expect(Kind::Comma, context, expected)?;
+        let rhs = self.duration_above(context, expected, None, None, depth + 1)?;
+        let end = self.expect(Kind::RightParen, context, expected)?.end;
+        let reported_at = sign.map_or(lhs.expr.span().start, |sign| sign.start);
+        self.experimental_duration(Span { start: reported_at, end })?;
+        let height = lhs.height.max(rhs.height);
+        let (lhs, rhs, max) = (Box::new(lhs.expr), Box::new(rhs.expr), word == ContextWord::MaxOf);
+        self.duration_node(DurationExpr::MinMax { max, lhs, rhs, span: Span { start, end } }, height)
+    }
+
+    /// A duration in parentheses, of which `open` is consumed; several around each other are one.
+    fn duration_paren(
+        &mut self,
+        open: Token,
+        context: &str,
+        expected: &str,
+        depth: usize,
+    ) -> Result<Parsed, ParseError> {
+        let inner = self.duration_above(context, expected, None, None, depth + 1)?;
+        let close = self.expect(Kind::RightParen, context, expected)?;
+        let span = Span { start: open.start, end: close.end };
+        match inner.expr {
+            DurationExpr::Paren(expr, _) => Ok(Parsed { expr: DurationExpr::Paren(expr, span), height: inner.height }),
+            expr => self.duration_node(DurationExpr::Paren(Box::new(expr), span), inner.height),
         }
     }
 

@@ -432,7 +432,8 @@ impl<'a> Parser<'a> {
                 self.advance()?;
                 let left = word == Keyword::GroupLeft;
                 matching.cardinality = if left { Cardinality::ManyToOne } else { Cardinality::OneToMany };
-                if self.peek()?.kind == Kind::LeftParen {
+                let next = self.peek()?.kind;
+                if next == Kind::LeftParen || !next.starts_expression() {
                     matching.include = self.label_list()?.0;
                 }
             }

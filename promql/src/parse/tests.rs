@@ -217,6 +217,7 @@ fn refused_by_the_grammar() {
     refuse("sum by (without) (a)", 8, "unexpected <without> in grouping opts, expected label");
     refuse("sum by (a,,) (b)", 10, r#"unexpected "," in grouping opts, expected label"#);
     refuse("sum by ('') (a)", 8, r#"invalid label name for grouping: """#);
+    refuse("a + on (b) group_left", 21, r#"unexpected end of input in grouping opts, expected "(""#);
     refuse("x{a=b}", 4, r#"unexpected identifier "b" in label matching, expected string"#);
     refuse("x{a}", 3, r#"unexpected "}" in label matching, expected label matching operator"#);
     refuse("x{,}", 2, r#"unexpected "," in label matching, expected identifier or "}""#);
@@ -249,6 +250,7 @@ fn refused_while_reading() {
     refuse("x[-1]", 2, "duration must be greater than 0");
     refuse("x[1m:0s]", 5, "duration must be greater than 0");
     refuse("x offset 9.5e10", 9, "duration out of range");
+    refuse("x offset - inf", 9, "duration out of range");
     refuse("x offset NaN", 9, "duration out of range");
     refuse("x[5s/0]", 4, "division by zero");
     refuse("x[5s%0s]", 4, "modulo by zero");
@@ -324,6 +326,11 @@ fn experimental_parts_need_their_option() {
     refuse("limit_ratio(1, x)", 0, &format!("limit_ratio() {aggregation}"));
     refuse("x[5m*2]", 2, "experimental duration expression is not enabled");
     refuse("x[(5m)]", 3, "experimental duration expression is not enabled");
+    refuse("x offset -step()", 9, "experimental duration expression is not enabled");
+    refuse("x[min_of(1, 2)]", 9, "experimental duration expression is not enabled");
+    refuse("x offset -min_of(1, 2)", 9, "experimental duration expression is not enabled");
+    refuse("x offset -(1 + 2)", 11, "experimental duration expression is not enabled");
+    assert!(parse_expr("x offset -(5m)", &off).is_ok());
     refuse("x offset step()", 9, "experimental duration expression is not enabled");
     refuse("x smoothed", 0, "smoothed modifier is experimental and not enabled");
     refuse("rate(x[5m] anchored)", 5, "anchored modifier is experimental and not enabled");
