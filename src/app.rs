@@ -310,8 +310,10 @@ impl App {
             let groups = self.ingester_groups(ingester)?;
             let blocks = BlockFinder::new(storage.indexes.clone(), self.runtime.clock.clone());
             let promql = self.config.promql.clone();
-            let querier: Arc<dyn QuerierClient> =
-                Arc::new(Querier::new(config, promql, groups, store_gateways, blocks, self.runtime.clone()));
+            let metrics = querier::Metrics::new(&mut self.registry.write());
+            let runtime = self.runtime.clone();
+            let querier = Querier::new(config, promql, groups, store_gateways, blocks, runtime, metrics);
+            let querier: Arc<dyn QuerierClient> = Arc::new(querier);
             self.serve_grpc(querier::grpc::server(querier.clone()));
             client = Some(querier);
         }

@@ -140,9 +140,13 @@ impl Opening {
         }
         // Tenants with blocks but nothing in the log.
         for (tenant, own) in blocks {
-            let id = wal.define_head(tenant.as_str().as_bytes());
-            let id = id.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
-            self.add(&tenants, tenant, Arc::new(Head::new(id, head_options)), own, now);
+            match wal.define_head(tenant.as_str().as_bytes()) {
+                Ok(id) => self.add(&tenants, tenant, Arc::new(Head::new(id, head_options)), own, now),
+                // A full disk must not keep the process from starting; the blocks are found with the next start.
+                Err(error) => {
+                    tracing::error!(%tenant, %error, "local blocks cannot be read: the log takes no new tenant")
+                }
+            }
         }
         Ok((wal, tenants))
     }

@@ -8,6 +8,7 @@ use skald_promql::source::SourceError;
 use tokio::runtime::Handle;
 
 use super::client::{QueryReply, QueryRequest};
+use super::metrics::Counted;
 use super::select::{TenantSeries, Warnings};
 use super::{Querier, Shared};
 use crate::error::{ErrorKind, ServiceError};
@@ -27,12 +28,23 @@ impl Drop for CancelOnDrop {
 
 impl Querier {
     pub(super) async fn evaluate(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
+        let clock = &self.shared.runtime.clock;
+        let begun = clock.monotonic();
+        let reply = self.evaluate_in_time(tenant, request).await;
+        self.shared.metrics.ended(clock.monotonic() - begun, reply.as_ref().map(|reply| &reply.stats));
+        reply
+    }
+
+    async fn evaluate_in_time(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
         let shared = &self.shared;
         let interrupt = Interrupt::default();
         let _cancel = CancelOnDrop(interrupt.clone());
         let timeout = shared.runtime.clock.sleep(request.timeout);
         let evaluated = async {
+            let waiting = Counted::new(&shared.metrics.waiting);
             let _permit = shared.concurrency.acquire().await.map_err(|_| ServiceError::internal("shutting down"))?;
+            drop(waiting);
+            let _running = Counted::new(&shared.metrics.running);
             let source = TenantSeries {
                 shared: shared.clone(),
                 tenant: tenant.clone(),

@@ -13,6 +13,7 @@ mod evaluate;
 pub mod grpc;
 mod merge;
 mod metadata;
+mod metrics;
 mod select;
 pub mod sources;
 
@@ -27,6 +28,7 @@ use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
 use crate::store_gateway::client::StoreGatewayClient;
 use blocks::BlockFinder;
+pub use metrics::Metrics;
 
 settings! {
     /// The querier: evaluates queries over ingesters and store-gateways.
@@ -90,6 +92,7 @@ struct Shared {
     blocks: BlockFinder,
     concurrency: Semaphore,
     runtime: Runtime,
+    metrics: Metrics,
 }
 
 impl Querier {
@@ -101,9 +104,10 @@ impl Querier {
         store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
         blocks: BlockFinder,
         runtime: Runtime,
+        metrics: Metrics,
     ) -> Self {
         let concurrency = Semaphore::new(config.max_concurrent);
-        let shared = Shared { config, promql, ingesters, store_gateways, blocks, concurrency, runtime };
+        let shared = Shared { config, promql, ingesters, store_gateways, blocks, concurrency, runtime, metrics };
         Self { shared: Arc::new(shared) }
     }
 }
