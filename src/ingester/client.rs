@@ -48,7 +48,7 @@ pub enum RejectedKind {
 
 /// An ingester as its neighbours see it, in this process or behind gRPC.
 ///
-/// Contract, checked by `ingester::conformance` for both implementations: an error means nothing was acknowledged (a
+/// Contract, checked by `ingester::tests` for both implementations: an error means nothing was acknowledged (a
 /// retry is safe, writes are idempotent); a reply means every sample it counts as stored is logged. Refused parts never
 /// make a push fail. No method shows one tenant another's data. Dropping a stream cancels its reading.
 #[async_trait]

@@ -22,6 +22,9 @@ mod ship;
 mod tenants;
 mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

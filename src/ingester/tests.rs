@@ -1,0 +1,229 @@
+//! What every implementation of the client trait must do, run against the ingester itself and against the same one behind
+//! gRPC.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use prometheus_client::registry::Registry;
+use skald_model::{Columns, MatchOp, Matcher, MetricMetadata, MetricType, QueryRange};
+use skald_proto::WriteBatchBuilder;
+use skald_tsdb::decode::decode_series;
+use skald_tsdb::disk::MemDisk;
+use tonic::service::Routes;
+
+use super::client::{IngesterClient, RejectedKind};
+use super::grpc::{GrpcIngesterClient, server};
+use super::{Config, Ingester, Metrics, Surroundings};
+use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
+use crate::bucket::{Bucket, MemBucket};
+use crate::error::ErrorKind;
+use crate::http;
+use crate::runtime::{Clock, ManualClock, MemNet, Net, Pool, Rng, Runtime};
+use crate::select::{LabelRequest, SelectRequest};
+use crate::tenant::TenantId;
+
+const NOW: i64 = 1_800_000_000_000;
+
+struct Rig {
+    disk: MemDisk,
+    net: MemNet,
+    bucket: Arc<dyn Bucket>,
+    clock: ManualClock,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self {
+            disk: MemDisk::default(),
+            net: MemNet::default(),
+            bucket: Arc::new(MemBucket::default()),
+            clock: ManualClock::at(NOW),
+        }
+    }
+
+    async fn open(&self) -> Ingester {
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let runtime = Runtime {
+            clock: clock.clone(),
+            rng: Arc::new(Rng::seeded(7)),
+            disk: Arc::new(self.disk.clone()),
+            net: Arc::new(self.net.clone()),
+            ingest_pool: Pool::inline(),
+            query_pool: Pool::inline(),
+            background_pool: Pool::inline(),
+        };
+        let indexes = Arc::new(IndexCache::new(self.bucket.clone(), clock, BucketIndexConfig::default()));
+        let surroundings = Surroundings {
+            bucket: self.bucket.clone(),
+            indexes,
+            index_refresh_interval: Duration::from_secs(60),
+            runtime,
+            metrics: Metrics::new(&mut Registry::default()),
+        };
+        let config = Config { max_series_per_tenant: Some(1000), ..Config::default() };
+        Ingester::open(config, Path::new("/data"), surroundings, |_| {}).await.unwrap()
+    }
+
+    /// The ingester behind gRPC, on this rig's network.
+    async fn remote(&self, ingester: Ingester) -> GrpcIngesterClient {
+        let listener = self.net.listen("ingester:9095").await.unwrap();
+        let router = Routes::new(server(Arc::new(ingester))).into_axum_router();
+        let clock: Arc<dyn Clock> = Arc::new(crate::runtime::SystemClock::default());
+        tokio::spawn(async move {
+            http::serve(listener, router, &http::Config::default(), clock, std::future::pending()).await;
+        });
+        GrpcIngesterClient::new(crate::grpc::channel(Arc::new(self.net.clone()), "ingester:9095").unwrap())
+    }
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+fn all() -> QueryRange {
+    QueryRange::ALL
+}
+
+async fn values(client: &dyn IngesterClient, tenant: &TenantId, metric: &str) -> Vec<(i64, f64)> {
+    let request = SelectRequest { matchers: vec![Matcher::equal("__name__", metric)], range: all() };
+    let batches: Vec<_> = client.select(tenant, request).await.unwrap().try_collect().await.unwrap();
+    let mut found = Vec::new();
+    let mut columns = Columns::default();
+    for series in batches.iter().flatten() {
+        decode_series(&series.chunks, all(), &mut columns).unwrap();
+        found.extend(columns.float_timestamps.iter().copied().zip(columns.float_values.iter().copied()));
+    }
+    found
+}
+
+async fn conformance(client: &dyn IngesterClient, disk: &MemDisk) {
+    let (a, b) = (tenant("a"), tenant("b"));
+    // A tenant nobody has heard of has nothing.
+    assert!(values(client, &a, "m").await.is_empty());
+
+    // What is good is stored, what is bad is told with its stable reason.
+    let mut batch = WriteBatchBuilder::default();
+    batch.series([("__name__", "m"), ("x", "1")]).sample(NOW - 2, 1.0).sample(NOW - 1, 2.0);
+    batch.series([("__name__", "m"), ("x", "2")]).sample(NOW + 3_600_000, 9.0);
+    batch.metadata(MetricMetadata {
+        metric: "m".into(),
+        metric_type: MetricType::Counter,
+        help: "h".into(),
+        unit: String::new(),
+    });
+    let batch = Arc::new(batch.build());
+    let reply = client.push(&a, batch.clone()).await.unwrap();
+    assert_eq!(reply.samples, 2);
+    let [rejection] = reply.rejections.as_slice() else { panic!("{reply:?}") };
+    assert_eq!((rejection.kind, &*rejection.reason, rejection.count), (RejectedKind::Sample, "too-far-in-future", 1));
+    assert!(rejection.message.contains(r#"x="2""#), "{}", rejection.message);
+
+    // Repeating is harmless; another value at the same time is not.
+    assert_eq!(client.push(&a, batch).await.unwrap().samples, 2);
+    let mut other = WriteBatchBuilder::default();
+    other.series([("__name__", "m"), ("x", "1")]).sample(NOW - 1, 7.0);
+    let reply = client.push(&a, Arc::new(other.build())).await.unwrap();
+    assert_eq!(reply.rejections[0].reason, "sample-duplicate-timestamp");
+    assert_eq!(values(client, &a, "m").await, [(NOW - 2, 1.0), (NOW - 1, 2.0)]);
+
+    // Labels, series and metadata, by selectors.
+    let any = LabelRequest { selectors: Vec::new(), range: all() };
+    let matcher = Matcher::new(MatchOp::Regex, "x", "1|3").unwrap();
+    let some = LabelRequest { selectors: vec![vec![matcher]], range: all() };
+    assert_eq!(client.label_names(&a, any.clone()).await.unwrap(), ["__name__", "x"]);
+    assert_eq!(client.label_values(&a, "x", some.clone()).await.unwrap(), ["1"]);
+    assert_eq!(client.series(&a, some).await.unwrap().len(), 1);
+    assert_eq!(client.metadata(&a, Some("m")).await.unwrap().len(), 1);
+    assert!(client.metadata(&a, Some("n")).await.unwrap().is_empty());
+    assert!(client.exemplars(&a, any.clone()).await.unwrap().is_empty());
+
+    // Another tenant sees none of it.
+    assert!(values(client, &b, "m").await.is_empty());
+    assert!(client.label_names(&b, any.clone()).await.unwrap().is_empty());
+    assert!(client.series(&b, any).await.unwrap().is_empty());
+    assert!(client.metadata(&b, None).await.unwrap().is_empty());
+
+    // More series than one message or batch holds arrive whole and in order.
+    let mut many = WriteBatchBuilder::default();
+    for i in 0..900 {
+        many.series([("__name__", "many"), ("i", &format!("{i:04}"))]).sample(NOW, f64::from(i));
+    }
+    assert_eq!(client.push(&a, Arc::new(many.build())).await.unwrap().samples, 900);
+    let expected: Vec<_> = (0..900).map(|i| (NOW, f64::from(i))).collect();
+    assert_eq!(values(client, &a, "many").await, expected);
+
+    // A limit of the tenant refuses new series only.
+    let mut over = WriteBatchBuilder::default();
+    for i in 0..200 {
+        over.series([("__name__", "over"), ("i", &i.to_string())]).sample(NOW, 1.0);
+    }
+    over.series([("__name__", "m"), ("x", "1")]).sample(NOW, 3.0);
+    let reply = client.push(&a, Arc::new(over.build())).await.unwrap();
+    assert_eq!((reply.samples, &*reply.rejections[0].reason), (100, "max-series-per-user"));
+
+    // A full disk is an error that a retry can help against; nothing is stored, reads go on, and space heals it.
+    let one = |value: f64| {
+        let mut batch = WriteBatchBuilder::default();
+        batch.series([("__name__", "m"), ("x", "1")]).sample(NOW + 1, value);
+        Arc::new(batch.build())
+    };
+    disk.set_free_bytes(Some(3));
+    let error = client.push(&a, one(4.0)).await.unwrap_err();
+    assert_eq!((error.kind, &*error.reason), (ErrorKind::Unavailable, "disk-full"));
+    assert!(error.retry_after.is_some());
+    assert_eq!(values(client, &a, "m").await.last(), Some(&(NOW, 3.0)));
+    disk.set_free_bytes(None);
+    assert_eq!(client.push(&a, one(4.0)).await.unwrap().samples, 1);
+    assert_eq!(values(client, &a, "m").await.last(), Some(&(NOW + 1, 4.0)));
+}
+
+#[tokio::test]
+async fn the_ingester_itself_conforms() {
+    let rig = Rig::new();
+    conformance(&rig.open().await, &rig.disk).await;
+}
+
+#[tokio::test]
+async fn the_ingester_behind_grpc_conforms() {
+    let rig = Rig::new();
+    let client = rig.remote(rig.open().await).await;
+    conformance(&client, &rig.disk).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_restart_flushed_or_not() {
+    let rig = Rig::new();
+    let a = tenant("a");
+    let push = |value: i32| {
+        let mut batch = WriteBatchBuilder::default();
+        batch.series([("__name__", "m")]).sample(NOW + i64::from(value), f64::from(value));
+        Arc::new(batch.build())
+    };
+    let ingester = rig.open().await;
+    ingester.push(&a, push(1)).await.unwrap();
+    let flushed = ingester.shared.tenants.get(&a).unwrap();
+    ingester.flush(&flushed, true).await.unwrap();
+    ingester.push(&a, push(2)).await.unwrap();
+    assert_eq!(values(&ingester, &a, "m").await, [(NOW + 1, 1.0), (NOW + 2, 2.0)]);
+    drop((ingester, flushed));
+    let ingester = rig.open().await;
+    assert_eq!(values(&ingester, &a, "m").await, [(NOW + 1, 1.0), (NOW + 2, 2.0)]);
+    // Uploaded, listed, and old enough: only then the block goes.
+    let one = ingester.shared.tenants.get(&a).unwrap();
+    assert!(ingester.ship(&one).await);
+    assert_eq!(one.blocks().len(), 1);
+    rig.clock.advance(Duration::from_secs(14 * 3600));
+    assert!(ingester.ship(&one).await);
+    assert_eq!(one.blocks().len(), 1, "no bucket index lists it");
+    let bucket = crate::bucket::TenantBucket::new(rig.bucket.clone(), a.clone());
+    crate::compactor::update_bucket_index(&bucket, rig.clock.now_ms(), 4).await.unwrap();
+    rig.clock.advance(Duration::from_secs(61));
+    assert!(ingester.ship(&one).await);
+    assert_eq!(one.blocks().len(), 1, "the index that lists it is too young");
+    rig.clock.advance(Duration::from_secs(60));
+    assert!(ingester.ship(&one).await);
+    assert_eq!(one.blocks().len(), 0);
+    assert_eq!(values(&ingester, &a, "m").await, [(NOW + 2, 2.0)]);
+}
