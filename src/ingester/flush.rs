@@ -8,8 +8,8 @@ use skald_tsdb::head::Dropped;
 use skald_tsdb::wal::{Cut, WalError};
 use ulid::Ulid;
 
+use super::Ingester;
 use super::tenants::{LocalBlockEntry, Tenant};
-use super::{BLOCK_RANGE_MS, Ingester};
 use crate::runtime::pool::TaskLost;
 
 /// Why a head could not be cut; its samples stay where they are, and the next flush tries again.
@@ -25,18 +25,6 @@ pub(super) enum FlushError {
     Lost(#[from] TaskLost),
 }
 
-/// Up to where a head is to be cut, if at all.
-///
-/// `everything` cuts all there is. Otherwise the newest range and a half stay: a block is cut once the samples reach half
-/// a range beyond its end, so that late ones still find their place in memory.
-fn cut_at(min: TimestampMs, max: TimestampMs, everything: bool) -> Option<TimestampMs> {
-    if everything {
-        return Some(max.saturating_add(1));
-    }
-    let up_to = max.saturating_sub(BLOCK_RANGE_MS / 2).div_euclid(BLOCK_RANGE_MS).saturating_mul(BLOCK_RANGE_MS);
-    (min < up_to).then_some(up_to)
-}
-
 impl Ingester {
     /// Cuts what is due (`everything`: all there is) into blocks. A flush that is interrupted or fails loses nothing.
     pub(super) async fn flush(&self, tenant: &Arc<Tenant>, everything: bool) -> Result<(), FlushError> {
@@ -46,8 +34,12 @@ impl Ingester {
         if tenant.head.drop_covered(&shared.wal) == Dropped::Pinned {
             tracing::debug!(tenant = %tenant.id, "an old reader still holds flushed samples");
         }
-        let Some((min, max)) = tenant.head.min_time().zip(tenant.head.max_time()) else { return Ok(()) };
-        let Some(up_to) = cut_at(min, max, everything) else { return Ok(()) };
+        let due = if everything {
+            tenant.head.time_range().map(|range| range.max.saturating_add(1))
+        } else {
+            tenant.head.due_cut()
+        };
+        let Some(up_to) = due else { return Ok(()) };
         let begun = shared.runtime.clock.monotonic();
         let (ingester, flushed) = (self.clone(), tenant.clone());
         let pool = &shared.runtime.background_pool;
@@ -133,24 +125,5 @@ impl Ingester {
             }
             Err(error) => tracing::warn!(tenant = %tenant.id, %error, "idle tenant could not be closed"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: i64 = 3_600_000;
-
-    #[test]
-    fn blocks_are_cut_half_a_range_late() {
-        assert_eq!(cut_at(0, 3 * HOUR - 1, false), None);
-        assert_eq!(cut_at(0, 3 * HOUR, false), Some(2 * HOUR));
-        assert_eq!(cut_at(HOUR, 3 * HOUR, false), Some(2 * HOUR));
-        assert_eq!(cut_at(2 * HOUR, 4 * HOUR, false), None);
-        assert_eq!(cut_at(0, 100 * HOUR, false), Some(98 * HOUR));
-        assert_eq!(cut_at(-HOUR, HOUR, false), Some(0));
-        assert_eq!(cut_at(0, 5, true), Some(6));
-        assert_eq!(cut_at(0, i64::MAX, true), Some(i64::MAX));
     }
 }
