@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use skald_model::{Labels, MetricMetadata, QueryRange};
 use skald_proto::WriteBatch;
 use skald_tsdb::SeriesChunks;
-use skald_tsdb::block::{BlockError, LocalBlock};
+use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
 use skald_tsdb::head::Select;
 use tokio::sync::mpsc;
 
@@ -50,10 +50,10 @@ struct Merge {
 }
 
 impl Merge {
-    fn new(sources: Vec<Source>) -> Result<Self, BlockError> {
+    fn new(sources: Vec<Source>) -> Result<Self, ServiceError> {
         let mut begun = Vec::with_capacity(sources.len());
         for mut source in sources {
-            if let Some(first) = source.next()? {
+            if let Some(first) = source.next().map_err(block_error)? {
                 begun.push((first, source));
             }
         }
@@ -61,11 +61,11 @@ impl Merge {
     }
 
     /// The next series, with the chunks of all sources that have it.
-    fn next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
+    fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
         let Some(smallest) = self.sources.iter().map(|(next, _)| &next.labels).min().cloned() else {
             return Ok(None);
         };
-        let mut merged: Option<SeriesChunks> = None;
+        let mut parts = Vec::new();
         let mut at = 0;
         while at < self.sources.len() {
             let (next, source) = &mut self.sources[at];
@@ -73,26 +73,20 @@ impl Merge {
                 at += 1;
                 continue;
             }
-            let following = source.next()?;
-            let series = match following {
+            let following = source.next().map_err(block_error)?;
+            parts.push(match following {
                 Some(following) => {
                     at += 1;
                     std::mem::replace(next, following)
                 }
                 None => self.sources.remove(at).0,
-            };
-            match &mut merged {
-                None => merged = Some(series),
-                Some(merged) => {
-                    merged.chunks.extend(series.chunks);
-                    merged.deleted.extend(series.deleted);
-                }
-            }
+            });
         }
-        Ok(merged)
+        join_parts(parts)
+            .map_err(|e| ServiceError::internal(format!("a chunk in memory or in a local block is damaged: {e}")))
     }
 
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, BlockError> {
+    fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, ServiceError> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES
@@ -111,11 +105,11 @@ fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
     blocks.filter(|block| block.meta().range().overlaps(range)).collect()
 }
 
-fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, BlockError> {
+fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, ServiceError> {
     let head = tenant.head.select(&request.matchers, request.range);
     let mut sources = vec![Source::Head(Box::new(head), Vec::new().into_iter())];
     for block in blocks(tenant, request.range) {
-        sources.push(Source::Block(Box::new(block.select(&request.matchers, request.range)?)));
+        sources.push(Source::Block(Box::new(block.select(&request.matchers, request.range).map_err(block_error)?)));
     }
     Merge::new(sources)
 }
@@ -169,13 +163,13 @@ impl IngesterClient for Ingester {
         let reading = self.shared.runtime.query_pool.spawn(async move {
             let mut merge = match open(&tenant, &request) {
                 Ok(merge) => merge,
-                Err(error) => return drop(sender.send(Err(block_error(error))).await),
+                Err(error) => return drop(sender.send(Err(error)).await),
             };
             loop {
                 let batch = match merge.next_batch() {
                     Ok(None) => return,
                     Ok(Some(batch)) => Ok(batch),
-                    Err(error) => Err(block_error(error)),
+                    Err(error) => Err(error),
                 };
                 let failed = batch.is_err();
                 if sender.send(batch).await.is_err() || failed {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use skald_tsdb::SeriesChunks;
+use skald_tsdb::block::join_parts;
 
 use crate::error::ServiceError;
 use crate::select::{BATCH_BYTES, SeriesStream};
@@ -100,18 +101,23 @@ impl Merge {
         let mut batch: Vec<SeriesChunks> = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
-            let Some(Reverse(Head { mut series, lane })) = self.heads.pop() else { break };
+            let Some(Reverse(Head { series, lane })) = self.heads.pop() else { break };
             self.refill(lane).await?;
+            let mut parts = vec![series];
             while let Some(Reverse(next)) = self.heads.peek()
-                && next.series.labels == series.labels
+                && next.series.labels == parts[0].labels
             {
                 let Some(Reverse(same)) = self.heads.pop() else { break };
-                series.chunks.extend(same.series.chunks);
-                series.deleted.extend(same.series.deleted);
+                parts.push(same.series);
                 self.refill(same.lane).await?;
             }
-            bytes += series.heap_bytes();
-            batch.push(series);
+            let joined = join_parts(parts).map_err(|e| {
+                ServiceError::internal(format!("a chunk from an ingester or store-gateway is damaged: {e}"))
+            })?;
+            if let Some(series) = joined {
+                bytes += series.heap_bytes();
+                batch.push(series);
+            }
         }
         Ok(batch)
     }

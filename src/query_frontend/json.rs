@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use skald_model::{Columns, Exemplar, FloatHistogram, Labels, TimestampMs};
-use skald_promql::eval::{Element, SampleValue, Series, Value, all_buckets};
+use skald_promql::eval::{Element, SampleValue, Series, Value};
 
 /// Appends a JSON string.
 pub fn put_str(out: &mut Vec<u8>, text: &str) {
@@ -105,10 +105,10 @@ fn put_histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
     out.extend_from_slice(b",\"sum\":");
     put_quoted_float(out, histogram.sum);
     let mut first = true;
-    for bucket in all_buckets(histogram).iter().filter(|b| b.count != 0.0) {
+    for bucket in histogram.buckets().filter(|b| b.count != 0.0) {
         out.extend_from_slice(if first { b",\"buckets\":[" } else { b"," });
         first = false;
-        let rule = match (bucket.lower_inclusive(), bucket.upper_inclusive()) {
+        let rule = match (bucket.lower_inclusive, bucket.upper_inclusive) {
             (false, true) => b'0',
             (true, false) => b'1',
             (false, false) => b'2',

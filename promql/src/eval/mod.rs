@@ -46,7 +46,6 @@ use std::future::poll_fn;
 pub use annotations::{Annotation, Annotations};
 pub use context::{Interrupt, QueryContext};
 pub use error::EvalError;
-pub use histogram::bucket::{Bucket, Part, all_buckets};
 pub use output::{Element, QueryOutput, QueryStats, SampleValue, Series, Value};
 
 use crate::ast::Expr;

@@ -11,20 +11,20 @@ use crate::eval::quantile::format_g;
 
 /// A bucket with its bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     /// Lower bound.
-    pub lower: f64,
+    pub(crate) lower: f64,
     /// Upper bound.
-    pub upper: f64,
+    pub(crate) upper: f64,
     /// What it counts.
-    pub count: f64,
+    pub(crate) count: f64,
     /// Where it stands.
-    pub part: Part,
+    pub(crate) part: Part,
 }
 
 /// Which part of a histogram a bucket belongs to; the index within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// Below zero: the lower bound belongs to it.
     Negative(i32),
     /// Around zero: both bounds belong to it.
@@ -35,25 +35,13 @@ pub enum Part {
     Custom(i32),
 }
 
-impl Bucket {
-    /// Whether the lower bound itself belongs to the bucket.
-    pub fn lower_inclusive(&self) -> bool {
-        matches!(self.part, Part::Negative(_) | Part::Zero | Part::Custom(0))
-    }
-
-    /// Whether the upper bound itself belongs to the bucket.
-    pub fn upper_inclusive(&self) -> bool {
-        !matches!(self.part, Part::Negative(_))
-    }
-}
-
 /// Whether the histogram has custom bounds.
 pub(crate) fn is_custom(histogram: &FloatHistogram) -> bool {
     histogram.schema == CUSTOM_BUCKETS_SCHEMA
 }
 
 /// All buckets, ascending; the zero bucket only if it counts something.
-pub fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
+pub(crate) fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
     let h = histogram;
     let mut all = Vec::with_capacity(h.positive_buckets.len() + h.negative_buckets.len() + 1);
     if is_custom(h) {
