@@ -21,6 +21,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use super::answer::{Failure, prometheus_error};
+use super::linger::linger;
 use crate::error::{ErrorKind, ServiceError};
 use crate::logging::{LogLimit, LogTurn};
 use crate::runtime::Clock;
@@ -159,6 +160,7 @@ async fn answer(State(measure): State<Measure>, request: Request, next: Next) ->
         None => UNKNOWN_ROUTE.to_owned(),
     };
     let mut under_way = UnderWay::begin(&measure, method_name(request.method()), route);
+    let request = if is_grpc { request } else { linger(request, &measure.frame.clock) };
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = match answered {
         Ok(response) => response,

@@ -11,6 +11,7 @@ mod answer;
 mod config;
 mod exposition;
 mod frame;
+mod linger;
 mod pages;
 mod process_metrics;
 mod server;
