@@ -4,7 +4,7 @@
 //!
 //! Reading order: [`time`] and [`sample`] are plain data; [`varint`] is the one coding they share;
 //! [`labels`] is a series' identity inside a query, [`label_bytes`] the same identity as it travels from a sender
-//! to a head; [`matcher`] selects labels; [`quote`] prints text as Go quotes it; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
+//! to a head; [`matcher`] selects labels, by regexes in the syntax of [`re2`]; [`quote`] prints text as Go quotes it; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
 //! the query engine reads.
 
 pub mod columns;
@@ -14,6 +14,7 @@ pub mod labels;
 pub mod matcher;
 pub mod metadata;
 pub mod quote;
+pub mod re2;
 pub mod sample;
 pub mod time;
 pub mod varint;

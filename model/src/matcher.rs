@@ -7,6 +7,7 @@ use regex_syntax::hir::{Hir, HirKind};
 
 use crate::labels::is_identifier;
 use crate::quote::Quoted;
+use crate::re2;
 
 /// How a matcher compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,6 +143,7 @@ impl Matcher {
 impl Pattern {
     fn new(text: &str) -> Result<Self, MatcherError> {
         let refuse = |message: String| MatcherError { message };
+        let text = &re2::translate(text).map_err(|e| refuse(e.to_string()))?;
         let hir = regex_syntax::ParserBuilder::new()
             .dot_matches_new_line(true)
             .nest_limit(250)
@@ -330,6 +332,20 @@ mod tests {
         let set = Matcher::new(MatchOp::Regex, "l", "b|a|a[12]").unwrap();
         assert_eq!(set.set_matches().unwrap(), ["a", "a1", "a2", "b"]);
         assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo[0-9]+").unwrap().prefix(), "foo");
+    }
+
+    #[test]
+    fn regexes_have_the_syntax_of_re2() {
+        check(r"\d+", &["12"], &["\u{664}", "a"]);
+        check(r"\w\b.*", &["a", "a é"], &["é", "ab"]);
+        check("a{b|\\Qc.\\E", &["a{b", "c."], &["cd"]);
+        check("[[]+", &["[["], &["]"]);
+        check("(?U)a+.*", &["aa"], &["b"]);
+        check("(?-s)a.b", &["axb"], &["a\nb"]);
+        check("(?i:é)a", &["Éa"], &["éA"]);
+        check(r"(?m)a$\n^b", &["a\nb"], &["ab"]);
+        assert!(Matcher::new(MatchOp::Regex, "l", "(?x)a").is_err());
+        assert!(Matcher::new(MatchOp::Regex, "l", "a**").is_err());
     }
 
     #[test]
