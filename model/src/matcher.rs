@@ -67,8 +67,8 @@ enum Pattern {
     Anything,
     /// `.+`
     NonEmpty,
-    /// Everything else; `prefix` is a literal every match starts with, maybe empty.
-    General { prefix: String, regex: Box<Regex> },
+    /// Everything else; `prefix` is a literal every match starts with, maybe empty. `states` estimates the automaton.
+    General { prefix: String, regex: Box<Regex>, states: usize },
 }
 
 /// Compiled size one regex may reach; a larger one is refused, not compiled.
@@ -131,6 +131,16 @@ impl Matcher {
         }
     }
 
+    /// About how much a regex matcher holds: values of its list, or states of its automaton, each some 50 bytes. Whoever
+    /// takes many matchers from strangers bounds the sum.
+    pub fn regex_cost(&self) -> usize {
+        match &self.pattern {
+            Some(Pattern::Set(values)) => values.len(),
+            Some(Pattern::General { states, .. }) => *states,
+            _ => 0,
+        }
+    }
+
     /// A literal every value that the regex matches starts with; empty when there is none.
     pub fn prefix(&self) -> &str {
         match &self.pattern {
@@ -161,7 +171,7 @@ impl Pattern {
             HirKind::Concat(parts) => parts.first().and_then(literal).unwrap_or_default(),
             _ => String::new(),
         };
-        Ok(Self::General { prefix, regex: Box::new(regex) })
+        Ok(Self::General { prefix, regex: Box::new(regex), states: states(&hir) })
     }
 
     fn simple(hir: &Hir) -> Option<Self> {
@@ -195,13 +205,30 @@ impl Pattern {
             Self::Contains(infix) => value.contains(infix.as_str()),
             Self::Anything => true,
             Self::NonEmpty => !value.is_empty(),
-            Self::General { prefix, regex } => value.starts_with(prefix.as_str()) && regex.is_match(value),
+            Self::General { prefix, regex, .. } => value.starts_with(prefix.as_str()) && regex.is_match(value),
         }
     }
 }
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// An estimate of the states of an expression's automaton.
+fn states(hir: &Hir) -> usize {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => 1,
+        HirKind::Literal(l) => l.0.len(),
+        HirKind::Class(regex_syntax::hir::Class::Unicode(class)) => 2 * class.ranges().len(),
+        HirKind::Class(regex_syntax::hir::Class::Bytes(class)) => class.ranges().len(),
+        HirKind::Repetition(r) => {
+            states(&r.sub).saturating_mul(r.max.unwrap_or(r.min).max(1) as usize).saturating_add(1)
+        }
+        HirKind::Capture(c) => states(&c.sub).saturating_add(2),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            parts.iter().fold(0, |sum, part| states(part).saturating_add(sum))
+        }
+    }
 }
 
 /// The text of a (captured) literal.
@@ -353,6 +380,15 @@ mod tests {
         assert_eq!(Matcher::equal("a", "x\u{7f}\"").to_string(), r#"a="x\x7f\"""#);
         assert_eq!(Matcher::new(MatchOp::NotRegex, "a.b", "c|d").unwrap().to_string(), r#""a.b"!~"c|d""#);
         assert_eq!(Matcher::equal("", "").to_string(), r#"""="""#);
+    }
+
+    #[test]
+    fn regexes_tell_what_they_hold() {
+        let cost = |regex: &str| Matcher::new(MatchOp::Regex, "l", regex).unwrap().regex_cost();
+        assert_eq!((cost(".*"), cost("a.*"), cost("a|b|c")), (0, 0, 3));
+        assert_eq!(cost("[a-p][a-p][a-p]"), 4096);
+        assert!(cost("(a|b){500}x+") >= 1000 && cost(r"\pL{10}x+") > 10_000);
+        assert_eq!(Matcher::equal("l", "a|b").regex_cost(), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::error::ParseError;
 use super::lexer::Lexer;
 use super::literal::{number, unquote};
 use super::token::{ContextWord, Described, Keyword, Kind, Token};
-use super::{MAX_DEPTH, MAX_NODES, ParseOptions};
+use super::{MAX_DEPTH, MAX_NODES, MAX_REGEX_COST, ParseOptions};
 use crate::ast::{
     Aggregate, AggregateOp, Binary, BinaryOp, Call, Cardinality, Expr, NumberLiteral, Paren, Span, StringLiteral,
     Unary, VectorMatching,
@@ -21,6 +21,7 @@ pub(super) struct Parser<'a> {
     peeked: Option<Token>,
     pub(super) options: ParseOptions,
     nodes: usize,
+    regex_cost: usize,
     /// Open aggregations: while there are any, unexpected tokens are reported as being in one.
     open_aggregations: usize,
 }
@@ -88,7 +89,7 @@ pub(super) fn binds_first(before: u8, op: BinaryOp) -> bool {
 
 impl<'a> Parser<'a> {
     pub(super) fn new(input: &'a str, options: ParseOptions) -> Self {
-        Self { lexer: Lexer::new(input), peeked: None, options, nodes: 0, open_aggregations: 0 }
+        Self { lexer: Lexer::new(input), peeked: None, options, nodes: 0, regex_cost: 0, open_aggregations: 0 }
     }
 
     pub(super) fn peek(&mut self) -> Result<Token, ParseError> {
@@ -134,6 +135,16 @@ impl<'a> Parser<'a> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return Err(self.error(span_of(token), format!("query has more parts than the limit of {MAX_NODES}")));
+        }
+        Ok(())
+    }
+
+    /// Counts what the regexes of the query hold.
+    pub(super) fn add_regex_cost(&mut self, cost: usize, span: Span) -> Result<(), ParseError> {
+        self.regex_cost = self.regex_cost.saturating_add(cost);
+        if self.regex_cost > MAX_REGEX_COST {
+            let message = format!("regexes of the query are larger together than the limit of {MAX_REGEX_COST} states");
+            return Err(self.error(span, message));
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ pub const MAX_BYTES: usize = 512 * 1024;
 pub const MAX_DEPTH: usize = 1000;
 /// Most nodes a tree may have; a selector's matchers and the labels of a list count too.
 pub const MAX_NODES: usize = 50_000;
+/// Most that all regexes of a query may hold together, as [`Matcher::regex_cost`] counts: some 25 MB.
+pub const MAX_REGEX_COST: usize = 500_000;
 /// Most levels a duration expression may have.
 pub const MAX_DURATION_DEPTH: usize = 100;
 
