@@ -20,7 +20,7 @@ use super::{
 /// A bucket in memory. Clones share one content.
 ///
 /// Its objects' `last_modified` is what [`MemBucket::set_now`] said last. [`MemBucket::set_faults`] makes calls fail or
-/// hang; [`MemBucket::calls`] counts them.
+/// hang; [`MemBucket::take_calls`] counts them.
 #[derive(Clone)]
 pub struct MemBucket {
     name: Arc<str>,

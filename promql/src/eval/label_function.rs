@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::task::{Context, Poll, ready};
 
 use regex::{Regex, RegexBuilder};
+use skald_model::re2;
 use skald_model::{Labels, LabelsBuilder, METRIC_NAME};
 
 use super::env::Env;
@@ -31,10 +32,12 @@ impl Relabel {
         source: String,
         pattern: &str,
     ) -> Result<Self, EvalError> {
-        let regex = RegexBuilder::new(&format!("^(?s:{pattern})$"))
+        let refuse = || invalid("regular expression", "label_replace", pattern);
+        let translated = re2::translate(pattern).map_err(|_| refuse())?;
+        let regex = RegexBuilder::new(&format!("^(?s:{translated})$"))
             .size_limit(REGEX_SIZE_LIMIT)
             .build()
-            .map_err(|_| invalid("regular expression", "label_replace", pattern))?;
+            .map_err(|_| refuse())?;
         if !is_label_name(&target) {
             return Err(invalid("destination label name", "label_replace", &target));
         }
@@ -264,6 +267,21 @@ mod tests {
             values.sort_by(|a, b| by_value(*a, *b, descending));
             assert_eq!(values[..2], want);
             assert!(values[2].is_nan());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_have_the_syntax_of_re2() {
+        let replace = |pattern: &str| Relabel::replace("dst".into(), "$1".into(), "src".into(), pattern);
+        assert!(replace(r"(\d+)x").is_ok());
+        for pattern in ["a)(b", "(", r"\p{Nothing}", "a**"] {
+            let error = replace(pattern).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.starts_with("invalid regular expression in label_replace(): "), "{pattern}: {error}");
         }
     }
 }
