@@ -269,11 +269,6 @@ mod tests {
             assert!(values[2].is_nan());
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn patterns_have_the_syntax_of_re2() {
