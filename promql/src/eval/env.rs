@@ -45,7 +45,12 @@ impl<'q> Env<'q> {
 
     /// Points of `steps` steps without a value.
     pub(crate) fn points(&mut self, steps: usize, span: Span) -> Result<Points, EvalError> {
-        let mut points = self.spare.pop().unwrap_or_else(|| Points::new(self.context.budget()));
+        // A buffer made for a subquery's many steps must not end up holding the one step of a result.
+        let fitting = self.spare.iter().rposition(|points| points.fits(steps));
+        let mut points = match fitting {
+            Some(i) => self.spare.swap_remove(i),
+            None => Points::new(self.context.budget()),
+        };
         points.reset(steps, span)?;
         Ok(points)
     }

@@ -55,7 +55,7 @@ impl Relabel {
         Ok(Self::Join { target, separator, sources })
     }
 
-    fn apply(&self, series: &mut StepSeries) -> Result<(), EvalError> {
+    fn apply(&self, series: &mut StepSeries, span: Span) -> Result<(), EvalError> {
         let labels = &series.labels;
         let (target, value) = match self {
             Self::Replace { target, replacement, source, regex } => {
@@ -74,6 +74,7 @@ impl Relabel {
             }
         };
         series.labels = LabelsBuilder::new(labels).set(target, &value).build();
+        series.points.charge_labels(series.labels.as_bytes().len(), span)?;
         if target == METRIC_NAME {
             series.drop_name = false;
         }
@@ -103,13 +104,14 @@ fn invalid(what: &str, function: &str, value: &str) -> EvalError {
 pub(crate) struct RelabelOperator {
     pub(crate) child: Box<dyn Operator>,
     pub(crate) relabel: Relabel,
+    pub(crate) span: Span,
 }
 
 impl Operator for RelabelOperator {
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
         let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
         env.tick(1)?;
-        self.relabel.apply(&mut series)?;
+        self.relabel.apply(&mut series, self.span)?;
         Poll::Ready(Ok(Some(series)))
     }
 }

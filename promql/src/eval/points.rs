@@ -158,6 +158,17 @@ impl Points {
         Ok(())
     }
 
+    /// Whether the buffers suit `steps`: neither too small nor mostly unused, which the charge would not show.
+    pub(crate) fn fits(&self, steps: usize) -> bool {
+        let room = self.values.capacity();
+        room >= steps && room <= steps.saturating_mul(2).saturating_add(64)
+    }
+
+    /// Counts `bytes` of the series' labels, made by the query, as long as the points live.
+    pub(crate) fn charge_labels(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
+        self.charge.grow(bytes, span)
+    }
+
     pub(crate) fn steps(&self) -> usize {
         self.values.len()
     }

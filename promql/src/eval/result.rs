@@ -106,7 +106,8 @@ fn finish_names(series: Vec<StepSeries>, env: &mut Env<'_>, span: Span) -> Resul
 }
 
 fn vector(series: Vec<StepSeries>, timestamp: i64, charge: &mut Charge, span: Span) -> Result<Vec<Element>, EvalError> {
-    charge.grow(series.len() * size_of::<Element>(), span)?;
+    let labels: usize = series.iter().map(|one| one.labels.as_bytes().len()).sum();
+    charge.grow(series.len() * size_of::<Element>() + labels, span)?;
     charge.hold_samples(series.len())?;
     let elements = series.into_iter().filter_map(|one| {
         let value = match one.points.get(0)? {
@@ -131,7 +132,7 @@ fn matrix(
     for one in series {
         let points = one.points;
         let floats = points.floats.len();
-        charge.grow(size_of::<Series>() + 16 * points.len(), span)?;
+        charge.grow(size_of::<Series>() + one.labels.as_bytes().len() + 16 * points.len(), span)?;
         let mut samples = Columns {
             float_timestamps: Vec::with_capacity(floats),
             float_values: Vec::with_capacity(floats),

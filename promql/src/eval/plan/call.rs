@@ -226,7 +226,7 @@ impl Planner<'_, '_, '_> {
 
     fn relabel(&mut self, vector: &Expr, relabel: Relabel, grid: Grid, span: Span) -> Result<VectorPlan, EvalError> {
         let child = self.vector(vector, grid, "")?;
-        let operator = Box::new(RelabelOperator { child: child.operator, relabel });
+        let operator = Box::new(RelabelOperator { child: child.operator, relabel, span });
         let operator = Box::new(Disjoint::new(operator, self.env.charge(), span));
         Ok(VectorPlan { operator, unique_without_name: false, split: true })
     }

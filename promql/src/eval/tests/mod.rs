@@ -184,6 +184,35 @@ fn limits_name_themselves() {
 }
 
 #[test]
+fn labels_a_query_makes_count_as_held() {
+    let storage = storage();
+    let run = |text: &str| {
+        let expr = crate::parse::parse_expr(text, &crate::parse::ParseOptions::default()).unwrap();
+        let context = QueryContext::new(Some(1_000_000), None, Interrupt::default());
+        block_on(evaluate(&expr, &EvalParams::instant(1_990_000), &storage, &context)).map(|_| ())
+    };
+    let relabel = |times: usize| format!("label_replace(limit, 'x', '{}', 'pod', '.*')", "0123456789".repeat(times));
+    run(&relabel(1000)).unwrap();
+    // 20 series with a label of 100 kB.
+    let error = run(&relabel(10_000)).unwrap_err();
+    assert!(matches!(error, EvalError::MemoryLimit { .. }), "{error}");
+    // One at a time they are fine.
+    run(&format!("count({})", relabel(10_000))).unwrap();
+}
+
+#[test]
+fn a_large_buffer_is_not_kept_for_one_step() {
+    let context = QueryContext::new(None, None, Interrupt::default());
+    let mut env = env::Env::new(&context, &EvalParams::instant(0));
+    let large = env.points(1_000_000, SPAN).unwrap();
+    env.recycle(large);
+    let one = env.points(1, SPAN).unwrap();
+    assert!(one.values.capacity() < 1000);
+    let again = env.points(900_000, SPAN).unwrap();
+    assert_eq!(again.values.capacity(), 1_000_000);
+}
+
+#[test]
 fn an_interrupt_stops_the_query() {
     for (stop, want) in [(Interrupt::cancel as fn(&Interrupt), "canceled"), (Interrupt::time_out, "timeout")] {
         let interrupt = Interrupt::default();
