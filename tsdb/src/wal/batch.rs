@@ -12,7 +12,8 @@ const KEEP_BYTES: usize = 256 << 10;
 /// Records of one head for one commit. Reusable: [`super::Wal::begin`] clears it and ties it to the segment being written.
 ///
 /// Frames are split near 60 KiB; within a batch they keep the order of the calls, except that floats gather in one run
-/// of frames which [`WalBatch::finish`] writes last. Series definitions must come before the samples that need them.
+/// of frames: they may come later than they were added, never earlier. Series definitions must come before the samples
+/// that need them.
 #[derive(Default)]
 pub struct WalBatch {
     pub(super) bytes: Vec<u8>,
@@ -207,10 +208,12 @@ impl WalBatch {
 
     /// Floats are never compressed: their columns leave little to find, and a sample's budget is nanoseconds.
     fn close_floats(&mut self) {
-        let columns = &mut self.floats;
-        if columns.count == 0 {
+        if self.floats.count == 0 {
             return;
         }
+        // A run of floats may fill its frame while the definitions of its series have not filled theirs.
+        self.close();
+        let columns = &mut self.floats;
         let payload = &mut self.scratch;
         payload.clear();
         put_uvarint(payload, u64::from(self.generation.0));

@@ -339,6 +339,32 @@ fn zeroes_in_the_middle_and_at_the_end_are_skipped() {
 }
 
 #[test]
+fn definitions_come_before_a_large_request_s_samples() {
+    for compress in [false, true] {
+        let disk = MemDisk::default();
+        let options = WalOptions { compress, ..WalOptions::default() };
+        let (wal, ..) = open(&disk, options.clone());
+        let head = wal.define_head(b"t").unwrap();
+        let mut batch = WalBatch::default();
+        wal.begin(&mut batch, head, Generation(0));
+        for i in 0..200 {
+            batch.series(i, LabelBytes::new_unchecked(&labels(i)));
+        }
+        // Several frames of floats for definitions that fill no frame.
+        for i in 0..200 {
+            for t in 0..200 {
+                batch.float(i, t, f64::from(i) / 3.0);
+            }
+        }
+        wal.commit(&mut batch).unwrap();
+        drop(wal);
+        let (_, seen, report) = open(&disk, options);
+        assert!(!report.lost_something(), "{report:?}");
+        assert_eq!(seen.lines.len(), 40_000);
+    }
+}
+
+#[test]
 fn a_missing_segment_is_named_and_a_freed_one_is_not() {
     let disk = MemDisk::default();
     let options = WalOptions { segment_bytes: 60, compress: false };
