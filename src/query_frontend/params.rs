@@ -5,7 +5,7 @@ use axum::extract::Request;
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt, Limited};
 use skald_model::{Matcher, QueryRange, TimestampMs};
-use skald_promql::parse::parse_matchers;
+use skald_promql::parse::{MAX_NODES, MAX_REGEX_COST, parse_matchers};
 
 use crate::error::{ErrorKind, ServiceError};
 use crate::tenant::TenantId;
@@ -24,11 +24,9 @@ impl Params {
     pub async fn read(request: Request<Body>) -> Result<Self, ServiceError> {
         let (head, body) = request.into_parts();
         let mut pairs = Vec::new();
-        let is_form = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.split(';').next().unwrap_or_default().trim() == "application/x-www-form-urlencoded");
+        let is_form = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|v| {
+            v.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        });
         if head.method == Method::POST && is_form {
             let body = Limited::new(body, MAX_FORM_BYTES).collect().await.map_err(|error| {
                 if error.is::<http_body_util::LengthLimitError>() {
@@ -110,17 +108,26 @@ impl Params {
         Ok(range)
     }
 
-    /// The selectors of `match[]`.
+    /// The selectors of `match[]`. Their regexes are bounded together, as those of one query are.
     pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
-        self.all("match[]")
-            .map(|text| {
-                let matchers = parse_matchers(text).map_err(|e| invalid("match[]", e))?;
-                if matchers.iter().all(Matcher::matches_empty) {
-                    return Err(invalid("match[]", "match[] must contain at least one non-empty matcher"));
-                }
-                Ok(matchers)
-            })
-            .collect()
+        let (mut selectors, mut all, mut regex_cost) = (Vec::new(), 0usize, 0usize);
+        for text in self.all("match[]") {
+            let matchers = parse_matchers(text).map_err(|e| invalid("match[]", e))?;
+            if matchers.iter().all(Matcher::matches_empty) {
+                return Err(invalid("match[]", "match[] must contain at least one non-empty matcher"));
+            }
+            all += matchers.len();
+            if all > MAX_NODES {
+                return Err(invalid("match[]", format!("more matchers than the limit of {MAX_NODES}")));
+            }
+            regex_cost = matchers.iter().fold(regex_cost, |cost, one| cost.saturating_add(one.regex_cost()));
+            if regex_cost > MAX_REGEX_COST {
+                let why = format!("regexes are larger together than the limit of {MAX_REGEX_COST} states");
+                return Err(invalid("match[]", why));
+            }
+            selectors.push(matchers);
+        }
+        Ok(selectors)
     }
 }
 
@@ -200,6 +207,30 @@ mod tests {
         time(LATEST, Some(LATEST_MS));
         for bad in ["", "NaN", "Inf", "1e300", "-1e300", "foo", "30s", " 1", "2015-06-03"] {
             time(bad, None);
+        }
+    }
+
+    fn params(pairs: impl IntoIterator<Item = String>) -> Params {
+        Params { pairs: pairs.into_iter().map(|v| ("match[]".to_owned(), v)).collect(), headers: HeaderMap::new() }
+    }
+
+    #[test]
+    fn selectors_are_bounded_together() {
+        let selectors = |texts: Vec<String>| params(texts).selectors().map(|s| s.len()).map_err(|e| e.message);
+        assert_eq!(selectors(vec!["up".to_owned(), r#"{a=~"b+"}"#.to_owned()]), Ok(2));
+        let large = |i: usize| format!(r#"{{a=~"(x{{1,500}}){{1,2}}y{{1,900}}{i}"}}"#);
+        let error = selectors((0..1000).map(large).collect()).unwrap_err();
+        assert!(error.contains("regexes are larger together"), "{error}");
+        let error = selectors(vec!["up".to_owned(); MAX_NODES + 1]).unwrap_err();
+        assert!(error.contains("more matchers than the limit"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn forms_are_recognised_in_any_case() {
+        for content_type in ["application/x-www-form-urlencoded", "Application/X-WWW-Form-URLEncoded; charset=utf-8"] {
+            let request =
+                Request::post("/").header(header::CONTENT_TYPE, content_type).body(Body::from("query=1")).unwrap();
+            assert_eq!(Params::read(request).await.unwrap().get("query"), "1");
         }
     }
 
