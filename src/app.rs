@@ -258,6 +258,7 @@ impl App {
             bucket: storage.bucket.clone(),
             indexes: storage.indexes.clone(),
             index_refresh_interval: self.config.blocks_storage.bucket_index.refresh_interval,
+            creation_grace_period: self.config.limits.distributor.creation_grace_period,
             runtime: self.runtime.clone(),
             metrics: ingester::Metrics::new(&mut self.registry.write()),
         };

@@ -61,8 +61,6 @@ settings! {
         pub max_series_per_metric: Option<usize> = None,
         /// Exemplars kept per tenant, in memory only; the oldest give way. 0 keeps none.
         pub max_exemplars_per_tenant: usize = 100_000,
-        /// Samples further in the future than this are refused.
-        pub creation_grace_period: Duration = Duration::from_secs(600),
         /// Bytes of pushes being carried out at one time; further pushes are answered 503.
         pub max_inflight_push_bytes: ByteSize = ByteSize::mib(512),
     }
@@ -132,6 +130,8 @@ struct Shared {
     indexes: Arc<IndexCache>,
     /// After this long every querier has read a newer bucket index.
     index_refresh_interval: Duration,
+    /// How far in the future a sample may lie.
+    creation_grace_period: Duration,
     /// Bytes of pushes under way.
     inflight: Arc<tokio::sync::Semaphore>,
     /// Tells who waits for durability that the log was synced.

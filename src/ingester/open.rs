@@ -53,6 +53,8 @@ pub struct Surroundings {
     pub indexes: Arc<IndexCache>,
     /// After this long every querier has read a newer bucket index.
     pub index_refresh_interval: Duration,
+    /// How far in the future a sample may lie: the distributor's limit, held here too, where the clock may differ.
+    pub creation_grace_period: Duration,
     /// Clocks, pools, disk.
     pub runtime: Runtime,
     /// Where it counts.
@@ -68,7 +70,8 @@ impl Ingester {
         surroundings: Surroundings,
         progress: impl Fn(String) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let Surroundings { bucket, indexes, index_refresh_interval, runtime, metrics } = surroundings;
+        let Surroundings { bucket, indexes, index_refresh_interval, creation_grace_period, runtime, metrics } =
+            surroundings;
         let (wal_dir, blocks_dir) = (data_dir.join("wal"), data_dir.join("tsdb"));
         let opening =
             Opening { config: config.clone(), runtime: runtime.clone(), wal_dir, blocks_dir: blocks_dir.clone() };
@@ -82,6 +85,7 @@ impl Ingester {
             bucket,
             indexes,
             index_refresh_interval,
+            creation_grace_period,
             inflight: Arc::new(tokio::sync::Semaphore::new(permits)),
             synced: tokio::sync::watch::channel(()).0,
             sync_wanted: tokio::sync::Notify::new(),

@@ -78,7 +78,7 @@ impl Ingester {
             let limits = AppendLimits {
                 max_series: shared.config.max_series_per_tenant,
                 max_series_per_metric: shared.config.max_series_per_metric,
-                max_time: now.saturating_add(shared.config.creation_grace_period.as_millis() as i64),
+                max_time: now.saturating_add(shared.creation_grace_period.as_millis() as i64),
                 max_exemplars: shared.config.max_exemplars_per_tenant,
             };
             let series = batch.iter().map(|series| SeriesAppend {
@@ -195,7 +195,7 @@ fn explain(reason: RejectReason, limits: &AppendLimits, config: &Config) -> (&'s
         RejectReason::TooFarInFuture => (
             "too-far-in-future",
             format!(
-                "the time lies beyond {}, the newest that is accepted (ingester.creation_grace_period)",
+                "the time lies beyond {}, the newest that is accepted (limits.creation_grace_period)",
                 limits.max_time
             ),
         ),

@@ -59,6 +59,7 @@ impl Rig {
             bucket: self.bucket.clone(),
             indexes,
             index_refresh_interval: Duration::from_secs(60),
+            creation_grace_period: Duration::from_secs(600),
             runtime,
             metrics: Metrics::new(&mut Registry::default()),
         };
