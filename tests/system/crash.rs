@@ -26,6 +26,28 @@ fn body(first: i64, sample: u64) -> Vec<u8> {
     request.body()
 }
 
+/// Samples of each series of [`bulk`], and its series: together more than one frame of the log holds.
+const BULK: (usize, i64) = (50, 300);
+
+/// One large request of new series, as a sender makes that catches up.
+fn bulk(first: i64, kill: usize) -> Vec<u8> {
+    let mut request = Request::default();
+    for series in 0..BULK.0 {
+        let samples: Vec<(i64, f64)> = (0..BULK.1).map(|i| (first + i, i as f64 / 3.0)).collect();
+        let (name, kill) = (format!("b{series}"), kill.to_string());
+        request = request.series(&[("__name__", "bulk"), ("kill", &kill), ("series", &name)], &samples);
+    }
+    request.body()
+}
+
+/// Every large request so far is there, whole.
+async fn check_bulk(skald: &Skald, first: i64, kill: usize) {
+    let end = (first + BULK.1) as f64 / 1000.0;
+    let data = skald.query("sum(count_over_time(bulk[1h]))", end).await;
+    let expected = (kill + 1) * BULK.0 * BULK.1 as usize;
+    assert_eq!(data["result"][0]["value"][1], expected.to_string(), "after kill {kill}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_samples_survive_kill_9() {
     let mut random = now_ms() as u64;
@@ -37,6 +59,8 @@ async fn acknowledged_samples_survive_kill_9() {
     let sent = Arc::new(AtomicU64::new(0));
     let mut acknowledged = 0;
     for kill in 0..KILLS {
+        let answer = skald.push(bulk(first, kill)).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let stop = Arc::new(AtomicBool::new(false));
         let (client, url) = (skald.client().clone(), skald.url("/api/v1/push"));
@@ -67,6 +91,7 @@ async fn acknowledged_samples_survive_kill_9() {
         acknowledged = sender.await.unwrap();
         skald.start_again().await;
         check(&skald, first, acknowledged, sent.load(Ordering::Relaxed)).await;
+        check_bulk(&skald, first, kill).await;
         println!("kill {kill}: {} samples acknowledged since the last", (acknowledged - before) * SERIES as u64);
     }
     assert!(acknowledged > 100, "the load was no load: {acknowledged}");
