@@ -17,6 +17,9 @@ mod metrics;
 mod select;
 pub mod sources;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,192 @@
+//! The querier over ingesters made for the test: the engine's contract, one thread for everything, deadlines.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use prometheus_client::registry::Registry;
+use skald_model::{Columns, Labels, MetricMetadata};
+use skald_promql::eval::Value;
+use skald_promql::source::Queryable;
+use skald_promql::testing::source_conformance;
+use skald_proto::WriteBatch;
+use skald_tsdb::SeriesChunks;
+use skald_tsdb::disk::MemDisk;
+use skald_tsdb::encode::encode_columns;
+
+use super::blocks::BlockFinder;
+use super::client::{QuerierClient, QueryRequest};
+use super::select::{TenantSeries, Warnings};
+use super::{Config, IngesterGroup, Metrics, Querier};
+use crate::bucket::MemBucket;
+use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
+use crate::error::{ErrorKind, ServiceError};
+use crate::ingester::client::{IngesterClient, PushReply};
+use crate::query_frontend::PromqlConfig;
+use crate::runtime::{Clock, MemNet, Pool, Rng, Runtime, SystemClock};
+use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
+use crate::tenant::TenantId;
+
+/// Answers selects from a list of series, one series a batch, letting others run in between.
+#[derive(Default)]
+struct FakeIngester {
+    series: Vec<(Labels, Columns)>,
+    /// Every select waits for ever behind its first batch.
+    hangs: bool,
+    /// Selects that are open.
+    open: Arc<AtomicUsize>,
+}
+
+/// Counts a select as open while it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl IngesterClient for FakeIngester {
+    async fn push(&self, _: &TenantId, _: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
+        Ok(PushReply::default())
+    }
+
+    async fn select(&self, _: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
+        let wanted =
+            |labels: &Labels| request.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default()));
+        let mut found: Vec<SeriesChunks> = self
+            .series
+            .iter()
+            .filter(|(labels, _)| wanted(labels))
+            .map(|(labels, columns)| SeriesChunks {
+                labels: labels.clone(),
+                chunks: encode_columns(columns).unwrap(),
+                deleted: Vec::new(),
+            })
+            .filter(|series| !series.chunks.is_empty())
+            .collect();
+        found.sort_by(|a, b| a.labels.cmp(&b.labels));
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let (open, hangs) = (Open(self.open.clone()), self.hangs);
+        let batches = stream::unfold((found.into_iter(), open), move |(mut rest, open)| async move {
+            tokio::task::yield_now().await;
+            match rest.next() {
+                Some(series) => Some((Ok(vec![series]), (rest, open))),
+                None if hangs => std::future::pending().await,
+                None => None,
+            }
+        });
+        Ok(batches.boxed())
+    }
+
+    async fn label_names(&self, _: &TenantId, _: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        Ok(Vec::new())
+    }
+
+    async fn label_values(&self, _: &TenantId, _: &str, _: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        Ok(Vec::new())
+    }
+
+    async fn series(&self, _: &TenantId, _: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
+        Ok(Vec::new())
+    }
+
+    async fn exemplars(&self, _: &TenantId, _: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        Ok(Vec::new())
+    }
+
+    async fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A querier over replicas of one group, with a query pool of one thread and nothing in the bucket.
+fn querier(replicas: Vec<FakeIngester>) -> Querier {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let runtime = Runtime {
+        clock: clock.clone(),
+        rng: Arc::new(Rng::seeded(1)),
+        disk: Arc::new(MemDisk::default()),
+        net: Arc::new(MemNet::default()),
+        ingest_pool: Pool::inline(),
+        query_pool: Pool::new("test-query", 1).unwrap(),
+        background_pool: Pool::inline(),
+    };
+    let bucket = Arc::new(MemBucket::default());
+    let indexes = Arc::new(IndexCache::new(bucket, clock.clone(), BucketIndexConfig::default()));
+    let members = replicas.into_iter().map(|one| Arc::new(one) as Arc<dyn IngesterClient>).collect();
+    Querier::new(
+        Config::default(),
+        PromqlConfig::default(),
+        vec![IngesterGroup { members }],
+        Vec::new(),
+        BlockFinder::new(indexes, clock),
+        runtime,
+        Metrics::new(&mut Registry::default()),
+    )
+}
+
+fn gauges(count: usize) -> Vec<(Labels, Columns)> {
+    let one = |i: usize| {
+        let mut columns = Columns::default();
+        (0..200).for_each(|t| columns.push_float(t * 15_000, i as f64));
+        (Labels::from_pairs([("__name__", "m".to_owned()), ("i", format!("{i:03}"))]), columns)
+    };
+    (0..count).map(one).collect()
+}
+
+fn instant(query: &str, timeout: Duration) -> QueryRequest {
+    QueryRequest {
+        query: query.to_owned(),
+        start: 2_000_000,
+        end: 2_000_000,
+        step: 0,
+        lookback: 300_000,
+        timeout,
+        per_step_stats: false,
+    }
+}
+
+#[test]
+fn a_tenants_series_are_a_source_as_the_engine_wants_it() {
+    let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for replicas in [1, 3] {
+        source_conformance(|series| {
+            let fakes = (0..replicas).map(|_| FakeIngester { series: series.clone(), ..FakeIngester::default() });
+            let shared = querier(fakes.collect()).shared;
+            let (tenant, io) = (TenantId::anonymous(), io.handle().clone());
+            Box::new(TenantSeries { shared, tenant, io, warnings: Warnings::default() }) as Box<dyn Queryable>
+        });
+    }
+}
+
+#[tokio::test]
+async fn fifty_joins_run_on_one_thread() {
+    let querier = querier(vec![FakeIngester { series: gauges(20), ..FakeIngester::default() }]);
+    let query = vec!["m"; 51].join(" + on (i) ");
+    let tenant = TenantId::anonymous();
+    let queries = (0..4).map(|_| querier.query(&tenant, instant(&query, Duration::from_secs(60))));
+    for reply in futures::future::join_all(queries).await {
+        let Value::Vector(elements) = reply.unwrap().value else { panic!("a vector") };
+        assert_eq!(elements.len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn a_query_whose_source_hangs_ends_with_its_deadline_and_lets_go() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let hanging = FakeIngester { series: gauges(3), hangs: true, open: open.clone() };
+    let querier = querier(vec![hanging]);
+    let error = querier.query(&TenantId::anonymous(), instant("sum(m)", Duration::from_millis(50))).await.unwrap_err();
+    assert_eq!((error.kind, &*error.reason), (ErrorKind::Timeout, "query-timeout"));
+    let gone = async {
+        while open.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the select is cancelled");
+}
