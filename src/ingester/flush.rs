@@ -31,7 +31,8 @@ impl Ingester {
         let _alone = tenant.flushing.lock().await;
         let shared = &self.shared;
         // What an earlier flush has written may still be pinned by a reader of that time.
-        if tenant.head.drop_covered(&shared.wal) == Dropped::Pinned {
+        let (wal, flushed) = (shared.wal.clone(), tenant.clone());
+        if shared.runtime.background_pool.run(move || flushed.head.drop_covered(&wal)).await? == Dropped::Pinned {
             tracing::debug!(tenant = %tenant.id, "an old reader still holds flushed samples");
         }
         let due = if everything {

@@ -48,7 +48,7 @@ impl Ingester {
 
     async fn upload(
         &self,
-        tenant: &Tenant,
+        tenant: &Arc<Tenant>,
         block: &LocalBlockEntry,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let shared = &self.shared;
@@ -59,7 +59,8 @@ impl Ingester {
         let now = shared.runtime.clock.now_ms();
         block.mark_uploaded(now);
         // Losing the note only means that the block is found in the bucket again after a restart.
-        tenant.save_shipped(disk.as_ref())?;
+        let tenant = tenant.clone();
+        pool.run(move || tenant.save_shipped(disk.as_ref())).await??;
         Ok(())
     }
 

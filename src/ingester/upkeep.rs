@@ -61,7 +61,9 @@ impl Ingester {
                     tracing::error!(tenant = %tenant.id, %error, "head could not be flushed");
                 }
                 if idle {
-                    self.close_if_empty(&tenant);
+                    // Writes to the log. A task that is lost leaves the tenant for the next round.
+                    let ingester = self.clone();
+                    let _ = shared.runtime.background_pool.run(move || ingester.close_if_empty(&tenant)).await;
                 }
             }
             self.observe();
