@@ -25,6 +25,6 @@ pub use label_bytes::LabelBytes;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use metadata::{MetricMetadata, MetricType};
-pub use quote::Quoted;
+pub use quote::{Quoted, QuotedBytes};
 pub use sample::{Exemplar, FloatSample, HistogramSample, HistogramValue, STALE_NAN_BITS, is_stale_nan, stale_nan};
 pub use time::{BlockRange, QueryRange, TimestampMs};

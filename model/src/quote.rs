@@ -15,21 +15,40 @@ pub struct Quoted<'a>(pub &'a str);
 #[derive(Debug, Clone, Copy)]
 pub struct QuotedChar(pub char);
 
+/// Bytes which print as [`Quoted`] does, those that are not UTF-8 as `\x..`.
+#[derive(Debug, Clone, Copy)]
+pub struct QuotedBytes<'a>(pub &'a [u8]);
+
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        let mut plain_from = 0;
-        for (at, c) in self.0.char_indices() {
-            if c != '"' && c != '\\' && c != char::REPLACEMENT_CHARACTER && is_print(c) {
-                continue;
-            }
-            f.write_str(&self.0[plain_from..at])?;
-            plain_from = at + c.len_utf8();
-            if c == '"' { f.write_str("\\\"")? } else { write_escape(f, c)? }
-        }
-        f.write_str(&self.0[plain_from..])?;
+        write_escaped(f, self.0)?;
         f.write_str("\"")
     }
+}
+
+impl fmt::Display for QuotedBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for chunk in self.0.utf8_chunks() {
+            write_escaped(f, chunk.valid())?;
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        f.write_str("\"")
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let mut plain_from = 0;
+    for (at, c) in text.char_indices() {
+        if c != '"' && c != '\\' && c != char::REPLACEMENT_CHARACTER && is_print(c) {
+            continue;
+        }
+        f.write_str(&text[plain_from..at])?;
+        plain_from = at + c.len_utf8();
+        if c == '"' { f.write_str("\\\"")? } else { write_escape(f, c)? }
+    }
+    f.write_str(&text[plain_from..])
 }
 
 impl fmt::Display for QuotedChar {
@@ -96,6 +115,7 @@ mod tests {
         check("\u{a0}\u{200b}\u{feff}\u{2028}\u{e000}", r#""\u00a0\u200b\ufeff\u2028\ue000""#);
         check("\u{10ffff}\u{1f600}\u{301}", "\"\\U0010ffff\u{1f600}\u{301}\"");
         check("\u{fffd}", r#""\ufffd""#);
+        assert_eq!(QuotedBytes(b"a\xc5z\n\xe2\x98\xba\xe2\x98").to_string(), r#""a\xc5z\n☺\xe2\x98""#);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The syntax tree: what a query says, with the position of every node.
 
-use skald_model::Matcher;
+use std::fmt;
+
+use skald_model::{Matcher, Quoted, QuotedBytes};
 
 /// Byte range of a node in the query text: half-open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -315,10 +317,22 @@ pub struct NumberLiteral {
 /// A string.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StringLiteral {
-    /// Unescaped.
+    /// Unescaped; U+FFFD stands for what is not UTF-8.
     pub value: String,
+    /// The bytes, if they are not UTF-8: no label name or value.
+    pub not_utf8: Option<Box<[u8]>>,
     /// Where.
     pub span: Span,
+}
+
+impl fmt::Display for StringLiteral {
+    /// Quoted.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.not_utf8 {
+            Some(bytes) => QuotedBytes(bytes).fmt(f),
+            None => Quoted(&self.value).fmt(f),
+        }
+    }
 }
 
 /// Parentheses.

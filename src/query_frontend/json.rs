@@ -176,7 +176,7 @@ fn put_element(out: &mut Vec<u8>, element: &Element) {
 fn put_series(out: &mut Vec<u8>, series: &Series) {
     out.extend_from_slice(b"{\"metric\":");
     put_labels(out, &series.labels);
-    let Columns { float_timestamps, float_values, histogram_timestamps, histograms } = &series.samples;
+    let Columns { float_timestamps, float_values, histogram_timestamps, histograms, .. } = &series.samples;
     if !float_timestamps.is_empty() {
         out.extend_from_slice(b",\"values\":");
         put_list(out, float_timestamps.iter().zip(float_values), |out, (t, v)| put_float_point(out, *t, *v));

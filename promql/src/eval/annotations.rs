@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use skald_model::Quoted;
+
 use super::date::rfc3339;
 use super::histogram_function::classic::ForcedMonotonicity;
 use super::quantile::{format_g, format_two_digits};
@@ -16,6 +18,8 @@ const KEPT: usize = 1000;
 pub struct Annotations {
     warnings: BTreeSet<Annotation>,
     infos: BTreeSet<Annotation>,
+    /// Warnings that tell how often they occurred.
+    counted: BTreeMap<Annotation, u64>,
     /// Infos about buckets that had to be raised, one per place and metric.
     monotonicity: BTreeMap<Annotation, Raised>,
 }
@@ -42,6 +46,17 @@ impl Annotations {
         insert(&mut self.warnings, span, text.into());
     }
 
+    /// Adds one occurrence of a warning that tells how many there were.
+    pub(crate) fn warn_counted(&mut self, span: Span, text: impl Into<String>) {
+        self.count(Annotation { start: span.start, text: text.into() }, 1);
+    }
+
+    fn count(&mut self, annotation: Annotation, more: u64) {
+        if self.counted.len() < KEPT || self.counted.contains_key(&annotation) {
+            *self.counted.entry(annotation).or_default() += more;
+        }
+    }
+
     /// Adds an info about the part of the query at `span`; `text` is what follows `PromQL info: `.
     pub fn info(&mut self, span: Span, text: impl Into<String>) {
         insert(&mut self.infos, span, text.into());
@@ -53,7 +68,7 @@ impl Annotations {
                         https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)"
             .to_owned();
         if !name.is_empty() {
-            text = format!("{text} for metric name {name:?}");
+            text = format!("{text} for metric name {}", Quoted(name));
         }
         self.raise(Annotation { start: span.start, text }, Raised { change, first: time, last: time, samples: 1 });
     }
@@ -69,18 +84,24 @@ impl Annotations {
     pub fn merge(&mut self, other: Annotations) {
         self.warnings.extend(other.warnings);
         self.infos.extend(other.infos);
+        other.counted.into_iter().for_each(|(annotation, count)| self.count(annotation, count));
         other.monotonicity.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
     }
 
     /// Whether nothing was said.
     pub fn is_empty(&self) -> bool {
-        self.warnings.is_empty() && self.infos.is_empty() && self.monotonicity.is_empty()
+        self.warnings.is_empty() && self.infos.is_empty() && self.counted.is_empty() && self.monotonicity.is_empty()
     }
 
     /// The warnings as the API shows them, `query` being the text that was parsed: at most `limit`, then one that
     /// counts the rest.
     pub fn warnings(&self, query: &str, limit: usize) -> Vec<String> {
-        render(&self.warnings, query, limit, "warning")
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.counted.iter().map(|(annotation, count)| match count {
+            1 => annotation.clone(),
+            _ => Annotation { text: format!("{} ({count} occurrences)", annotation.text), ..annotation.clone() },
+        }));
+        render(&warnings, query, limit, "warning")
     }
 
     /// The infos as the API shows them, likewise.

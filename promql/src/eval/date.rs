@@ -1,4 +1,4 @@
-//! Date functions (UTC, proleptic Gregorian calendar) and `timestamp` of an expression.
+//! Date functions (UTC, proleptic Gregorian calendar); `timestamp` and `start_timestamp` of an expression.
 
 use std::task::{Context, Poll, ready};
 
@@ -95,6 +95,20 @@ impl Operator for EvaluationTime {
         env.tick(self.grid.count)?;
         env.names.drop(&mut series);
         Poll::Ready(Ok(Some(series)))
+    }
+}
+
+/// `start_timestamp(e)` of anything but a selector: `e` is evaluated, but what was computed has no start timestamp.
+pub(crate) struct WithoutStart {
+    pub(crate) child: Box<dyn Operator>,
+}
+
+impl Operator for WithoutStart {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        while let Some(series) = ready!(self.child.poll_next(cx, env))? {
+            env.recycle(series.points);
+        }
+        Poll::Ready(Ok(None))
     }
 }
 

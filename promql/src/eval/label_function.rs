@@ -46,11 +46,11 @@ impl Relabel {
 
     /// `label_join`
     pub(crate) fn join(target: String, separator: String, sources: Vec<String>) -> Result<Self, EvalError> {
-        if !is_label_name(&target) {
-            return Err(invalid("destination label name", "label_join", &target));
-        }
         if let Some(source) = sources.iter().find(|source| !is_label_name(source)) {
             return Err(invalid("source label name", "label_join", source));
+        }
+        if !is_label_name(&target) {
+            return Err(invalid("destination label name", "label_join", &target));
         }
         Ok(Self::Join { target, separator, sources })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Columns, FloatHistogram, Labels, QueryRange, ResetHint, is_stale_nan};
+use skald_model::{Columns, FloatHistogram, Labels, QueryRange, ResetHint, TimestampMs, is_stale_nan};
 
 use super::context::Charge;
 use super::env::Env;
@@ -86,7 +86,8 @@ impl SeriesReader {
 
 fn columns_bytes(columns: &Columns) -> usize {
     let histograms: usize = columns.histograms.iter().map(|h| 16 + super::points::histogram_bytes(h)).sum();
-    16 * columns.float_timestamps.capacity() + histograms
+    let starts = columns.float_starts.capacity() + columns.histogram_starts.capacity();
+    16 * columns.float_timestamps.capacity() + 8 * starts + histograms
 }
 
 /// Finds the resets while the buckets are at hand, then drops the buckets.
@@ -120,20 +121,23 @@ fn note_resets(columns: &mut Columns) {
 pub(crate) fn strip_stale(columns: &mut Columns) {
     if columns.float_values.iter().any(|v| is_stale_nan(*v)) {
         let values = &columns.float_values;
-        let mut i = 0;
-        columns.float_timestamps.retain(|_| {
-            i += 1;
-            !is_stale_nan(values[i - 1])
-        });
+        retain(&mut columns.float_timestamps, |i| !is_stale_nan(values[i]));
+        retain(&mut columns.float_starts, |i| !is_stale_nan(values[i]));
         columns.float_values.retain(|v| !is_stale_nan(*v));
     }
     if columns.histograms.iter().any(|h| h.is_stale()) {
         let histograms = &columns.histograms;
-        let mut i = 0;
-        columns.histogram_timestamps.retain(|_| {
-            i += 1;
-            !histograms[i - 1].is_stale()
-        });
+        retain(&mut columns.histogram_timestamps, |i| !histograms[i].is_stale());
+        retain(&mut columns.histogram_starts, |i| !histograms[i].is_stale());
         columns.histograms.retain(|h| !h.is_stale());
     }
+}
+
+/// Keeps the times of the samples that `keep` is true of.
+fn retain(times: &mut Vec<TimestampMs>, keep: impl Fn(usize) -> bool) {
+    let mut i = 0;
+    times.retain(|_| {
+        i += 1;
+        keep(i - 1)
+    });
 }

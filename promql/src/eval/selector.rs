@@ -21,6 +21,8 @@ pub(crate) enum Yields {
     Value,
     /// Its own time in seconds: `timestamp(selector)`.
     Timestamp,
+    /// Its start timestamp in seconds, 0 if it has none: `start_timestamp(selector)`.
+    StartTimestamp,
     /// Its own time in seconds, the name kept: `info`, which takes no native histograms.
     InfoTime,
 }
@@ -62,7 +64,7 @@ impl Operator for InstantSelector {
             }
             env.count_points(self.counted, &points);
             let mut series = StepSeries { labels, drop_name: false, points };
-            if self.yields == Yields::Timestamp {
+            if matches!(self.yields, Yields::Timestamp | Yields::StartTimestamp) {
                 env.names.drop(&mut series);
             }
             return Poll::Ready(Ok(Some(series)));
@@ -85,8 +87,18 @@ impl InstantSelector {
             }
             let (time, value) = (times[next - 1], values[next - 1]);
             if at.saturating_sub(time) < self.lookback && !is_stale_nan(value) {
-                points.set_float(step, if self.yields == Yields::Value { value } else { time as f64 / 1000.0 });
+                points.set_float(step, self.float(next - 1, time, value));
             }
+        }
+    }
+
+    /// What is yielded of float `i`.
+    #[inline]
+    fn float(&self, i: usize, time: i64, value: f64) -> f64 {
+        match self.yields {
+            Yields::Value => value,
+            Yields::Timestamp | Yields::InfoTime => time as f64 / 1000.0,
+            Yields::StartTimestamp => seconds_of(&self.columns.float_starts, i),
         }
     }
 
@@ -110,7 +122,7 @@ impl InstantSelector {
             if float_time == Some(time) {
                 let value = columns.float_values[next_float - 1];
                 if !is_stale_nan(value) {
-                    points.set_float(step, if self.yields == Yields::Value { value } else { time as f64 / 1000.0 });
+                    points.set_float(step, self.float(next_float - 1, time, value));
                 }
             } else {
                 let histogram = &columns.histograms[next_histogram - 1];
@@ -118,6 +130,9 @@ impl InstantSelector {
                     _ if histogram.is_stale() => {}
                     Yields::Value => points.push_histogram(step, Arc::clone(histogram), self.span)?,
                     Yields::Timestamp => points.set_float(step, time as f64 / 1000.0),
+                    Yields::StartTimestamp => {
+                        points.set_float(step, seconds_of(&columns.histogram_starts, next_histogram - 1));
+                    }
                     Yields::InfoTime => {
                         let text = "this should be an info metric, with float samples".to_owned();
                         return Err(EvalError::Execution(text));
@@ -170,4 +185,9 @@ impl InstantSelector {
         }
         Ok(())
     }
+}
+
+/// The start timestamp of sample `i` in seconds.
+fn seconds_of(starts: &[i64], i: usize) -> f64 {
+    starts.get(i).copied().unwrap_or(0) as f64 / 1000.0
 }

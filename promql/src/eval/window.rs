@@ -79,6 +79,7 @@ impl WindowInput {
             float_values: columns.float_values[floats].to_vec(),
             histogram_timestamps: columns.histogram_timestamps[histograms.clone()].to_vec(),
             histograms: columns.histograms[histograms].to_vec(),
+            ..Columns::default()
         }
     }
 }

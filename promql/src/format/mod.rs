@@ -88,7 +88,7 @@ impl fmt::Display for Leaf<'_> {
             }
             Expr::Vector(e) => write!(f, "{}{}{}{}", Bare(e), At(e.at), Edges(e.edges), Offset(e.offset.as_ref())),
             Expr::Number(e) => write!(f, "{e}"),
-            Expr::String(e) => write!(f, "{}", Quoted(&e.value)),
+            Expr::String(e) => e.fmt(f),
             _ => Ok(()),
         }
     }

@@ -5,7 +5,7 @@
 
 use super::error::ParseError;
 use super::lexer::Lexer;
-use super::literal::{number, unquote};
+use super::literal::{number, unquote, unquote_bytes};
 use super::token::{ContextWord, Described, Keyword, Kind, Token};
 use super::{MAX_DEPTH, MAX_NODES, MAX_REGEX_COST, ParseOptions};
 use crate::ast::{
@@ -214,7 +214,9 @@ impl<'a> Parser<'a> {
             }
             Kind::String => {
                 self.add_node(token)?;
-                Expr::String(StringLiteral { value: unquote(self.text(token)), span: span_of(token) })
+                let text = self.text(token);
+                let not_utf8 = unquote_bytes(text).err().map(Vec::into_boxed_slice);
+                Expr::String(StringLiteral { value: unquote(text), not_utf8, span: span_of(token) })
             }
             Kind::Aggregator(op) if self.aggregation_follows()? => {
                 return self.open_aggregation(frames, op, token);

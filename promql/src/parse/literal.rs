@@ -62,9 +62,14 @@ fn underscores_ok(text: &str) -> bool {
 /// Bytes that are written as escapes and do not form UTF-8 become U+FFFD: no label value can hold them, so they can
 /// never be met either way.
 pub(crate) fn unquote(literal: &str) -> String {
+    unquote_bytes(literal).unwrap_or_else(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The value of a string literal, or its bytes if they are not UTF-8.
+pub(crate) fn unquote_bytes(literal: &str) -> Result<String, Vec<u8>> {
     let inner = literal.get(1..literal.len().saturating_sub(1)).unwrap_or_default();
     if literal.starts_with('`') || !inner.contains('\\') {
-        return inner.to_owned();
+        return Ok(inner.to_owned());
     }
     let mut bytes = Vec::with_capacity(inner.len());
     let mut rest = inner;
@@ -73,7 +78,7 @@ pub(crate) fn unquote(literal: &str) -> String {
         rest = unescape(&rest[at + 1..], &mut bytes);
     }
     bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    String::from_utf8(bytes).map_err(std::string::FromUtf8Error::into_bytes)
 }
 
 /// Appends what the escape at the start of `rest` (its backslash removed) stands for; returns what follows it.

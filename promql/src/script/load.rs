@@ -113,12 +113,18 @@ impl Load {
         for series in &self.series {
             let mut columns = Columns::default();
             let mut timestamp = 0;
-            for value in &series.values {
+            for (i, value) in series.values.iter().enumerate() {
+                let offsets = series.start_offsets_ms.as_ref();
+                let start = offsets.and_then(|offsets| offsets[i]).map_or(0, |offset| timestamp + offset);
                 match value {
                     SequenceValue::Omitted => {}
-                    SequenceValue::Float(value) => columns.push_float(timestamp, *value),
+                    SequenceValue::Float(value) => {
+                        columns.push_float(timestamp, *value);
+                        columns.start_last_float(start);
+                    }
                     SequenceValue::Histogram { histogram, .. } => {
                         columns.push_histogram(timestamp, Arc::clone(histogram));
+                        columns.start_last_histogram(start);
                     }
                 }
                 timestamp += self.step_ms;

@@ -107,18 +107,9 @@ impl SeriesBatch for MemBatch {
     }
 
     fn decode(&self, i: usize, range: QueryRange, out: &mut Columns) -> Result<(), SourceError> {
-        let columns = &self.0[i].1;
-        let inside =
-            |times: &[i64]| times.partition_point(|t| *t < range.min)..times.partition_point(|t| *t <= range.max);
-        if range.is_empty() {
-            return Ok(());
+        if !range.is_empty() {
+            out.extend_from(&self.0[i].1, range);
         }
-        let floats = inside(&columns.float_timestamps);
-        out.float_timestamps.extend_from_slice(&columns.float_timestamps[floats.clone()]);
-        out.float_values.extend_from_slice(&columns.float_values[floats]);
-        let histograms = inside(&columns.histogram_timestamps);
-        out.histogram_timestamps.extend_from_slice(&columns.histogram_timestamps[histograms.clone()]);
-        out.histograms.extend_from_slice(&columns.histograms[histograms]);
         Ok(())
     }
 

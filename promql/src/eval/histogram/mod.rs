@@ -7,7 +7,7 @@ pub(crate) mod trim;
 
 use std::sync::Arc;
 
-use skald_model::{FloatHistogram, Labels, ResetHint};
+use skald_model::{FloatHistogram, Labels, Quoted, ResetHint};
 
 use self::sum::{HistogramMean, HistogramSum};
 
@@ -58,13 +58,13 @@ pub(crate) fn warn_incompatible_schemas(labels: &Labels, span: Span, env: &mut E
 /// Warns that a function of counters met a gauge.
 pub(crate) fn warn_not_counter(labels: &Labels, span: Span, env: &mut Env<'_>) {
     let name = labels.metric_name().unwrap_or("");
-    env.annotations.warn(span, format!("this native histogram metric is not a counter: {name:?}"));
+    env.annotations.warn(span, format!("this native histogram metric is not a counter: {}", Quoted(name)));
 }
 
 /// Warns that a function of gauges met a counter.
 pub(crate) fn warn_not_gauge(labels: &Labels, span: Span, env: &mut Env<'_>) {
     let name = labels.metric_name().unwrap_or("");
-    env.annotations.warn(span, format!("this native histogram metric is not a gauge: {name:?}"));
+    env.annotations.warn(span, format!("this native histogram metric is not a gauge: {}", Quoted(name)));
 }
 
 /// The histogram times `factor`, without empty buckets; a negative factor makes it a gauge.

@@ -7,7 +7,7 @@ pub(crate) mod classic;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{FloatHistogram, Labels, LabelsBuilder};
+use skald_model::{FloatHistogram, Labels, LabelsBuilder, Quoted};
 
 use self::classic::Bucket;
 use super::env::Env;
@@ -82,7 +82,8 @@ impl HistogramOperator {
         let bound = series.labels.get(BUCKET_LABEL).unwrap_or("");
         let parsed = parse_bound(bound);
         if !series.points.floats.is_empty() && parsed.is_none() {
-            let text = format!("bucket label {BUCKET_LABEL:?} is missing or has a malformed value of {bound:?}");
+            let text =
+                format!("bucket label {BUCKET_LABEL:?} is missing or has a malformed value of {}", Quoted(bound));
             env.annotations.warn(self.span, for_metric(&text, &series.labels));
             series.points.floats.reset(self.grid.count);
         }

@@ -3,6 +3,7 @@
 use skald_model::METRIC_NAME;
 
 use super::Planner;
+use super::scalar::literal;
 use crate::ast::{Aggregate, AggregateOp};
 use crate::eval::aggregate;
 use crate::eval::aggregate::fold::Fold;
@@ -53,9 +54,10 @@ impl Planner<'_, '_, '_> {
                 Box::new(Quantile::new(child.operator, index, q, steps, parameter.span(), inner_span))
             }
             AggregateOp::CountValues => {
-                let label = self.string(parameter()?)?;
+                let literal = literal(parameter()?)?;
+                let label = literal.value.clone();
                 if !is_label_name(&label) {
-                    return Err(EvalError::Execution(format!("invalid label name {label:?}")));
+                    return Err(EvalError::Execution(format!("invalid label name {literal}")));
                 }
                 has_name |= label == METRIC_NAME;
                 let subset = if aggregate.without {

@@ -6,7 +6,7 @@ use super::window::check_edges;
 use super::{Planner, without_parens};
 use crate::ast::{Call, Expr, Span, ValueType};
 use crate::eval::absent::{Absent, Watched, asked_labels};
-use crate::eval::date::{self, DatePart, EvaluationTime};
+use crate::eval::date::{self, DatePart, EvaluationTime, WithoutStart};
 use crate::eval::error::EvalError;
 use crate::eval::grid::{Grid, TimeShift};
 use crate::eval::histogram_function::{HistogramNumber, HistogramOperator, Question};
@@ -38,6 +38,7 @@ impl Planner<'_, '_, '_> {
         match name {
             "vector" => self.vector_of(call, grid),
             "timestamp" => self.timestamp(call, grid),
+            "start_timestamp" => self.start_timestamp(call, grid),
             "absent" | "absent_over_time" => self.absent(call, grid),
             "histogram_quantile" | "histogram_quantiles" | "histogram_fraction" => self.histogram_call(call, grid),
             "info" => self.info(call, grid),
@@ -93,6 +94,16 @@ impl Planner<'_, '_, '_> {
         let child = self.vector(vector, grid, "timestamp")?;
         let operator = Box::new(EvaluationTime { child: child.operator, grid });
         Ok(self.dropped_names(VectorPlan { operator, ..child }, call.span))
+    }
+
+    fn start_timestamp(&mut self, call: &Call, grid: Grid) -> Result<VectorPlan, EvalError> {
+        let [vector] = &call.args[..] else { return Err(unsupported(call)) };
+        if let Expr::Vector(selector) = without_parens(vector) {
+            return self.selector(selector, grid, Yields::StartTimestamp, "start_timestamp");
+        }
+        // What was computed did not start at any time.
+        let child = self.vector(vector, grid, "start_timestamp")?;
+        Ok(VectorPlan { operator: Box::new(WithoutStart { child: child.operator }), ..child })
     }
 
     fn absent(&mut self, call: &Call, grid: Grid) -> Result<VectorPlan, EvalError> {

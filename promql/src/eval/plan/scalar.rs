@@ -1,7 +1,7 @@
 //! Plans scalars and strings.
 
-use super::Planner;
-use crate::ast::Expr;
+use super::{Planner, without_parens};
+use crate::ast::{Expr, StringLiteral};
 use crate::eval::error::EvalError;
 use crate::eval::grid::Grid;
 use crate::eval::scalar::{OfVector, ScalarPlan};
@@ -47,10 +47,14 @@ impl Planner<'_, '_, '_> {
 
     /// The text of an expression that yields a string.
     pub(crate) fn string(&mut self, expr: &Expr) -> Result<String, EvalError> {
-        match expr {
-            Expr::String(literal) => Ok(literal.value.clone()),
-            Expr::Paren(paren) => self.string(&paren.expr),
-            _ => Err(EvalError::Internal("the expression is not a string".to_owned())),
-        }
+        literal(expr).map(|literal| literal.value.clone())
+    }
+}
+
+/// The string an expression is.
+pub(super) fn literal(expr: &Expr) -> Result<&StringLiteral, EvalError> {
+    match without_parens(expr) {
+        Expr::String(literal) => Ok(literal),
+        _ => Err(EvalError::Internal("the expression is not a string".to_owned())),
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn value(
     match call.function {
         RangeFunction::Changes | RangeFunction::Resets => {
             let Some(window) = anchored(around) else { return Ok(None) };
-            if call.function == RangeFunction::Changes { Ok(rate::changes(&window)) } else { rate::resets(&window) }
+            let changes = call.function == RangeFunction::Changes;
+            Ok(if changes { rate::changes(&window) } else { rate::resets(&window, call.starts) })
         }
         _ if around.len() == 0 => Ok(None),
         _ if around.is_mixed() => {
@@ -58,6 +59,8 @@ fn anchored<'c>(around: &Window<'c>) -> Option<Window<'c>> {
         floats: &around.floats[float..],
         histogram_times: &around.histogram_times[histogram..],
         histograms: &around.histograms[histogram..],
+        first_float: around.first_float + float,
+        first_histogram: around.first_histogram + histogram,
         ..*around
     })
 }

@@ -1,18 +1,21 @@
 //! Functions of range vectors: for every step the window of one series' samples becomes one value.
 //!
 //! [`rate`] has the functions of counters and gauges, [`over_time`] the `*_over_time` family, [`regression`] the least
-//! squares and the smoothing, [`edges`] what `anchored` and `smoothed` do at a window's ends. Windows are slices of the decoded columns, found by two indices that only move forward.
+//! squares and the smoothing, [`edges`] what `anchored` and `smoothed` do at a window's ends, [`start`] what start
+//! timestamps tell of counters. Windows are slices of the decoded columns, found by two indices that only move forward.
 
 pub(crate) mod edges;
 mod over_time;
 mod rate;
 mod regression;
+mod start;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use skald_model::{Columns, FloatHistogram, Labels};
+use skald_model::{Columns, FloatHistogram, Labels, Quoted};
 
+use self::start::Starts;
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::Grid;
@@ -113,6 +116,8 @@ pub(crate) struct Window<'c> {
     pub(crate) histograms: &'c [Arc<FloatHistogram>],
     /// Index of the first float in the series' column.
     pub(crate) first_float: usize,
+    /// Likewise of the first histogram.
+    pub(crate) first_histogram: usize,
     /// The window is left-open: `start < t <= end`.
     pub(crate) start: i64,
     pub(crate) end: i64,
@@ -156,6 +161,7 @@ impl<'c> Windows<'c> {
             histogram_times: &columns.histogram_timestamps[self.histograms.clone()],
             histograms: &columns.histograms[self.histograms.clone()],
             first_float: self.floats.start,
+            first_histogram: self.histograms.start,
             start,
             end,
             step,
@@ -200,6 +206,8 @@ pub(crate) struct RangeOperator {
 pub(crate) struct Call<'a, 'e, 'q> {
     pub(crate) function: RangeFunction,
     pub(crate) labels: &'a Labels,
+    /// Of the whole series.
+    pub(crate) starts: Starts<'a>,
     pub(crate) scalars: &'a [ScalarPlan],
     pub(crate) scratch: &'a mut Vec<f64>,
     pub(crate) span: Span,
@@ -233,7 +241,7 @@ impl Call<'_, '_, '_> {
 /// `text`, and ` for metric name "…"` if the series has one.
 pub(crate) fn for_metric(text: &str, labels: &Labels) -> String {
     match labels.metric_name() {
-        Some(name) => format!("{text} for metric name {name:?}"),
+        Some(name) => format!("{text} for metric name {}", Quoted(name)),
         None => text.to_owned(),
     }
 }
@@ -265,8 +273,10 @@ impl Operator for RangeOperator {
 impl RangeOperator {
     fn fill(&mut self, points: &mut Points, labels: &Labels, env: &mut Env<'_>) -> Result<(), EvalError> {
         let Self { input, function, scalars, parameter_span, grid, columns, scratch } = self;
+        let starts = Starts::of(columns, *function);
         if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
             && columns.histograms.is_empty()
+            && starts.is_empty()
             && input.edges == EdgeMode::Plain
         {
             return rate::fill_floats(*function, input, grid, columns, points, labels, env);
@@ -275,6 +285,7 @@ impl RangeOperator {
         let mut call = Call {
             function: *function,
             labels,
+            starts,
             scalars,
             scratch,
             span: input.span,
@@ -312,10 +323,10 @@ impl RangeOperator {
 fn value(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
     use RangeFunction as F;
     match call.function {
-        F::Rate | F::Increase | F::Delta => rate::histogram_window(window, call),
+        F::Rate | F::Increase | F::Delta => rate::window(window, call),
         F::Irate | F::Idelta => rate::instant_rate(window, call),
         F::Changes => Ok(rate::changes(window)),
-        F::Resets => rate::resets(window),
+        F::Resets => Ok(rate::resets(window, call.starts)),
         F::Deriv => Ok(regression::deriv(window, call)),
         F::PredictLinear => Ok(regression::predict_linear(window, call)),
         F::DoubleExponentialSmoothing => regression::double_exponential_smoothing(window, call),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use skald_model::{Columns, FloatHistogram, Labels, ResetHint};
+use skald_model::{Columns, FloatHistogram, Labels, Quoted, ResetHint};
 
+use super::start::{self, Starts};
 use super::{Call, RangeFunction, Window, Windows};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
@@ -68,7 +69,7 @@ pub(super) fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, 
         return;
     }
     let text = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
-    env.annotations.info(span, format!("{text}: {name:?}"));
+    env.annotations.info(span, format!("{text}: {}", Quoted(name)));
 }
 
 /// What the change between the first and last sample is multiplied with to cover the whole window, per second for
@@ -108,55 +109,79 @@ pub(super) fn extrapolation(
     if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
 }
 
-/// `rate`, `increase` and `delta` of a series that has histograms.
-pub(crate) fn histogram_window(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
+/// `rate`, `increase` and `delta` of a series that has histograms or start timestamps.
+pub(crate) fn window(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<Option<Point>, EvalError> {
     if window.is_mixed() {
         call.warn_mixed();
         return Ok(None);
     }
-    if window.len() < 2 {
+    let start = call.starts.inside(window);
+    // The start is as good as another sample.
+    if window.len() < 2 && start.is_none() {
         return Ok(None);
     }
+    let is_counter = call.function != RangeFunction::Delta;
+    let range = window.end - window.start;
     if window.histograms.is_empty() {
-        let is_counter = call.function != RangeFunction::Delta;
+        let starts = call.starts;
         let (first, last) = (window.floats[0], window.floats[window.floats.len() - 1]);
         let mut change = last - first;
         if is_counter {
-            change = window.floats.windows(2).filter(|w| w[1] < w[0]).fold(change, |sum, w| sum + w[0]);
+            for (i, pair) in window.floats.windows(2).enumerate() {
+                let restarts = || starts.float(window, i + 1).restarts_after(starts.float(window, i));
+                if pair[1] < pair[0] || restarts() {
+                    change += pair[0];
+                }
+            }
+            starts.warn_overlaps(window, call);
             info_unless_counter_name(call.labels, call.span, call.env);
         }
-        let range = window.end - window.start;
-        let zero_from = is_counter.then_some(first);
-        let factor = extrapolation(window, window.float_times, change, zero_from, call.function, range);
+        let factor = match start {
+            Some(start) => {
+                change += first;
+                start::extrapolation(window, window.float_times, start, call.function, range)
+            }
+            None => {
+                let zero_from = is_counter.then_some(first);
+                extrapolation(window, window.float_times, change, zero_from, call.function, range)
+            }
+        };
         return Ok(Some(Point::Float(change * factor)));
     }
-    let Some(mut change) = histogram_change(window.histograms, call) else { return Ok(None) };
-    let is_counter = call.function != RangeFunction::Delta;
-    let zero_from = is_counter.then(|| window.histograms[0].count);
-    let range = window.end - window.start;
-    let factor = extrapolation(window, window.histogram_times, change.count, zero_from, call.function, range);
+    let first = &window.histograms[0];
+    let mut change = match histogram_change(window, call) {
+        Some(change) => change,
+        None if window.len() > 1 => return Ok(None),
+        None => HistogramSum::plain(first),
+    };
+    let factor = match start {
+        Some(start) => {
+            if window.len() > 1 {
+                if change.add(first, 1.0).is_err() {
+                    histogram::warn_incompatible_schemas(call.labels, call.span, call.env);
+                    return Ok(None);
+                }
+                if change.is_reconciled() {
+                    histogram::info_reconciled(Combination::Addition, call.span, call.env);
+                }
+            }
+            start::extrapolation(window, window.histogram_times, start, call.function, range)
+        }
+        None => {
+            let zero_from = is_counter.then(|| first.count);
+            extrapolation(window, window.histogram_times, change.count(), zero_from, call.function, range)
+        }
+    };
     change.scale(factor);
-    Ok(Some(Point::Histogram(Arc::new(change.finish()))))
+    // A single sample stays what it was.
+    let reset_hint = if window.len() > 1 { ResetHint::Gauge } else { first.reset_hint };
+    Ok(Some(Point::Histogram(Arc::new(FloatHistogram { reset_hint, ..change.finish() }))))
 }
 
 /// The difference of the last and first histogram, and for counters what was lost in resets between.
-struct HistogramChange {
-    sum: HistogramSum,
-    count: f64,
-}
-
-impl HistogramChange {
-    fn scale(&mut self, factor: f64) {
-        self.sum.scale(factor);
-    }
-
-    fn finish(&self) -> FloatHistogram {
-        FloatHistogram { reset_hint: ResetHint::Gauge, ..self.sum.finish() }
-    }
-}
-
-fn histogram_change(histograms: &[Arc<FloatHistogram>], call: &mut Call<'_, '_, '_>) -> Option<HistogramChange> {
-    let (labels, span) = (call.labels, call.span);
+fn histogram_change(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<HistogramSum> {
+    let (labels, span, starts) = (call.labels, call.span, call.starts);
+    let histograms = window.histograms;
     let is_counter = call.function != RangeFunction::Delta;
     let [first, .., last] = histograms else { return None };
     let is_gauge = |h: &FloatHistogram| h.reset_hint == ResetHint::Gauge;
@@ -164,7 +189,7 @@ fn histogram_change(histograms: &[Arc<FloatHistogram>], call: &mut Call<'_, '_, 
         histogram::warn_not_counter(labels, span, call.env);
     }
     // What the first sample looked like does not matter if the counter was reset right after it.
-    let restarted = is_counter && is_reset(&histograms[1], first);
+    let restarted = is_counter && (starts.restarts_at(window, 1) || is_reset(&histograms[1], first));
     let layout = if restarted { &histograms[1] } else { first };
     let others = if is_counter { &histograms[1..] } else { std::slice::from_ref(last) };
     if others.iter().any(|h| is_custom(h) != is_custom(layout)) {
@@ -189,9 +214,10 @@ fn histogram_change(histograms: &[Arc<FloatHistogram>], call: &mut Call<'_, '_, 
         sum.add(&empty, -1.0).ok()?;
     }
     if is_counter {
-        for pair in histograms.windows(2).skip(usize::from(restarted)) {
+        starts.warn_overlaps(window, call);
+        for (i, pair) in histograms.windows(2).enumerate().skip(usize::from(restarted)) {
             call.env.tick(pair[1].positive_buckets.len() + pair[1].negative_buckets.len()).ok()?;
-            if is_reset(&pair[1], &pair[0]) {
+            if starts.restarts_at(window, i + 1) || is_reset(&pair[1], &pair[0]) {
                 sum.add(&pair[0], 1.0).ok()?;
                 if sum.is_reconciled() && !reconciled {
                     histogram::info_reconciled(Combination::Addition, span, call.env);
@@ -205,8 +231,7 @@ fn histogram_change(histograms: &[Arc<FloatHistogram>], call: &mut Call<'_, '_, 
     } else if !is_gauge(first) || !is_gauge(last) {
         histogram::warn_not_gauge(labels, span, call.env);
     }
-    let count = sum.count();
-    Some(HistogramChange { sum, count })
+    Some(sum)
 }
 
 /// `irate` and `idelta`: the change between the last two samples.
@@ -219,11 +244,17 @@ pub(crate) fn instant_rate(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> 
         let [.., before, last] = window.floats else { return Ok(None) };
         let [.., before_time, last_time] = window.float_times else { return Ok(None) };
         // A counter that dropped started at zero.
-        let change = if is_rate && last < before { *last } else { last - before };
+        let change = if is_rate && (last < before || restarts_last(window, call)) { *last } else { last - before };
         let seconds = (last_time - before_time) as f64 / 1000.0;
         return Ok(Some(Point::Float(if is_rate { change / seconds } else { change })));
     }
     instant_rate_of_last(window, is_rate, call)
+}
+
+/// Whether the last of two or more floats starts after the one before it.
+fn restarts_last(window: &Window<'_>, call: &Call<'_, '_, '_>) -> bool {
+    let last = window.floats.len() - 1;
+    call.starts.float(window, last).restarts_after(call.starts.float(window, last - 1))
 }
 
 /// `irate` and `idelta` of a window that holds histograms, which the last two samples need not be.
@@ -246,14 +277,16 @@ fn instant_rate_of_last(
     };
     let (last_time, last) = previous();
     let (before_time, before) = previous();
+    let last_histogram = window.histograms.len().saturating_sub(1);
     let seconds = (last_time - before_time) as f64 / 1000.0;
     match (before, last) {
         (Point::Float(before), Point::Float(last)) => {
-            let change = if is_rate && last < before { last } else { last - before };
+            let change = if is_rate && (last < before || restarts_last(window, call)) { last } else { last - before };
             Ok(Some(Point::Float(if is_rate { change / seconds } else { change })))
         }
         (Point::Histogram(before), Point::Histogram(last)) => {
-            let change = last_change(&before, &last, is_rate, call);
+            let restarts = is_rate && (call.starts.restarts_at(window, last_histogram) || is_reset(&last, &before));
+            let change = last_change(&before, &last, is_rate, restarts, call);
             let scaled = change.map(|change| if is_rate { histogram::divided(&change, seconds) } else { change });
             Ok(scaled.map(|h| {
                 let gauge = FloatHistogram { reset_hint: ResetHint::Gauge, ..h };
@@ -271,6 +304,7 @@ fn last_change(
     before: &FloatHistogram,
     last: &FloatHistogram,
     is_rate: bool,
+    restarts: bool,
     call: &mut Call<'_, '_, '_>,
 ) -> Option<FloatHistogram> {
     let gauges = [before, last].iter().filter(|h| h.reset_hint == ResetHint::Gauge).count();
@@ -281,7 +315,7 @@ fn last_change(
         histogram::warn_not_gauge(call.labels, call.span, call.env);
     }
     let mut sum = HistogramSum::plain(last);
-    if is_rate && is_reset(last, before) {
+    if restarts {
         return Some(sum.finish());
     }
     if sum.add(before, -1.0).is_err() {
@@ -310,9 +344,15 @@ pub(crate) fn changes(window: &Window<'_>) -> Option<Point> {
 }
 
 /// `resets`: how often a counter started anew.
-pub(crate) fn resets(window: &Window<'_>) -> Result<Option<Point>, EvalError> {
+pub(crate) fn resets(window: &Window<'_>, starts: Starts<'_>) -> Option<Point> {
+    if window.len() == 0 {
+        return None;
+    }
+    if !starts.is_empty() {
+        return Some(Point::Float(start::resets(window, starts) as f64));
+    }
     if window.histograms.is_empty() {
-        return Ok(Some(Point::Float(window.floats.windows(2).filter(|w| w[1] < w[0]).count() as f64)));
+        return Some(Point::Float(window.floats.windows(2).filter(|w| w[1] < w[0]).count() as f64));
     }
     let mut count = 0u32;
     each_pair(window, |before, after| {
@@ -322,35 +362,37 @@ pub(crate) fn resets(window: &Window<'_>) -> Result<Option<Point>, EvalError> {
             _ => true,
         });
     });
-    Ok(Some(Point::Float(f64::from(count))))
+    Some(Point::Float(f64::from(count)))
 }
 
 /// Calls `f` with every sample and its successor in time: floats by value, histograms by index.
 pub(super) fn each_pair(window: &Window<'_>, mut f: impl FnMut(Result<f64, usize>, Result<f64, usize>)) {
-    let (mut float, mut histogram) = (0, 0);
     let mut before = None;
-    loop {
-        let float_time = window.float_times.get(float).copied();
-        let histogram_time = window.histogram_times.get(histogram).copied();
-        let after = match (float_time, histogram_time) {
-            (None, None) => return,
-            (Some(f), Some(h)) if f < h => Ok(float),
-            (Some(_), None) => Ok(float),
-            _ => Err(histogram),
-        };
-        let after = match after {
-            Ok(i) => {
-                float += 1;
-                Ok(window.floats[i])
-            }
-            Err(i) => {
-                histogram += 1;
-                Err(i)
-            }
-        };
+    each_sample(window, |after| {
+        let after = after.map(|i| window.floats[i]);
         if let Some(before) = before {
             f(before, after);
         }
         before = Some(after);
+    });
+}
+
+/// Calls `f` with the index of every sample in time order: `Ok` is a float, `Err` a histogram.
+pub(super) fn each_sample(window: &Window<'_>, mut f: impl FnMut(Result<usize, usize>)) {
+    let (mut float, mut histogram) = (0, 0);
+    loop {
+        let float_time = window.float_times.get(float).copied();
+        let histogram_time = window.histogram_times.get(histogram).copied();
+        match (float_time, histogram_time) {
+            (None, None) => return,
+            (Some(_), None) => float += 1,
+            (Some(f), Some(h)) if f < h => float += 1,
+            _ => {
+                histogram += 1;
+                f(Err(histogram - 1));
+                continue;
+            }
+        }
+        f(Ok(float - 1));
     }
 }
