@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use skald_model::{Labels, MetricMetadata};
-use skald_promql::eval::{QueryStats, Value};
+use skald_promql::eval::{AnswerCharge, QueryStats, Value};
 
 use crate::error::ServiceError;
 use crate::select::{LabelRequest, SeriesExemplars};
@@ -30,7 +30,7 @@ pub struct QueryRequest {
 }
 
 /// A query's answer with everything said about it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct QueryReply {
     /// The answer.
     pub value: Value,
@@ -40,6 +40,8 @@ pub struct QueryReply {
     pub infos: Vec<String>,
     /// What it took.
     pub stats: QueryStats,
+    /// What the answer holds of a budget, for as long as it is kept; `None` if it came from another process.
+    pub charge: Option<AnswerCharge>,
 }
 
 /// A querier as the query-frontend sees it, in this process or behind gRPC. Dropping a call cancels it.

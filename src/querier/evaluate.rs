@@ -87,6 +87,7 @@ async fn run(
         infos: output.annotations.infos(&request.query, MOST_ANNOTATIONS),
         value: output.value,
         stats: output.stats,
+        charge: Some(output.charge),
     })
 }
 

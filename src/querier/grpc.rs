@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use skald_model::{Columns, HistogramValue, Labels, MetricMetadata};
-use skald_promql::eval::{Element, QueryStats, SampleValue, Series, Value};
+use skald_model::{Columns, HistogramValue, Labels, MetricMetadata, QueryRange};
+use skald_promql::eval::{AnswerCharge, Element, QueryStats, SampleValue, Series, Value};
 use skald_proto::grpc::{self as messages, MalformedMessage, querier_client, querier_server};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -18,8 +18,10 @@ use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, 
 use crate::select::{LabelRequest, SeriesExemplars};
 use crate::tenant::TenantId;
 
-/// Samples one message of an answer aims at.
-const SAMPLES_PER_MESSAGE: usize = 50_000;
+/// Samples one message of an answer holds at most, or one more series: about 200 KiB.
+const SAMPLES_PER_MESSAGE: usize = 16_384;
+/// Samples that a histogram counts as.
+const SAMPLES_OF_HISTOGRAM: usize = 32;
 
 /// Longest evaluation a peer may ask for; the query-frontend's own limit is far below.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -87,67 +89,97 @@ fn element_message(element: Element) -> messages::QuerySeries {
     series
 }
 
-fn series_message(series: Series) -> messages::QuerySeries {
-    let samples = series.samples;
-    let histograms = samples.histogram_timestamps.iter().zip(&samples.histograms);
-    messages::QuerySeries {
-        labels: series.labels.as_bytes().to_vec(),
-        timestamps: samples.float_timestamps,
-        value_bits: samples.float_values.into_iter().map(f64::to_bits).collect(),
-        histograms: histograms.map(|(t, h)| messages::Histogram::from_float(*t, h)).collect(),
+/// A series in parts of at most a message each.
+fn series_messages(series: Series) -> impl Iterator<Item = messages::QuerySeries> {
+    let Series { labels, samples } = series;
+    let floats = samples.float_values.len();
+    let parts = floats.div_ceil(SAMPLES_PER_MESSAGE).max(1);
+    let cut = move |part: usize, length: usize, most: usize| (part * most).min(length)..((part + 1) * most).min(length);
+    let histograms_per_message = SAMPLES_PER_MESSAGE / SAMPLES_OF_HISTOGRAM;
+    let parts = parts.max(samples.histograms.len().div_ceil(histograms_per_message));
+    (0..parts).map(move |part| {
+        let floats = cut(part, floats, SAMPLES_PER_MESSAGE);
+        let histograms = cut(part, samples.histograms.len(), histograms_per_message);
+        let times = &samples.histogram_timestamps[histograms.clone()];
+        messages::QuerySeries {
+            labels: labels.as_bytes().to_vec(),
+            timestamps: samples.float_timestamps[floats.clone()].to_vec(),
+            value_bits: samples.float_values[floats].iter().map(|v| v.to_bits()).collect(),
+            histograms: times
+                .iter()
+                .zip(&samples.histograms[histograms])
+                .map(|(t, h)| messages::Histogram::from_float(*t, h))
+                .collect(),
+        }
+    })
+}
+
+/// An answer as messages of bounded size, in order, each made when the one before it has gone out: `series` is drained,
+/// a series longer than a message goes on in the next one under the same labels.
+struct ReplyMessages {
+    head: Option<messages::QueryResponse>,
+    series: Box<dyn Iterator<Item = messages::QuerySeries> + Send>,
+    last: Option<messages::QueryResponse>,
+    /// The answer counts against the query's budget until it is sent.
+    _charge: Option<AnswerCharge>,
+}
+
+impl ReplyMessages {
+    fn new(reply: QueryReply) -> Self {
+        let mut head = messages::QueryResponse::default();
+        let series: Box<dyn Iterator<Item = messages::QuerySeries> + Send> = match reply.value {
+            Value::Scalar { timestamp, value } => {
+                (head.value_type, head.timestamp, head.scalar_bits) = (value_type::SCALAR, timestamp, value.to_bits());
+                Box::new(std::iter::empty())
+            }
+            Value::String { timestamp, value } => {
+                (head.value_type, head.timestamp, head.text) = (value_type::STRING, timestamp, value);
+                Box::new(std::iter::empty())
+            }
+            Value::Vector(elements) => {
+                head.value_type = value_type::VECTOR;
+                Box::new(elements.into_iter().map(element_message))
+            }
+            Value::Matrix(series) => {
+                head.value_type = value_type::MATRIX;
+                Box::new(series.into_iter().flat_map(series_messages))
+            }
+        };
+        let stats = reply.stats;
+        let last = messages::QueryResponse {
+            last: true,
+            warnings: reply.warnings,
+            infos: reply.infos,
+            stats: Some(messages::QueryStats {
+                series_read: stats.series_read,
+                samples_read: stats.samples_read,
+                queryable_samples: stats.queryable_samples,
+                queryable_samples_per_step: stats.queryable_samples_per_step,
+                peak_samples: stats.peak_samples,
+                peak_bytes: stats.peak_bytes,
+            }),
+            ..messages::QueryResponse::default()
+        };
+        Self { head: Some(head), series, last: Some(last), _charge: reply.charge }
     }
 }
 
-/// Cuts an answer into messages of bounded size, in order.
-fn reply_messages(reply: QueryReply) -> Vec<messages::QueryResponse> {
-    let mut head = messages::QueryResponse::default();
-    let series: Vec<messages::QuerySeries> = match reply.value {
-        Value::Scalar { timestamp, value } => {
-            (head.value_type, head.timestamp, head.scalar_bits) = (value_type::SCALAR, timestamp, value.to_bits());
-            Vec::new()
+impl Iterator for ReplyMessages {
+    type Item = messages::QueryResponse;
+
+    fn next(&mut self) -> Option<messages::QueryResponse> {
+        let head = self.head.take();
+        let first = head.is_some();
+        let mut message = head.unwrap_or_default();
+        let mut samples = 0;
+        while samples < SAMPLES_PER_MESSAGE
+            && let Some(one) = self.series.next()
+        {
+            samples += 1 + one.timestamps.len() + one.histograms.len() * SAMPLES_OF_HISTOGRAM;
+            message.series.push(one);
         }
-        Value::String { timestamp, value } => {
-            (head.value_type, head.timestamp, head.text) = (value_type::STRING, timestamp, value);
-            Vec::new()
-        }
-        Value::Vector(elements) => {
-            head.value_type = value_type::VECTOR;
-            elements.into_iter().map(element_message).collect()
-        }
-        Value::Matrix(series) => {
-            head.value_type = value_type::MATRIX;
-            series.into_iter().map(series_message).collect()
-        }
-    };
-    let mut out = vec![head];
-    let mut samples = 0;
-    for one in series {
-        samples += one.timestamps.len() + one.histograms.len() * 20;
-        match out.last_mut() {
-            Some(last) => last.series.push(one),
-            None => unreachable!("the head is there"),
-        }
-        if samples >= SAMPLES_PER_MESSAGE {
-            out.push(messages::QueryResponse::default());
-            samples = 0;
-        }
+        if first || !message.series.is_empty() { Some(message) } else { self.last.take() }
     }
-    let stats = reply.stats;
-    out.push(messages::QueryResponse {
-        last: true,
-        warnings: reply.warnings,
-        infos: reply.infos,
-        stats: Some(messages::QueryStats {
-            series_read: stats.series_read,
-            samples_read: stats.samples_read,
-            queryable_samples: stats.queryable_samples,
-            queryable_samples_per_step: stats.queryable_samples_per_step,
-            peak_samples: stats.peak_samples,
-            peak_bytes: stats.peak_bytes,
-        }),
-        ..messages::QueryResponse::default()
-    });
-    out
 }
 
 fn columns(message: messages::QuerySeries) -> Result<Series, MalformedMessage> {
@@ -184,10 +216,28 @@ fn element(message: messages::QuerySeries) -> Result<Element, MalformedMessage> 
 async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<QueryReply, ServiceError> {
     let broken = || ServiceError::new(crate::error::ErrorKind::Unavailable, "query-answer-cut", "the answer was cut");
     let mut head = stream.message().await?.ok_or_else(broken)?;
-    let mut series = std::mem::take(&mut head.series);
+    let first = std::mem::take(&mut head.series);
+    let mut elements = Vec::new();
+    let mut series: Vec<Series> = Vec::new();
+    // Decoded message by message: what a message holds twice for a moment is bounded.
+    let mut take = |messages: Vec<messages::QuerySeries>| -> Result<(), MalformedMessage> {
+        for message in messages {
+            if head.value_type == value_type::VECTOR {
+                elements.push(element(message)?);
+                continue;
+            }
+            let one = columns(message)?;
+            match series.last_mut() {
+                Some(last) if last.labels == one.labels => last.samples.extend_from(&one.samples, QueryRange::ALL),
+                _ => series.push(one),
+            }
+        }
+        Ok(())
+    };
+    take(first).map_err(malformed)?;
     let last = loop {
         let mut message = stream.message().await?.ok_or_else(broken)?;
-        series.append(&mut message.series);
+        take(std::mem::take(&mut message.series)).map_err(malformed)?;
         if message.last {
             break message;
         }
@@ -195,12 +245,8 @@ async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<
     let value = match head.value_type {
         value_type::SCALAR => Value::Scalar { timestamp: head.timestamp, value: f64::from_bits(head.scalar_bits) },
         value_type::STRING => Value::String { timestamp: head.timestamp, value: head.text },
-        value_type::VECTOR => {
-            Value::Vector(series.into_iter().map(element).collect::<Result<_, _>>().map_err(malformed)?)
-        }
-        value_type::MATRIX => {
-            Value::Matrix(series.into_iter().map(columns).collect::<Result<_, _>>().map_err(malformed)?)
-        }
+        value_type::VECTOR => Value::Vector(elements),
+        value_type::MATRIX => Value::Matrix(series),
         _ => return Err(malformed(MalformedMessage("unknown type of answer"))),
     };
     let stats = last.stats.unwrap_or_default();
@@ -216,6 +262,7 @@ async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<
             peak_samples: stats.peak_samples,
             peak_bytes: stats.peak_bytes,
         },
+        charge: None,
     })
 }
 
@@ -270,7 +317,7 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
     async fn query(&self, request: Request<messages::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let reply = self.0.query(&tenant, query_request(request.into_inner())).await?;
-        Ok(Response::new(futures::stream::iter(reply_messages(reply).into_iter().map(Ok)).boxed()))
+        Ok(Response::new(futures::stream::iter(ReplyMessages::new(reply).map(Ok)).boxed()))
     }
 
     async fn label_names(
@@ -337,23 +384,37 @@ mod tests {
 
     #[test]
     fn answers_are_cut_into_bounded_messages() {
-        let one = || {
-            let mut samples = Columns::default();
-            for t in 0..30_000 {
-                samples.push_float(t, 0.5);
-            }
-            Series { labels: Labels::empty(), samples }
+        let one = |name: &str, samples: i64| {
+            let mut columns = Columns::default();
+            (0..samples).for_each(|t| columns.push_float(t, 0.5));
+            Series { labels: Labels::from_pairs([("a", name)]), samples: columns }
         };
         let reply = QueryReply {
-            value: Value::Matrix((0..5).map(|_| one()).collect()),
+            value: Value::Matrix(vec![one("1", 10_000), one("2", 40_000), one("3", 10), one("4", 10)]),
             warnings: vec!["w".into()],
             infos: Vec::new(),
             stats: QueryStats::default(),
+            charge: None,
         };
-        let messages = reply_messages(reply);
-        let series: Vec<usize> = messages.iter().map(|m| m.series.len()).collect();
-        assert_eq!(series, [2, 2, 1, 0]);
+        let messages: Vec<_> = ReplyMessages::new(reply).collect();
+        let samples: Vec<Vec<usize>> =
+            messages.iter().map(|m| m.series.iter().map(|s| s.timestamps.len()).collect()).collect();
+        assert_eq!(samples, [vec![10_000, 16_384], vec![16_384], vec![7232, 10, 10], vec![]]);
         assert!(messages[3].last && messages[3].warnings == ["w"]);
         assert_eq!(messages[0].value_type, value_type::MATRIX);
+        assert_eq!(messages[1].series[0].timestamps[0], 16_384);
+    }
+
+    #[test]
+    fn an_answer_without_series_has_a_head_and_an_end() {
+        let reply = QueryReply {
+            value: Value::Vector(Vec::new()),
+            warnings: Vec::new(),
+            infos: Vec::new(),
+            stats: QueryStats::default(),
+            charge: None,
+        };
+        let messages: Vec<_> = ReplyMessages::new(reply).collect();
+        assert_eq!((messages.len(), messages[0].value_type, messages[1].last), (2, value_type::VECTOR, true));
     }
 }

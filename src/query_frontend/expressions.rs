@@ -9,27 +9,40 @@ use skald_promql::ast::Expr;
 use skald_promql::parse::parse_expr;
 
 use super::QueryFrontend;
-use super::answer::{Notes, respond, success_body};
+use super::answer::{Data, Notes, Success, Whole};
 use super::json::put_str;
 use super::params::{Params, invalid};
-use crate::error::ServiceError;
+use crate::error::{ErrorKind, ServiceError};
+
+/// Bytes a formatted query may reach: indentation can make a small query a very large one.
+const LONGEST_FORMATTED: usize = 16 << 20;
 
 /// `/api/v1/format_query`
 pub async fn format(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    let pretty = |expr: Expr| success_body(&Notes::default(), |out| put_str(out, &expr.prettify()));
-    respond(frontend.expression(request).await.map(pretty))
+    let formatted = frontend
+        .of_expression(request, |expr| {
+            let text = expr.prettify(LONGEST_FORMATTED).ok_or_else(|| {
+                let text = format!("the formatted query is longer than the limit of {LONGEST_FORMATTED} bytes");
+                ServiceError::new(ErrorKind::BadData, "formatted-query-too-long", text)
+            })?;
+            Ok(Whole::new(move |out: &mut Vec<u8>| put_str(out, &text)))
+        })
+        .await;
+    frontend.respond(formatted).await
 }
 
 /// `/api/v1/parse_query`
 pub async fn parse(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
     let tree = |expr: Expr| {
-        success_body(&Notes::default(), |out| out.extend_from_slice(expr.to_json().to_string().as_bytes()))
+        let json = expr.to_json().to_string();
+        Ok(Whole::new(move |out: &mut Vec<u8>| out.extend_from_slice(json.as_bytes())))
     };
-    respond(frontend.expression(request).await.map(tree))
+    let tree = frontend.of_expression(request, tree).await;
+    frontend.respond(tree).await
 }
 
 /// `/api/v1/status/buildinfo`: Grafana asks it what it talks to.
-pub async fn build_info() -> Response {
+pub async fn build_info(State(frontend): State<Arc<QueryFrontend>>) -> Response {
     let data = serde_json::json!({
         "application": "Skald",
         "version": env!("CARGO_PKG_VERSION"),
@@ -39,13 +52,24 @@ pub async fn build_info() -> Response {
         "buildDate": "",
         "goVersion": "",
     });
-    respond(Ok(success_body(&Notes::default(), |out| out.extend_from_slice(data.to_string().as_bytes()))))
+    let data = Whole::new(move |out: &mut Vec<u8>| out.extend_from_slice(data.to_string().as_bytes()));
+    frontend.respond(Ok(Success::new(data, Notes::default()))).await
 }
 
 impl QueryFrontend {
-    async fn expression(&self, request: Request<Body>) -> Result<Expr, ServiceError> {
+    /// Parses the query on the query pool and answers with something made of it.
+    async fn of_expression<D: Data>(
+        &self,
+        request: Request<Body>,
+        answer: impl FnOnce(Expr) -> Result<D, ServiceError> + Send + 'static,
+    ) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         params.tenant(self.multitenancy_enabled)?;
-        parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))
+        let options = self.parse_options;
+        let work = move || {
+            let expr = parse_expr(params.get("query"), &options).map_err(|e| invalid("query", e))?;
+            Ok(Success::new(answer(expr)?, Notes::default()))
+        };
+        self.runtime.query_pool.run(work).await?
     }
 }

@@ -1,9 +1,11 @@
-//! Prometheus' JSON, written straight into a buffer.
+//! Prometheus' JSON, written straight into a buffer, large answers bit by bit.
 
 use std::io::Write;
 
 use skald_model::{Columns, Exemplar, FloatHistogram, Labels, TimestampMs};
 use skald_promql::eval::{Element, SampleValue, Series, Value};
+
+use super::answer::{Data, List};
 
 /// Appends a JSON string.
 pub fn put_str(out: &mut Vec<u8>, text: &str) {
@@ -128,32 +130,153 @@ fn put_histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
     out.push(b'}');
 }
 
-/// Appends an answer: `"resultType":…,"result":…`.
-pub fn put_value(out: &mut Vec<u8>, value: &Value) {
-    let head = |out: &mut Vec<u8>, kind: &str| {
+/// A query's answer, `"resultType":…,"result":…`, encoded bit by bit: a series is dropped once it is encoded, and a long one
+/// is cut between its samples.
+pub struct ValueData {
+    left: Left,
+    /// Items to begin with.
+    items: usize,
+}
+
+/// What is not encoded yet.
+enum Left {
+    Scalar(TimestampMs, f64),
+    Text(TimestampMs, String),
+    Vector(List<Element>),
+    Matrix { series: std::vec::IntoIter<Series>, current: Option<Cursor>, begun: bool },
+    Nothing,
+}
+
+/// A series of which some samples are encoded.
+struct Cursor {
+    series: Series,
+    floats: usize,
+    histograms: usize,
+}
+
+/// Items that a histogram counts as, since it is written with its buckets.
+const HISTOGRAM_ITEMS: usize = 32;
+
+impl ValueData {
+    /// The encoding of `value`.
+    pub fn new(value: Value) -> Self {
+        let histograms = |columns: &Columns| columns.histograms.len() * HISTOGRAM_ITEMS;
+        let (left, items) = match value {
+            Value::Scalar { timestamp, value } => (Left::Scalar(timestamp, value), 1),
+            Value::String { timestamp, value } => (Left::Text(timestamp, value), 1),
+            Value::Vector(elements) => {
+                let histograms = elements.iter().filter(|e| matches!(e.value, SampleValue::Histogram(_))).count();
+                let items = elements.len() + histograms * HISTOGRAM_ITEMS;
+                (Left::Vector(List::new(elements, put_element)), items)
+            }
+            Value::Matrix(series) => {
+                let items = series.iter().map(|s| 1 + s.samples.float_values.len() + histograms(&s.samples)).sum();
+                (Left::Matrix { series: series.into_iter(), current: None, begun: false }, items)
+            }
+        };
+        Self { left, items }
+    }
+
+    /// Items of the whole answer, about.
+    pub fn items(&self) -> usize {
+        self.items
+    }
+
+    /// Appends the start of the answer, which comes before everything else.
+    pub fn put_head(&self, out: &mut Vec<u8>) {
+        let kind = match self.left {
+            Left::Scalar(..) => "scalar",
+            Left::Text(..) => "string",
+            Left::Vector(_) => "vector",
+            Left::Matrix { .. } | Left::Nothing => "matrix",
+        };
         let _ = write!(out, "\"resultType\":\"{kind}\",\"result\":");
-    };
-    match value {
-        Value::Scalar { timestamp, value } => {
-            head(out, "scalar");
-            put_float_point(out, *timestamp, *value);
+    }
+
+    /// Appends about `room` bytes more; false at the end.
+    pub fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
+        let more = match &mut self.left {
+            Left::Scalar(timestamp, value) => {
+                put_float_point(out, *timestamp, *value);
+                false
+            }
+            Left::Text(timestamp, text) => {
+                out.push(b'[');
+                put_time(out, *timestamp);
+                out.push(b',');
+                put_str(out, text);
+                out.push(b']');
+                false
+            }
+            Left::Vector(elements) => elements.put_some(out, room),
+            Left::Matrix { series, current, begun } => put_matrix(series, current, begun, out, room),
+            Left::Nothing => false,
+        };
+        if !more {
+            self.left = Left::Nothing;
         }
-        Value::String { timestamp, value } => {
-            head(out, "string");
-            out.push(b'[');
-            put_time(out, *timestamp);
-            out.push(b',');
-            put_str(out, value);
-            out.push(b']');
+        more
+    }
+}
+
+fn put_matrix(
+    series: &mut std::vec::IntoIter<Series>,
+    current: &mut Option<Cursor>,
+    begun: &mut bool,
+    out: &mut Vec<u8>,
+    room: usize,
+) -> bool {
+    let end = out.len().saturating_add(room);
+    loop {
+        if let Some(cursor) = current
+            && cursor.put_some(out, end)
+        {
+            return true;
         }
-        Value::Vector(elements) => {
-            head(out, "vector");
-            put_list(out, elements, put_element);
+        *current = series.next().map(|series| Cursor { series, floats: 0, histograms: 0 });
+        let Some(cursor) = current else { break };
+        out.push(if *begun { b',' } else { b'[' });
+        *begun = true;
+        out.extend_from_slice(b"{\"metric\":");
+        put_labels(out, &cursor.series.labels);
+    }
+    if !*begun {
+        out.push(b'[');
+    }
+    out.push(b']');
+    false
+}
+
+impl Cursor {
+    /// Appends samples until `out` is `end` long; false once the series is complete.
+    fn put_some(&mut self, out: &mut Vec<u8>, end: usize) -> bool {
+        let Columns { float_timestamps, float_values, histogram_timestamps, histograms, .. } = &self.series.samples;
+        let floats = float_timestamps.iter().zip(float_values).skip(self.floats);
+        for (t, v) in floats {
+            if out.len() >= end {
+                return true;
+            }
+            out.extend_from_slice(if self.floats == 0 { b",\"values\":[" } else { b"," });
+            self.floats += 1;
+            put_float_point(out, *t, *v);
+            if self.floats == float_values.len() {
+                out.push(b']');
+            }
         }
-        Value::Matrix(series) => {
-            head(out, "matrix");
-            put_list(out, series, put_series);
+        let points = histogram_timestamps.iter().zip(histograms).skip(self.histograms);
+        for (t, h) in points {
+            if out.len() >= end {
+                return true;
+            }
+            out.extend_from_slice(if self.histograms == 0 { b",\"histograms\":[" } else { b"," });
+            self.histograms += 1;
+            put_histogram_point(out, *t, h);
+            if self.histograms == histograms.len() {
+                out.push(b']');
+            }
         }
+        out.push(b'}');
+        false
     }
 }
 
@@ -169,21 +292,6 @@ fn put_element(out: &mut Vec<u8>, element: &Element) {
             out.extend_from_slice(b",\"histogram\":");
             put_histogram_point(out, element.timestamp, histogram);
         }
-    }
-    out.push(b'}');
-}
-
-fn put_series(out: &mut Vec<u8>, series: &Series) {
-    out.extend_from_slice(b"{\"metric\":");
-    put_labels(out, &series.labels);
-    let Columns { float_timestamps, float_values, histogram_timestamps, histograms, .. } = &series.samples;
-    if !float_timestamps.is_empty() {
-        out.extend_from_slice(b",\"values\":");
-        put_list(out, float_timestamps.iter().zip(float_values), |out, (t, v)| put_float_point(out, *t, *v));
-    }
-    if !histogram_timestamps.is_empty() {
-        out.extend_from_slice(b",\"histograms\":");
-        put_list(out, histogram_timestamps.iter().zip(histograms), |out, (t, h)| put_histogram_point(out, *t, h));
     }
     out.push(b'}');
 }

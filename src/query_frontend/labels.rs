@@ -11,15 +11,15 @@ use skald_model::MetricMetadata;
 use skald_promql::parse::parse_expr;
 
 use super::QueryFrontend;
-use super::answer::{Notes, respond, success_body};
+use super::answer::{List, Notes, Success, Whole};
 use super::json::{put_exemplar, put_labels, put_list, put_str};
 use super::params::{Params, invalid};
 use crate::error::{ErrorKind, ServiceError};
-use crate::select::LabelRequest;
+use crate::select::{LabelRequest, SeriesExemplars};
 
 /// `/api/v1/labels`
 pub async fn names(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.names(request).await)
+    frontend.respond(frontend.names(request).await).await
 }
 
 /// `/api/v1/label/{name}/values`
@@ -28,22 +28,22 @@ pub async fn values(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    respond(frontend.values(&name, request).await)
+    frontend.respond(frontend.values(&name, request).await).await
 }
 
 /// `/api/v1/series`
 pub async fn series(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.series(request).await)
+    frontend.respond(frontend.series(request).await).await
 }
 
 /// `/api/v1/metadata`
 pub async fn metadata(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.metadata(request).await)
+    frontend.respond(frontend.metadata(request).await).await
 }
 
 /// `/api/v1/query_exemplars`
 pub async fn exemplars(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.exemplars(request).await)
+    frontend.respond(frontend.exemplars(request).await).await
 }
 
 impl QueryFrontend {
@@ -59,7 +59,7 @@ impl QueryFrontend {
         }
     }
 
-    async fn names(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn names(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
@@ -68,7 +68,7 @@ impl QueryFrontend {
         Ok(strings(names, limit))
     }
 
-    async fn values(&self, name: &str, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn values(&self, name: &str, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
@@ -81,7 +81,7 @@ impl QueryFrontend {
         Ok(strings(values, limit))
     }
 
-    async fn series(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn series(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
@@ -91,27 +91,23 @@ impl QueryFrontend {
             return Err(ServiceError::new(ErrorKind::BadData, "invalid-parameter", text));
         }
         let labels = LabelRequest { selectors, range: params.label_range()? };
-        let mut series = self.in_time(self.querier().series(&tenant, labels)).await?;
+        let series = self.in_time(self.querier().series(&tenant, labels)).await?;
         let mut notes = Notes::default();
-        if let Some(limit) = limit.filter(|limit| series.len() > *limit) {
-            series.truncate(limit);
-            notes.truncated();
-        }
-        Ok(success_body(&notes, |out| put_list(out, &series, put_labels)))
+        Ok(Success::new(List::limited(series, limit, &mut notes, put_labels), notes))
     }
 
-    async fn metadata(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn metadata(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?.unwrap_or(usize::MAX);
         let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
         let metric = Some(params.get("metric")).filter(|metric| !metric.is_empty());
         let metadata = self.in_time(self.querier().metadata(&tenant, metric)).await?;
-        let mut by_metric: BTreeMap<&str, Vec<&MetricMetadata>> = BTreeMap::new();
-        for one in &metadata {
-            by_metric.entry(&one.metric).or_default().push(one);
-        }
-        Ok(success_body(&Notes::default(), |out| {
+        let whole = Whole::new(move |out: &mut Vec<u8>| {
+            let mut by_metric: BTreeMap<&str, Vec<&MetricMetadata>> = BTreeMap::new();
+            for one in &metadata {
+                by_metric.entry(&one.metric).or_default().push(one);
+            }
             out.push(b'{');
             for (i, (metric, families)) in by_metric.iter().take(limit).enumerate() {
                 if i > 0 {
@@ -130,10 +126,11 @@ impl QueryFrontend {
                 });
             }
             out.push(b'}');
-        }))
+        });
+        Ok(Success::new(whole, Notes::default()))
     }
 
-    async fn exemplars(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn exemplars(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let range = params.label_range()?;
@@ -144,25 +141,21 @@ impl QueryFrontend {
         } else {
             self.in_time(self.querier().exemplars(&tenant, LabelRequest { selectors, range })).await?
         };
-        Ok(success_body(&Notes::default(), |out| {
-            put_list(out, &series, |out, series| {
-                out.extend_from_slice(b"{\"seriesLabels\":");
-                put_labels(out, &series.labels);
-                out.extend_from_slice(b",\"exemplars\":");
-                put_list(out, &series.exemplars, put_exemplar);
-                out.push(b'}');
-            });
-        }))
+        Ok(Success::new(List::new(series, put_series_exemplars), Notes::default()))
     }
 }
 
-fn strings(mut texts: Vec<String>, limit: Option<usize>) -> Vec<u8> {
+fn put_series_exemplars(out: &mut Vec<u8>, series: &SeriesExemplars) {
+    out.extend_from_slice(b"{\"seriesLabels\":");
+    put_labels(out, &series.labels);
+    out.extend_from_slice(b",\"exemplars\":");
+    put_list(out, &series.exemplars, put_exemplar);
+    out.push(b'}');
+}
+
+fn strings(texts: Vec<String>, limit: Option<usize>) -> Success {
     let mut notes = Notes::default();
-    if let Some(limit) = limit.filter(|limit| texts.len() > *limit) {
-        texts.truncate(limit);
-        notes.truncated();
-    }
-    success_body(&notes, |out| put_list(out, &texts, |out, text| put_str(out, text)))
+    Success::new(List::limited(texts, limit, &mut notes, |out, text| put_str(out, text)), notes)
 }
 
 /// A label name as a URL carries it: `U__` introduces Prometheus' escaping of names outside `[a-zA-Z0-9_]`, where `__`

@@ -1,7 +1,7 @@
 //! The query-frontend: Prometheus' query API over HTTP, answered by queriers.
 //!
 //! A request's way: [`params`] reads it, one of [`query`], [`labels`], [`expressions`] checks it and asks a querier, and
-//! [`answer`] with [`json`] writes what Prometheus would.
+//! [`answer`] with [`json`] writes what Prometheus would, large answers piece by piece.
 //!
 //! Absent on purpose: samples are never read here, and no expression is evaluated.
 
@@ -17,12 +17,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use axum::routing::get;
 use skald_promql::parse::ParseOptions;
 
+use crate::error::ServiceError;
 use crate::querier::client::QuerierClient;
 use crate::runtime::Runtime;
 use crate::settings::settings;
+use answer::Success;
 
 settings! {
     /// The query-frontend: checks queries, bounds them, and hands them to queriers.
@@ -100,6 +103,11 @@ impl QueryFrontend {
     fn querier(&self) -> &dyn QuerierClient {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.queriers[turn % self.queriers.len()].as_ref()
+    }
+
+    /// The response to an outcome.
+    async fn respond(&self, outcome: Result<Success, ServiceError>) -> Response {
+        answer::respond(outcome, &self.runtime, self.config.query_timeout).await
     }
 
     /// The API's routes, without the configured prefix.

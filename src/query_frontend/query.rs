@@ -8,35 +8,35 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use skald_promql::ast::ValueType;
-use skald_promql::eval::{QueryStats, Value};
+use skald_promql::eval::{AnswerCharge, QueryStats, Value};
 use skald_promql::parse::parse_expr;
 
 use super::QueryFrontend;
-use super::answer::{Notes, respond, success_body};
-use super::json::{put_list, put_time, put_value};
+use super::answer::{Data, Notes, Success};
+use super::json::{ValueData, put_list, put_time};
 use super::params::{Params, invalid};
 use crate::error::{ErrorKind, ServiceError};
 use crate::querier::client::{QueryReply, QueryRequest};
 
 /// `/api/v1/query`
 pub async fn instant(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.instant(request).await)
+    frontend.respond(frontend.instant(request).await).await
 }
 
 /// `/api/v1/query_range`
 pub async fn range(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    respond(frontend.range(request).await)
+    frontend.respond(frontend.range(request).await).await
 }
 
 impl QueryFrontend {
-    async fn instant(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn instant(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let time = params.time("time")?.unwrap_or_else(|| self.runtime.clock.now_ms());
         parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
         self.run(&params, time, time, 0).await
     }
 
-    async fn range(&self, request: Request<Body>) -> Result<Vec<u8>, ServiceError> {
+    async fn range(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let start = params.required_time("start")?;
         let end = params.required_time("end")?;
@@ -74,7 +74,7 @@ impl QueryFrontend {
         self.run(&params, start, end, step).await
     }
 
-    async fn run(&self, params: &Params, start: i64, end: i64, step: i64) -> Result<Vec<u8>, ServiceError> {
+    async fn run(&self, params: &Params, start: i64, end: i64, step: i64) -> Result<Success, ServiceError> {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
         let timeout = match params.duration_ns("timeout")? {
@@ -103,8 +103,7 @@ impl QueryFrontend {
         };
         let took = self.runtime.clock.monotonic() - begun;
         let stats = (!stats.is_empty()).then_some(took);
-        let encode = move || encode(reply, limit, stats, (start, step));
-        Ok(self.runtime.query_pool.run(encode).await?)
+        Ok(success(reply, limit, stats, (start, step)))
     }
 }
 
@@ -125,8 +124,8 @@ fn thousands(number: u64) -> String {
     out
 }
 
-/// The answer's JSON. `stats` is the time the query took, when statistics were asked for.
-fn encode(reply: QueryReply, limit: Option<usize>, stats: Option<Duration>, (start, step): (i64, i64)) -> Vec<u8> {
+/// The answer to a reply. `stats` is the time the query took, when statistics were asked for.
+fn success(reply: QueryReply, limit: Option<usize>, stats: Option<Duration>, (start, step): (i64, i64)) -> Success {
     let mut notes = Notes { warnings: reply.warnings, infos: reply.infos };
     let mut value = reply.value;
     if let Some(limit) = limit {
@@ -145,14 +144,48 @@ fn encode(reply: QueryReply, limit: Option<usize>, stats: Option<Duration>, (sta
             notes.truncated();
         }
     }
-    success_body(&notes, |out| {
-        out.push(b'{');
-        put_value(out, &value);
-        if let Some(took) = stats {
-            put_stats(out, &reply.stats, took, start, step);
+    let stats = stats.map(|took| Stats { stats: reply.stats, took, start, step });
+    Success::new(QueryData { value: ValueData::new(value), begun: false, stats, _charge: reply.charge }, notes)
+}
+
+/// The data of an answer to a query.
+struct QueryData {
+    value: ValueData,
+    begun: bool,
+    stats: Option<Stats>,
+    /// The value counts against the query's budget until it is sent.
+    _charge: Option<AnswerCharge>,
+}
+
+impl Data for QueryData {
+    fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
+        if !self.begun {
+            self.begun = true;
+            out.push(b'{');
+            self.value.put_head(out);
+        }
+        if self.value.put_some(out, room) {
+            return true;
+        }
+        if let Some(Stats { stats, took, start, step }) = &self.stats {
+            put_stats(out, stats, *took, *start, *step);
         }
         out.push(b'}');
-    })
+        false
+    }
+
+    fn items(&self) -> usize {
+        let steps = self.stats.as_ref().map_or(0, |stats| stats.stats.queryable_samples_per_step.len());
+        self.value.items() + steps
+    }
+}
+
+/// What the `stats` parameter adds.
+struct Stats {
+    stats: QueryStats,
+    took: Duration,
+    start: i64,
+    step: i64,
 }
 
 fn put_stats(out: &mut Vec<u8>, stats: &QueryStats, took: Duration, start: i64, step: i64) {

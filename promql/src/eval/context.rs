@@ -159,6 +159,21 @@ impl Charge {
     }
 }
 
+/// What the answer to a query holds of the query's budget; whoever keeps the answer keeps this with it.
+#[derive(Debug)]
+pub struct AnswerCharge(Charge);
+
+impl AnswerCharge {
+    pub(crate) fn new(charge: Charge) -> Self {
+        Self(charge)
+    }
+
+    /// Bytes the answer is counted with.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);

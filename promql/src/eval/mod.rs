@@ -44,7 +44,7 @@ mod tests;
 use std::future::poll_fn;
 
 pub use annotations::{Annotation, Annotations};
-pub use context::{Interrupt, QueryContext};
+pub use context::{AnswerCharge, Interrupt, QueryContext};
 pub use error::EvalError;
 pub use output::{Element, QueryOutput, QueryStats, SampleValue, Series, Value};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skald_model::{Columns, FloatHistogram, Labels, TimestampMs};
 
 use super::annotations::Annotations;
-use super::context::Charge;
+use super::context::AnswerCharge;
 
 /// The answer to a query with everything said about it.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct QueryOutput {
     /// What it took.
     pub stats: QueryStats,
     /// The answer counts against the query's budget until it is dropped.
-    pub(crate) _charge: Charge,
+    pub charge: AnswerCharge,
 }
 
 /// A query's answer.

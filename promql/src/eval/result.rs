@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use skald_model::{Columns, Labels};
 
-use super::context::Charge;
+use super::context::{AnswerCharge, Charge};
 use super::env::Env;
 use super::error::EvalError;
 use super::grid::Grid;
@@ -89,7 +89,7 @@ impl Root {
         stats.peak_samples = env.context.peak_samples() as u64;
         stats.peak_bytes = env.context.peak_bytes() as u64;
         let annotations = std::mem::take(&mut env.annotations);
-        Poll::Ready(Ok(QueryOutput { value, annotations, stats, _charge: charge }))
+        Poll::Ready(Ok(QueryOutput { value, annotations, stats, charge: AnswerCharge::new(charge) }))
     }
 }
 

@@ -339,11 +339,12 @@ impl fmt::Display for Float {
 }
 
 impl Expr {
-    /// The expression as `format_query` answers it: on one line up to 100 bytes, else indented.
-    pub fn prettify(&self) -> String {
+    /// The expression as `format_query` answers it: on one line up to 100 bytes, else indented. `None` when it would be
+    /// longer than `limit` bytes.
+    pub fn prettify(&self, limit: usize) -> Option<String> {
         let mut out = String::new();
-        pretty(self, 0, &mut out);
-        out
+        pretty(self, 0, limit, &mut out);
+        (out.len() <= limit).then_some(out)
     }
 }
 
@@ -354,8 +355,11 @@ fn indent(level: usize, out: &mut String) {
 }
 
 /// Recursion is bounded by the parser's limit on levels. Each level prints its subtree once to measure it, and stops
-/// going down as soon as it fits a line.
-fn pretty(expr: &Expr, level: usize, out: &mut String) {
+/// going down as soon as it fits a line. Nothing is added once `out` is longer than `limit`.
+fn pretty(expr: &Expr, level: usize, limit: usize, out: &mut String) {
+    if out.len() > limit {
+        return;
+    }
     // Writing into a String cannot fail.
     if matches!(expr, Expr::Subquery(_)) && fits(expr) {
         // Prometheus does not indent these.
@@ -372,20 +376,20 @@ fn pretty(expr: &Expr, level: usize, out: &mut String) {
             indent(level, out);
             let _ = writeln!(out, "{}(", Head(e));
             if let Some(param) = &e.param {
-                pretty(param, level + 1, out);
+                pretty(param, level + 1, limit, out);
                 out.push_str(",\n");
             }
-            pretty(&e.expr, level + 1, out);
+            pretty(&e.expr, level + 1, limit, out);
             out.push('\n');
             indent(level, out);
             out.push(')');
         }
         Expr::Binary(e) => {
-            pretty(&e.lhs, level + 1, out);
+            pretty(&e.lhs, level + 1, limit, out);
             out.push('\n');
             indent(level, out);
             let _ = writeln!(out, "{}", Operator(e));
-            pretty(&e.rhs, level + 1, out);
+            pretty(&e.rhs, level + 1, limit, out);
         }
         Expr::Call(e) => {
             indent(level, out);
@@ -394,20 +398,20 @@ fn pretty(expr: &Expr, level: usize, out: &mut String) {
                 if i > 0 {
                     out.push_str(",\n");
                 }
-                pretty(arg, level + 1, out);
+                pretty(arg, level + 1, limit, out);
             }
             out.push('\n');
             indent(level, out);
             out.push(')');
         }
         Expr::Subquery(e) => {
-            pretty(&e.expr, level, out);
+            pretty(&e.expr, level, limit, out);
             let _ = write!(out, "{}", Window(e));
         }
         Expr::Paren(e) => {
             indent(level, out);
             out.push_str("(\n");
-            pretty(&e.expr, level + 1, out);
+            pretty(&e.expr, level + 1, limit, out);
             out.push('\n');
             indent(level, out);
             out.push(')');
@@ -416,7 +420,7 @@ fn pretty(expr: &Expr, level: usize, out: &mut String) {
             indent(level, out);
             out.push(if e.negative { '-' } else { '+' });
             let mut inner = String::new();
-            pretty(&e.expr, level, &mut inner);
+            pretty(&e.expr, level, limit, &mut inner);
             out.push_str(inner.trim_start_matches(' '));
         }
         Expr::Matrix(_) | Expr::Number(_) | Expr::String(_) | Expr::Vector(_) => {}

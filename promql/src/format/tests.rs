@@ -87,7 +87,7 @@ fn durations() {
 #[test]
 fn long_expressions_are_broken() {
     let long = "a_metric_with_a_long_name_of_its_own";
-    let pretty = |query: &str| parse_expr(query, &ParseOptions::ALL).unwrap().prettify();
+    let pretty = |query: &str| parse_expr(query, &ParseOptions::ALL).unwrap().prettify(usize::MAX).unwrap();
     let query = format!("sum by (instance) (rate({long}_total[5m])) / on (instance) group_left () {long}_maximum");
     let broken =
         format!("  sum by (instance) (rate({long}_total[5m]))\n/ on (instance) group_left ()\n  {long}_maximum");
@@ -117,7 +117,7 @@ proptest! {
     #[test]
     fn printing_keeps_the_meaning(query in any_query()) {
         let expr = parse_expr(&query, &ParseOptions::ALL).unwrap();
-        for printed in [expr.to_string(), expr.prettify()] {
+        for printed in [expr.to_string(), expr.prettify(usize::MAX).unwrap()] {
             let again = parse_expr(&printed, &ParseOptions::ALL).map_err(|e| {
                 TestCaseError::fail(format!("{query}\nprints as\n{printed}\n{e}"))
             })?;
