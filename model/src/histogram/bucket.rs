@@ -33,12 +33,13 @@ impl FloatHistogram {
             upper_inclusive: true,
             count: self.zero_count,
         });
-        let positive = indexes(&self.positive_spans).zip(&self.positive_buckets);
+        let positive = bucket_indexes(&self.positive_spans).zip(&self.positive_buckets);
         let negative = negative.map(|(index, &count)| self.negative_bucket(index, count));
         negative.chain(zero).chain(positive.map(|(index, &count)| self.positive_bucket(index, count)))
     }
 
-    fn positive_bucket(&self, index: i64, count: f64) -> Bucket {
+    /// Positive bucket `index` (or that of custom bounds), which counts `count`.
+    pub fn positive_bucket(&self, index: i64, count: f64) -> Bucket {
         if self.schema == CUSTOM_BUCKETS_SCHEMA {
             return Bucket {
                 lower: custom_bound(&self.custom_values, index - 1),
@@ -56,7 +57,8 @@ impl FloatHistogram {
         Bucket { lower, upper, lower_inclusive: false, upper_inclusive: true, count }
     }
 
-    fn negative_bucket(&self, index: i64, count: f64) -> Bucket {
+    /// Negative bucket `index`, which counts `count`.
+    pub fn negative_bucket(&self, index: i64, count: f64) -> Bucket {
         let Bucket { lower, upper, .. } = self.positive_bucket(index, count);
         Bucket { lower: -upper, upper: -lower, lower_inclusive: true, upper_inclusive: false, count }
     }
@@ -137,7 +139,7 @@ fn power_of_two(exponent: i64) -> f64 {
 }
 
 /// The indexes of the buckets that `spans` describe, ascending.
-pub(super) fn indexes(spans: &[Span]) -> impl Iterator<Item = i64> {
+pub fn bucket_indexes(spans: &[Span]) -> impl Iterator<Item = i64> {
     let ranges = spans.iter().scan(0i64, |end, span| {
         let begin = *end + i64::from(span.offset);
         *end = begin + i64::from(span.length);

@@ -11,7 +11,7 @@ mod convert;
 mod resolution;
 mod validate;
 
-pub use bucket::{Bucket, exponential_bound};
+pub use bucket::{Bucket, bucket_indexes, exponential_bound};
 pub use resolution::NotReducible;
 pub use validate::HistogramError;
 

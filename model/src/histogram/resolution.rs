@@ -6,7 +6,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use super::bucket::indexes;
+use super::bucket::bucket_indexes;
 use super::convert::absolute;
 use super::{CUSTOM_BUCKETS_SCHEMA, EXPONENTIAL_SCHEMAS, FloatHistogram, Histogram, Span};
 use crate::HistogramValue;
@@ -139,7 +139,7 @@ fn merge<T, C: From<T> + AddAssign>(
     let (mut coarse_spans, mut coarse): (Vec<Span>, Vec<C>) = (Vec::new(), Vec::new());
     // The index after the last coarse bucket.
     let mut end = 0i64;
-    for (index, count) in indexes(spans).zip(counts) {
+    for (index, count) in bucket_indexes(spans).zip(counts) {
         let target = ((index - 1) >> shift) + 1;
         match (coarse_spans.last_mut(), coarse.last_mut()) {
             (Some(_), Some(last)) if target < end => {
@@ -168,7 +168,7 @@ mod tests {
 
     /// Buckets as an upper bound's logarithm (base two) to count, which does not depend on the schema's indexes.
     fn by_index(spans: &[Span], counts: impl Iterator<Item = i64>) -> BTreeMap<i64, i64> {
-        indexes(spans).zip(counts).collect()
+        bucket_indexes(spans).zip(counts).collect()
     }
 
     fn spans() -> impl Strategy<Value = Vec<Span>> {
@@ -184,7 +184,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_count_moves_to_the_bucket_around_it(spans in spans(), counts in proptest::collection::vec(0i64..100, 30), by in 0i32..8) {
-            let n = indexes(&spans).count();
+            let n = bucket_indexes(&spans).count();
             let mut before = 0;
             let deltas = counts[..n].iter().map(|&count| count - std::mem::replace(&mut before, count)).collect();
             let fine = Histogram { schema: 4, positive_spans: spans, positive_deltas: deltas, ..Histogram::default() };

@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 
-use skald_model::FloatHistogram;
-use skald_model::histogram::CUSTOM_BUCKETS_SCHEMA;
+use skald_model::histogram::{CUSTOM_BUCKETS_SCHEMA, bucket_indexes, exponential_bound};
+use skald_model::{FloatHistogram, Span};
 
-use super::sum::{bound, buckets};
 use crate::eval::kahan::KahanSum;
 use crate::eval::quantile::format_g;
 
@@ -40,37 +39,66 @@ pub(crate) fn is_custom(histogram: &FloatHistogram) -> bool {
     histogram.schema == CUSTOM_BUCKETS_SCHEMA
 }
 
-/// All buckets, ascending; the zero bucket only if it counts something.
+/// Index and count of every bucket that the spans lay out.
+pub(crate) fn buckets<'a>(spans: &'a [Span], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
+    let indexes = bucket_indexes(spans).map(|i| i.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32);
+    indexes.zip(counts.iter().copied())
+}
+
+/// The counts for which there is a bucket.
+pub(crate) fn laid_out<'a>(spans: &[Span], counts: &'a [f64]) -> &'a [f64] {
+    let buckets = spans.iter().fold(0usize, |sum, span| sum.saturating_add(span.length as usize));
+    &counts[..counts.len().min(buckets)]
+}
+
+/// All buckets, ascending; the zero bucket only if it counts something. Where the zero bucket reaches into another
+/// one, that one begins at its end.
 pub(crate) fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
-    let h = histogram;
+    buckets_with(histogram, |part, count| at(histogram, part, count))
+}
+
+/// The same, except that every bucket reaches as far as its index says.
+pub(super) fn uncut_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
+    let schema = histogram.schema;
+    buckets_with(histogram, |part, count| {
+        let (lower, upper) = match part {
+            Part::Positive(i) => (exponential_bound(i.saturating_sub(1), schema), exponential_bound(i, schema)),
+            Part::Negative(i) => (-exponential_bound(i, schema), -exponential_bound(i.saturating_sub(1), schema)),
+            Part::Zero | Part::Custom(_) => return at(histogram, part, count),
+        };
+        Bucket { lower, upper, count, part }
+    })
+}
+
+fn buckets_with(h: &FloatHistogram, bucket: impl Fn(Part, f64) -> Bucket) -> Vec<Bucket> {
     let mut all = Vec::with_capacity(h.positive_buckets.len() + h.negative_buckets.len() + 1);
     if is_custom(h) {
-        let bounds = &h.custom_values;
-        let bound = |i: i32| match usize::try_from(i) {
-            Ok(i) => bounds.get(i).copied().unwrap_or(f64::INFINITY),
-            Err(_) => f64::NEG_INFINITY,
-        };
-        all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| {
-            let (lower, upper) = (bound(i.saturating_sub(1)), bound(i));
-            Bucket { lower, upper, count, part: Part::Custom(i) }
-        }));
+        all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| bucket(Part::Custom(i), count)));
         return all;
     }
-    let schema = h.schema;
-    all.extend(buckets(&h.negative_spans, &h.negative_buckets).map(|(i, count)| {
-        let (lower, upper) = (-bound(i, schema), -bound(i.saturating_sub(1), schema));
-        Bucket { lower, upper, count, part: Part::Negative(i) }
-    }));
+    all.extend(buckets(&h.negative_spans, &h.negative_buckets).map(|(i, count)| bucket(Part::Negative(i), count)));
     all.reverse();
     if h.zero_count != 0.0 {
-        let (lower, upper) = (-h.zero_threshold, h.zero_threshold);
-        all.push(Bucket { lower, upper, count: h.zero_count, part: Part::Zero });
+        all.push(bucket(Part::Zero, h.zero_count));
     }
-    all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| {
-        let (lower, upper) = (bound(i.saturating_sub(1), schema), bound(i, schema));
-        Bucket { lower, upper, count, part: Part::Positive(i) }
-    }));
+    all.extend(buckets(&h.positive_spans, &h.positive_buckets).map(|(i, count)| bucket(Part::Positive(i), count)));
     all
+}
+
+/// The bucket that stands at `part` and counts `count`.
+fn at(histogram: &FloatHistogram, part: Part, count: f64) -> Bucket {
+    let (lower, upper) = match part {
+        Part::Zero => (-histogram.zero_threshold, histogram.zero_threshold),
+        Part::Positive(i) | Part::Custom(i) => {
+            let bucket = histogram.positive_bucket(i64::from(i), count);
+            (bucket.lower, bucket.upper)
+        }
+        Part::Negative(i) => {
+            let bucket = histogram.negative_bucket(i64::from(i), count);
+            (bucket.lower, bucket.upper)
+        }
+    };
+    Bucket { lower, upper, count, part }
 }
 
 /// A quantile, and what NaN observations did to it.
@@ -107,19 +135,7 @@ pub(crate) fn quantile(q: f64, histogram: &FloatHistogram) -> Quantile {
     let has_nan = h.sum.is_nan();
     let from_below = has_nan || q < 0.5;
     let mut rank = if from_below { q * h.count } else { (1.0 - q) * h.count };
-    let mut all = all_buckets(h);
-    if !from_below {
-        all.reverse();
-    }
-    let mut bucket = Bucket { lower: 0.0, upper: 0.0, count: 0.0, part: Part::Zero };
-    let mut count = 0.0;
-    for candidate in all.into_iter().filter(|b| b.count != 0.0) {
-        bucket = candidate;
-        count += bucket.count;
-        if count >= rank {
-            break;
-        }
-    }
+    let (mut bucket, mut count) = bucket_of_rank(h, rank, from_below);
     if is_custom(h) {
         if bucket.lower == f64::NEG_INFINITY {
             if bucket.upper <= 0.0 {
@@ -153,6 +169,45 @@ pub(crate) fn quantile(q: f64, histogram: &FloatHistogram) -> Quantile {
         }
     };
     Quantile { value, nan: if has_nan { NanEffect::Skewed } else { NanEffect::None } }
+}
+
+/// The populated bucket, from one end, up to which at least `rank` is counted (the last one if there is none), and how
+/// much that is.
+fn bucket_of_rank(h: &FloatHistogram, rank: f64, from_below: bool) -> (Bucket, f64) {
+    // The bounds of all but the bucket that is found do not matter, so only counts are walked.
+    let (below, zero) =
+        if is_custom(h) { (&[][..], 0.0) } else { (laid_out(&h.negative_spans, &h.negative_buckets), h.zero_count) };
+    let above = laid_out(&h.positive_spans, &h.positive_buckets);
+    let (negative, all) = (below.len(), below.len() + 1 + above.len());
+    let count_of = |i: usize| match i {
+        _ if i < negative => below[negative - 1 - i],
+        _ if i == negative => zero,
+        _ => above[i - negative - 1],
+    };
+    let (mut found, mut count) = (None, 0.0);
+    for i in 0..all {
+        let i = if from_below { i } else { all - 1 - i };
+        let own = count_of(i);
+        if own != 0.0 {
+            found = Some(i);
+            count += own;
+            if count >= rank {
+                break;
+            }
+        }
+    }
+    let index = |spans: &[Span], nth: usize| {
+        let index = bucket_indexes(spans).nth(nth).unwrap_or_default();
+        index.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+    };
+    let part = match found {
+        None => return (Bucket { lower: 0.0, upper: 0.0, count: 0.0, part: Part::Zero }, count),
+        Some(i) if i < negative => Part::Negative(index(&h.negative_spans, negative - 1 - i)),
+        Some(i) if i == negative => Part::Zero,
+        Some(i) if is_custom(h) => Part::Custom(index(&h.positive_spans, i - negative - 1)),
+        Some(i) => Part::Positive(index(&h.positive_spans, i - negative - 1)),
+    };
+    (at(h, part, found.map_or(0.0, count_of)), count)
 }
 
 /// The zero bucket of a histogram with observations on one side only reaches no further than zero on the other.
@@ -249,7 +304,6 @@ pub(crate) fn text(histogram: &FloatHistogram) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skald_model::Span;
 
     fn mixed() -> FloatHistogram {
         FloatHistogram {

@@ -1,6 +1,7 @@
 //! Native histograms as the engine uses them: the arithmetic of `skald_model`, with what there is to say about it.
 
 pub(crate) mod bucket;
+pub(crate) mod counts;
 pub(crate) mod reset;
 pub(crate) mod sum;
 pub(crate) mod trim;

@@ -1,9 +1,12 @@
 //! Whether a native histogram follows a counter reset, and whether two are the same.
 
-use skald_model::histogram::CUSTOM_BUCKETS_SCHEMA;
-use skald_model::{FloatHistogram, ResetHint};
+use std::sync::Arc;
 
-use super::sum::{bound, buckets};
+use skald_model::histogram::{CUSTOM_BUCKETS_SCHEMA, exponential_bound};
+use skald_model::{FloatHistogram, ResetHint, Span};
+
+use super::bucket::{buckets, laid_out};
+use super::sum::is_outside;
 
 /// Whether a counter started anew between two histograms of one series.
 pub(crate) fn is_reset(current: &FloatHistogram, before: &FloatHistogram) -> bool {
@@ -24,15 +27,24 @@ pub(crate) fn is_reset(current: &FloatHistogram, before: &FloatHistogram) -> boo
     if current.schema > before.schema || current.zero_threshold < before.zero_threshold {
         return true;
     }
+    if is_comparable(current, before) {
+        let fell = |now: &[f64], before: &[f64]| now.iter().zip(before).any(|(now, before)| now < before);
+        return current.zero_count < before.zero_count
+            || fell(&current.positive_buckets, &before.positive_buckets)
+            || fell(&current.negative_buckets, &before.negative_buckets);
+    }
+    let widened = current.zero_threshold != before.zero_threshold;
     let mut zero_before = before.zero_count;
     let mut inside = |index: i32, count: f64| {
-        let upper = bound(index, before.schema);
+        let upper = exponential_bound(index, before.schema);
         if upper <= current.zero_threshold {
-            zero_before += count;
+            zero_before += if widened { count } else { 0.0 };
             return Some(true);
         }
         // A populated bucket that the wider zero bucket cuts.
-        let cut = count != 0.0 && bound(index.saturating_sub(1), before.schema) < current.zero_threshold;
+        let cut = widened
+            && count != 0.0
+            && exponential_bound(index.saturating_sub(1), before.schema) < current.zero_threshold;
         if cut { None } else { Some(false) }
     };
     let shift = before.schema.saturating_sub(current.schema) as u32;
@@ -60,6 +72,31 @@ pub(crate) fn is_reset(current: &FloatHistogram, before: &FloatHistogram) -> boo
     fell || current.zero_count < zero_before
 }
 
+/// Whether the buckets of two histograms stand for the same, one by one: same resolution, bounds, spans and zero bucket.
+pub(crate) fn same_layout(a: &FloatHistogram, b: &FloatHistogram) -> bool {
+    a.schema == b.schema
+        && a.zero_threshold == b.zero_threshold
+        && a.positive_spans == b.positive_spans
+        && a.negative_spans == b.negative_spans
+        && a.positive_buckets.len() == b.positive_buckets.len()
+        && a.negative_buckets.len() == b.negative_buckets.len()
+        && (Arc::ptr_eq(&a.custom_values, &b.custom_values) || a.custom_values == b.custom_values)
+}
+
+/// Whether buckets of the same place can be compared or subtracted, and no other has to be looked at.
+fn is_comparable(current: &FloatHistogram, before: &FloatHistogram) -> bool {
+    same_layout(current, before) && has_plain_layout(current)
+}
+
+/// Whether every count has a bucket, and no exponential one lies in the zero bucket.
+pub(crate) fn has_plain_layout(h: &FloatHistogram) -> bool {
+    let is_plain = |spans: &[Span], counts: &[f64]| {
+        laid_out(spans, counts).len() == counts.len()
+            && (h.schema == CUSTOM_BUCKETS_SCHEMA || is_outside(spans, h.schema, h.zero_threshold))
+    };
+    is_plain(&h.positive_spans, &h.positive_buckets) && is_plain(&h.negative_spans, &h.negative_buckets)
+}
+
 /// Whether a bucket counts less than before, or a populated one is gone. Both sides ascend.
 fn bucket_fell(current: impl Iterator<Item = (i32, f64)>, before: &[(i32, f64)]) -> bool {
     let mut current = current.peekable();
@@ -74,6 +111,10 @@ fn bucket_fell(current: impl Iterator<Item = (i32, f64)>, before: &[(i32, f64)])
 fn custom_bucket_fell(current: &FloatHistogram, before: &FloatHistogram) -> bool {
     let own = || buckets(&current.positive_spans, &current.positive_buckets);
     let others = || buckets(&before.positive_spans, &before.positive_buckets);
+    if is_comparable(current, before) {
+        let mut pairs = current.positive_buckets.iter().zip(&before.positive_buckets);
+        return pairs.any(|(now, before)| now < before);
+    }
     if current.custom_values == before.custom_values {
         return bucket_fell(own(), &others().collect::<Vec<_>>());
     }
@@ -113,7 +154,6 @@ pub(crate) fn equal(a: &FloatHistogram, b: &FloatHistogram) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skald_model::Span;
 
     fn histogram(schema: i32, offset: i32, counts: &[f64]) -> FloatHistogram {
         FloatHistogram {

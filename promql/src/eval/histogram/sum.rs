@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use skald_model::histogram::CUSTOM_BUCKETS_SCHEMA;
+use skald_model::histogram::{CUSTOM_BUCKETS_SCHEMA, exponential_bound};
 use skald_model::{FloatHistogram, ResetHint, Span};
 
 use super::Incompatible;
+use super::bucket::buckets;
+use super::counts::Counts;
 use crate::eval::kahan::KahanSum;
 
 /// Beyond this a sum of two may become infinite.
@@ -21,8 +23,8 @@ pub(crate) struct HistogramSum {
     zero_count: KahanSum,
     count: KahanSum,
     sum: KahanSum,
-    positive: Buckets,
-    negative: Buckets,
+    positive: Counts,
+    negative: Counts,
     hint: ResetHint,
     /// Whether a histogram after a reset and one without a reset before it were among the summands.
     saw_reset: bool,
@@ -32,10 +34,6 @@ pub(crate) struct HistogramSum {
     /// Plain addition otherwise, as binary operators have it.
     compensated: bool,
 }
-
-/// Counts by bucket index, ascending.
-#[derive(Debug, Clone, Default)]
-struct Buckets(Vec<(i32, KahanSum)>);
 
 impl HistogramSum {
     /// The sum of one histogram; further ones are added with compensation.
@@ -56,8 +54,8 @@ impl HistogramSum {
             zero_count: KahanSum::of(first.zero_count),
             count: KahanSum::of(first.count),
             sum: KahanSum::of(first.sum),
-            positive: Buckets::of(buckets(&first.positive_spans, &first.positive_buckets)),
-            negative: Buckets::of(buckets(&first.negative_spans, &first.negative_buckets)),
+            positive: Counts::of(&first.positive_spans, &first.positive_buckets, compensated),
+            negative: Counts::of(&first.negative_spans, &first.negative_buckets, compensated),
             hint: first.reset_hint,
             saw_reset: false,
             saw_no_reset: false,
@@ -75,32 +73,17 @@ impl HistogramSum {
         }
         self.note_hint(other.reset_hint);
         self.hint = combined_hint(self.hint, other.reset_hint);
-        let positive = buckets(&other.positive_spans, &other.positive_buckets);
-        let negative = buckets(&other.negative_spans, &other.negative_buckets);
-        let (positive, negative, zero_count) = if self.schema == CUSTOM_BUCKETS_SCHEMA {
-            let positive = self.reconcile_bounds(other, positive);
-            (positive, Vec::new(), other.zero_count)
+        let zero_count = if self.schema == CUSTOM_BUCKETS_SCHEMA {
+            self.add_custom(other, factor);
+            other.zero_count
+        } else if self.fits(other) {
+            self.positive.add_spans(&other.positive_spans, &other.positive_buckets, factor);
+            self.negative.add_spans(&other.negative_spans, &other.negative_buckets, factor);
+            other.zero_count
         } else {
-            let zero_count = self.reconcile_zero_buckets(other);
-            // Buckets are dropped into the zero bucket at their own resolution, before they are made coarser.
-            let outside = |(index, count): (i32, f64)| {
-                (bound(index, other.schema) > self.zero_threshold).then_some((index, count))
-            };
-            let (mut positive, mut negative): (Vec<_>, Vec<_>) =
-                (positive.filter_map(outside).collect(), negative.filter_map(outside).collect());
-            if self.schema > other.schema {
-                self.reduce(other.schema);
-            } else if self.schema < other.schema {
-                let shift = other.schema.saturating_sub(self.schema) as u32;
-                for list in [&mut positive, &mut negative] {
-                    list.iter_mut().for_each(|(index, _)| *index = coarser(*index, shift));
-                }
-            }
-            (positive, negative, zero_count)
+            self.add_exponential(other, factor)
         };
         let compensated = self.compensated;
-        self.positive.add(&positive, factor, compensated);
-        self.negative.add(&negative, factor, compensated);
         for (total, value) in
             [(&mut self.zero_count, zero_count), (&mut self.count, other.count), (&mut self.sum, other.sum)]
         {
@@ -109,30 +92,59 @@ impl HistogramSum {
         Ok(())
     }
 
+    /// Whether nothing of the exponential buckets of either side has to be changed.
+    fn fits(&self, other: &FloatHistogram) -> bool {
+        self.schema == other.schema
+            && self.zero_threshold == other.zero_threshold
+            && [&other.positive_spans, &other.negative_spans]
+                .into_iter()
+                .all(|spans| is_outside(spans, other.schema, self.zero_threshold))
+    }
+
+    /// Adds the exponential buckets of a histogram of any layout; what its zero bucket counts by then.
+    fn add_exponential(&mut self, other: &FloatHistogram, factor: f64) -> f64 {
+        let zero_count = self.reconcile_zero_buckets(other);
+        if self.schema > other.schema {
+            self.reduce(other.schema);
+        }
+        let shift = other.schema.saturating_sub(self.schema) as u32;
+        let limit = self.zero_threshold;
+        for (own, spans, counts) in [
+            (&mut self.positive, &other.positive_spans, &other.positive_buckets),
+            (&mut self.negative, &other.negative_spans, &other.negative_buckets),
+        ] {
+            // Buckets are dropped into the zero bucket at their own resolution, before they are made coarser.
+            let outside = buckets(spans, counts).filter(|(index, _)| exponential_bound(*index, other.schema) > limit);
+            own.add(outside.map(|(index, count)| (coarser(index, shift), count)).collect(), factor);
+        }
+        zero_count
+    }
+
     /// Multiplies everything.
     pub(crate) fn scale(&mut self, factor: f64) {
-        // Nothing to compensate stays nothing, whatever it is multiplied with or divided by.
-        self.each(|total| {
-            total.sum *= factor;
-            total.compensation = if total.compensation == 0.0 { 0.0 } else { total.compensation * factor };
-        });
+        self.scale_by(factor, false);
     }
 
     /// Divides everything.
     pub(crate) fn divide(&mut self, divisor: f64) {
-        self.each(|total| {
-            total.sum /= divisor;
-            total.compensation = if total.compensation == 0.0 { 0.0 } else { total.compensation / divisor };
-        });
+        self.scale_by(divisor, true);
     }
 
-    fn each(&mut self, mut f: impl FnMut(&mut KahanSum)) {
-        [&mut self.zero_count, &mut self.count, &mut self.sum].into_iter().for_each(&mut f);
-        self.positive.0.iter_mut().chain(&mut self.negative.0).for_each(|(_, total)| f(total));
+    fn scale_by(&mut self, by: f64, divide: bool) {
+        let scaled = |value: f64| if divide { value / by } else { value * by };
+        for total in [&mut self.zero_count, &mut self.count, &mut self.sum] {
+            total.sum = scaled(total.sum);
+            // Nothing to compensate stays nothing, whatever it is multiplied with or divided by.
+            if total.compensation != 0.0 {
+                total.compensation = scaled(total.compensation);
+            }
+        }
+        self.positive.scale(by, divide);
+        self.negative.scale(by, divide);
     }
 
     fn any(&self, f: impl Fn(f64) -> bool) -> bool {
-        let buckets = self.positive.0.iter().chain(&self.negative.0).map(|(_, total)| total.sum);
+        let buckets = self.positive.iter().chain(self.negative.iter()).map(|(_, sum)| sum);
         [self.zero_count.sum, self.count.sum, self.sum.sum].into_iter().chain(buckets).any(f)
     }
 
@@ -179,7 +191,7 @@ impl HistogramSum {
 
     /// Bytes the sum holds.
     pub(crate) fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + (self.positive.0.capacity() + self.negative.0.capacity()) * size_of::<(i32, KahanSum)>()
+        size_of::<Self>() + self.positive.heap_bytes() + self.negative.heap_bytes()
     }
 
     fn note_hint(&mut self, hint: ResetHint) {
@@ -189,20 +201,17 @@ impl HistogramSum {
 
     fn reduce(&mut self, schema: i32) {
         let shift = self.schema.saturating_sub(schema) as u32;
-        let compensated = self.compensated;
-        self.positive.map_indices(|index| coarser(index, shift), compensated);
-        self.negative.map_indices(|index| coarser(index, shift), compensated);
+        self.positive.map_indexes(|index| coarser(index, shift));
+        self.negative.map_indexes(|index| coarser(index, shift));
         self.schema = schema;
     }
 
-    /// Reduces the custom bounds to those both have; `other`'s buckets by the new bounds.
-    fn reconcile_bounds(
-        &mut self,
-        other: &FloatHistogram,
-        positive: impl Iterator<Item = (i32, f64)>,
-    ) -> Vec<(i32, f64)> {
-        if self.custom_values == other.custom_values {
-            return positive.collect();
+    /// Adds buckets of custom bounds; where these differ, both sides are reduced to those they share.
+    fn add_custom(&mut self, other: &FloatHistogram, factor: f64) {
+        let (spans, counts) = (&other.positive_spans, &other.positive_buckets);
+        if Arc::ptr_eq(&self.custom_values, &other.custom_values) || self.custom_values == other.custom_values {
+            self.positive.add_spans(spans, counts, factor);
+            return;
         }
         self.reconciled = true;
         let common: Arc<[f64]> =
@@ -213,10 +222,10 @@ impl HistogramSum {
             i32::try_from(at).unwrap_or(i32::MAX)
         };
         let own = Arc::clone(&self.custom_values);
-        self.positive.map_indices(|index| moved(&own, index), self.compensated);
-        let others = positive.map(|(index, count)| (moved(&other.custom_values, index), count)).collect();
+        self.positive.map_indexes(|index| moved(&own, index));
+        let others = buckets(spans, counts).map(|(index, count)| (moved(&other.custom_values, index), count));
+        self.positive.add(others.collect(), factor);
         self.custom_values = common;
-        others
     }
 
     /// Widens the narrower zero bucket; what `other`'s zero bucket counts then.
@@ -229,20 +238,16 @@ impl HistogramSum {
                     positive.chain(buckets(&other.negative_spans, &other.negative_buckets))
                 };
                 threshold = widened(self.zero_threshold, other.schema, buckets);
-                let inside = buckets().filter(|(index, _)| bound(*index, other.schema) <= threshold);
+                let inside = buckets().filter(|(index, _)| exponential_bound(*index, other.schema) <= threshold);
                 zero_count = inside.fold(other.zero_count, |sum, (_, count)| sum + count);
             }
             if threshold > self.zero_threshold {
-                let own = || {
-                    let all = self.positive.0.iter().chain(&self.negative.0);
-                    all.map(|(index, total)| (*index, total.sum))
-                };
+                let own = || self.positive.iter().chain(self.negative.iter());
                 self.zero_threshold = widened(threshold, self.schema, own);
                 let (schema, limit, compensated) = (self.schema, self.zero_threshold, self.compensated);
                 for list in [&mut self.positive, &mut self.negative] {
-                    let at = list.0.partition_point(|(index, _)| bound(*index, schema) <= limit);
-                    for (_, total) in list.0.drain(..at) {
-                        add_one(&mut self.zero_count, total.value(), compensated);
+                    for count in list.take_while(|index| exponential_bound(index, schema) <= limit) {
+                        add_one(&mut self.zero_count, count, compensated);
                     }
                 }
             }
@@ -258,39 +263,27 @@ impl HistogramSum {
 fn widened<I: Iterator<Item = (i32, f64)>>(mut threshold: f64, schema: i32, buckets: impl Fn() -> I) -> f64 {
     loop {
         let cut = buckets().find(|(index, count)| {
-            *count != 0.0 && bound(index.saturating_sub(1), schema) < threshold && bound(*index, schema) > threshold
+            *count != 0.0
+                && exponential_bound(index.saturating_sub(1), schema) < threshold
+                && exponential_bound(*index, schema) > threshold
         });
         match cut {
-            Some((index, _)) => threshold = bound(index, schema),
+            Some((index, _)) => threshold = exponential_bound(index, schema),
             None => return threshold,
         }
     }
 }
 
-/// Upper bound of an exponential bucket.
-pub(crate) fn bound(index: i32, schema: i32) -> f64 {
-    if schema < 0 {
-        // Two to the power of a whole number; what lies outside the floats becomes infinite or zero.
-        let exponent = i64::from(index) << schema.saturating_neg().min(31);
-        return match exponent {
-            1025.. => f64::INFINITY,
-            // The last finite bucket ends at the largest float.
-            1024 => f64::MAX,
-            _ => 2f64.powi(i32::try_from(exponent.max(-2000)).unwrap_or(-2000)),
-        };
-    }
-    let per_doubling = 1i64 << schema.min(31);
-    let (whole, part) = (i64::from(index).div_euclid(per_doubling), i64::from(index).rem_euclid(per_doubling));
-    if whole >= 1024 {
-        return if whole == 1024 && part == 0 { f64::MAX } else { f64::INFINITY };
-    }
-    let fraction = (part as f64 / per_doubling as f64).exp2();
-    fraction * 2f64.powi(i32::try_from(whole.max(-1100)).unwrap_or(-1100))
-}
-
 /// The bucket that holds bucket `index` at a resolution `shift` times halved.
 fn coarser(index: i32, shift: u32) -> i32 {
     (index.saturating_sub(1) >> shift.min(31)) + 1
+}
+
+/// Whether all buckets of valid spans lie beyond the zero bucket.
+pub(super) fn is_outside(spans: &[Span], schema: i32, zero_threshold: f64) -> bool {
+    spans.split_first().is_none_or(|(first, others)| {
+        exponential_bound(first.offset, schema) > zero_threshold && others.iter().all(|span| span.offset >= 0)
+    })
 }
 
 fn add_one(total: &mut KahanSum, value: f64, compensated: bool) {
@@ -306,78 +299,6 @@ fn combined_hint(a: ResetHint, b: ResetHint) -> ResetHint {
         _ if a == b => a,
         (ResetHint::Gauge, _) | (_, ResetHint::Gauge) => ResetHint::Gauge,
         _ => ResetHint::Unknown,
-    }
-}
-
-/// Index and count of every bucket that the spans lay out.
-pub(crate) fn buckets<'a>(spans: &'a [Span], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
-    let mut next = 0i32;
-    let indices = spans.iter().flat_map(move |span| {
-        let first = next.saturating_add(span.offset);
-        next = first.saturating_add(i32::try_from(span.length).unwrap_or(i32::MAX));
-        first..next
-    });
-    indices.zip(counts.iter().copied())
-}
-
-impl Buckets {
-    fn of(list: impl Iterator<Item = (i32, f64)>) -> Self {
-        Self(list.map(|(index, count)| (index, KahanSum::of(count))).collect())
-    }
-
-    /// Adds counts to buckets; `list` ascends, equal indices stand together.
-    fn add(&mut self, list: &[(i32, f64)], factor: f64, compensated: bool) {
-        let mut at = 0;
-        let mut missing = Vec::new();
-        for (index, count) in list {
-            while self.0.get(at).is_some_and(|(own, _)| own < index) {
-                at += 1;
-            }
-            match self.0.get_mut(at) {
-                Some((own, total)) if own == index => add_one(total, count * factor, compensated),
-                _ => missing.push((*index, KahanSum::of(count * factor))),
-            }
-        }
-        if !missing.is_empty() {
-            self.0.extend(missing);
-            self.0.sort_by_key(|(index, _)| *index);
-            self.join_equal(compensated);
-        }
-    }
-
-    fn map_indices(&mut self, map: impl Fn(i32) -> i32, compensated: bool) {
-        self.0.iter_mut().for_each(|(index, _)| *index = map(*index));
-        self.join_equal(compensated);
-    }
-
-    fn join_equal(&mut self, compensated: bool) {
-        self.0.dedup_by(|later, first| {
-            let same = later.0 == first.0;
-            if same {
-                add_one(&mut first.1, later.1.sum, compensated);
-                first.1.compensation += later.1.compensation;
-            }
-            same
-        });
-    }
-
-    fn layout(&self) -> (Vec<Span>, Vec<f64>) {
-        let mut spans: Vec<Span> = Vec::new();
-        let mut counts = Vec::with_capacity(self.0.len());
-        let mut next = 0;
-        for (index, total) in &self.0 {
-            let count = total.value();
-            if count == 0.0 {
-                continue;
-            }
-            match spans.last_mut() {
-                Some(span) if *index == next => span.length += 1,
-                _ => spans.push(Span { offset: index.saturating_sub(next), length: 1 }),
-            }
-            next = index.saturating_add(1);
-            counts.push(count);
-        }
-        (spans, counts)
     }
 }
 
@@ -399,7 +320,9 @@ impl HistogramMean {
         self.count += 1.0;
         if !self.incremental {
             let is_large = |value: f64| value.abs() > NEAR_OVERFLOW;
-            if !self.total.any(is_large) && !HistogramSum::plain(other).any(is_large) {
+            let values = [other.zero_count, other.count, other.sum];
+            let mut others = values.iter().chain(&other.positive_buckets).chain(&other.negative_buckets);
+            if !self.total.any(is_large) && !others.any(|value| is_large(*value)) {
                 return self.total.add(other, 1.0);
             }
             let mut total = self.total.clone();
@@ -509,16 +432,5 @@ mod tests {
         sum.add(&with(ResetHint::Reset), 1.0).unwrap();
         assert!(sum.has_collision());
         assert_eq!(sum.finish().reset_hint, ResetHint::Gauge);
-    }
-
-    #[test]
-    fn bounds_are_powers_of_two() {
-        for (index, schema, want) in
-            [(0, 0, 1.0), (1, 0, 2.0), (-1, 0, 0.5), (2, 1, 2.0), (1, -1, 4.0), (1024, 0, f64::MAX)]
-        {
-            assert_eq!(bound(index, schema), want);
-        }
-        assert_eq!(bound(i32::MAX, 8), f64::INFINITY);
-        assert_eq!(bound(i32::MIN, -4), 0.0);
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use skald_model::{FloatHistogram, Span};
 
-use super::bucket::{Bucket, Part, all_buckets, is_custom, share_below};
+use super::bucket::{Bucket, Part, is_custom, share_below, uncut_buckets};
+use super::counts::Layout;
 
 /// The part of a histogram on one side of `cut`. The sum is estimated from the buckets' middles, unless all stays.
 pub(crate) fn trim(histogram: &FloatHistogram, cut: f64, keep_below: bool) -> FloatHistogram {
@@ -19,9 +20,9 @@ pub(crate) fn trim(histogram: &FloatHistogram, cut: f64, keep_below: bool) -> Fl
         custom_values: Arc::clone(&h.custom_values),
         ..FloatHistogram::default()
     };
-    let (mut positive, mut negative) = (Layout::default(), Layout::default());
+    let (mut positive, mut negative) = (Vec::new(), Vec::new());
     let mut changed = false;
-    for bucket in all_buckets(h) {
+    for bucket in uncut_buckets(h) {
         let (count, middle) = keep(bucket, cut, keep_below, h);
         changed |= count != bucket.count;
         if count == 0.0 {
@@ -31,17 +32,23 @@ pub(crate) fn trim(histogram: &FloatHistogram, cut: f64, keep_below: bool) -> Fl
         kept.sum += count * middle;
         match bucket.part {
             Part::Zero => kept.zero_count = count,
-            Part::Positive(index) | Part::Custom(index) => positive.0.push((index, count)),
-            Part::Negative(index) => negative.0.push((index, count)),
+            Part::Positive(index) | Part::Custom(index) => positive.push((index, count)),
+            Part::Negative(index) => negative.push((index, count)),
         }
     }
     if !changed {
         return h.clone();
     }
-    negative.0.reverse();
-    (kept.positive_spans, kept.positive_buckets) = positive.spans();
-    (kept.negative_spans, kept.negative_buckets) = negative.spans();
+    negative.reverse();
+    (kept.positive_spans, kept.positive_buckets) = layout(&positive);
+    (kept.negative_spans, kept.negative_buckets) = layout(&negative);
     kept
+}
+
+fn layout(buckets: &[(i32, f64)]) -> (Vec<Span>, Vec<f64>) {
+    let mut layout = Layout::with_capacity(buckets.len());
+    buckets.iter().for_each(|(index, count)| layout.push(i64::from(*index), *count));
+    layout.finish()
 }
 
 /// How much of a bucket stays, and the middle of what does.
@@ -100,25 +107,6 @@ fn keep_custom(bucket: Bucket, cut: f64, keep_below: bool) -> (f64, f64) {
         }
         (true, false) => (0.0, 0.0),
         (false, false) => keep_finite(bucket, cut, keep_below),
-    }
-}
-
-/// Buckets that ascend by index.
-#[derive(Default)]
-struct Layout(Vec<(i32, f64)>);
-
-impl Layout {
-    fn spans(self) -> (Vec<Span>, Vec<f64>) {
-        let mut spans: Vec<Span> = Vec::new();
-        let mut next = 0;
-        for (index, _) in &self.0 {
-            match spans.last_mut() {
-                Some(span) if *index == next => span.length += 1,
-                _ => spans.push(Span { offset: index.saturating_sub(next), length: 1 }),
-            }
-            next = index.saturating_add(1);
-        }
-        (spans, self.0.into_iter().map(|(_, count)| count).collect())
     }
 }
 
