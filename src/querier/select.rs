@@ -11,40 +11,41 @@ use skald_model::{Columns, Labels, QueryRange};
 use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceError};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::decode::decode_series;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 use ulid::Ulid;
 
 use super::Shared;
 use super::merge::{Input, Tolerance, merge};
 use super::sources::{Sources, sources};
 use crate::error::{ErrorKind, ServiceError};
+use crate::read_ahead::{Begun, Depth, Place, ReadAhead};
 use crate::select::{SelectRequest, SeriesStream};
 use crate::store_gateway::client::{BlocksBatch, StoreGatewayClient};
 use crate::tenant::TenantId;
 
-/// Batches of one remote stream that may wait for the query.
-const BATCHES_AHEAD: usize = 2;
+/// A stream of more than two batches is read by a task, so that reading and evaluating overlap.
+const DEPTH: Depth = Depth { items_in_place: 2, items_ahead: 2 };
 
 /// A tenant's series, as the engine sees them.
 pub struct TenantSeries {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantId,
-    /// Where I/O runs; the engine itself runs on the query pool.
-    pub(super) io: Handle,
+    /// Where the series are read: with the engine, on the query pool.
+    pub(super) place: Place,
     pub(super) warnings: Warnings,
 }
 
 impl Queryable for TenantSeries {
     fn select(&self, select: Select) -> Box<dyn SeriesSource> {
-        let (shared, tenant, io) = (self.shared.clone(), self.tenant.clone(), self.io.clone());
+        let (shared, tenant) = (self.shared.clone(), self.tenant.clone());
         let warnings = self.warnings.clone();
         let request = SelectRequest { matchers: select.matchers, range: select.range };
-        let opening =
-            AbortOnDropHandle::new(self.io.spawn(async move { open(&shared, &io, &tenant, request, &warnings).await }));
+        let place = self.place.clone();
+        let opening = self.place.begin(async move { open(&shared, &place, &tenant, request, &warnings).await });
         let stream = async move {
-            let (inputs, tolerances) = opening.await.map_err(|_| ServiceError::internal("a select was lost"))??;
+            let (inputs, tolerances) = match opening {
+                Begun::Done(opened) => opened?,
+                Begun::Under(opening) => opening.await??,
+            };
             Ok::<_, ServiceError>(merge(inputs, tolerances))
         };
         Box::new(StreamSource { stream: stream::once(stream).try_flatten().boxed() })
@@ -54,7 +55,7 @@ impl Queryable for TenantSeries {
 /// Opens every source of a select.
 async fn open(
     shared: &Arc<Shared>,
-    io: &Handle,
+    place: &Place,
     tenant: &TenantId,
     request: SelectRequest,
     warnings: &Warnings,
@@ -74,7 +75,7 @@ async fn open(
             let group = tolerances.len();
             for stream in streams {
                 match stream {
-                    Ok(stream) => inputs.push(Input { stream: ahead(io, stream), group }),
+                    Ok(stream) => inputs.push(Input { stream: ahead(place, stream), group }),
                     Err(_) if left > 0 => left -= 1,
                     Err(error) => return Err(error),
                 }
@@ -88,7 +89,7 @@ async fn open(
             Ok(None) => {}
             Ok(Some(stream)) => {
                 inputs.push(Input {
-                    stream: ahead(io, warn_if_optional(stream, &sources, warnings)),
+                    stream: ahead(place, warn_if_optional(stream, &sources, warnings)),
                     group: tolerances.len(),
                 });
                 tolerances.push(Tolerance { left: usize::from(sources.store_is_optional) });
@@ -137,21 +138,9 @@ impl Warnings {
     }
 }
 
-/// Reads a stream on the I/O runtime, a few batches ahead of who consumes it on a pool.
-fn ahead(io: &Handle, mut stream: SeriesStream) -> SeriesStream {
-    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let reading = AbortOnDropHandle::new(io.spawn(async move {
-        while let Some(batch) = stream.next().await {
-            let failed = batch.is_err();
-            if sender.send(batch).await.is_err() || failed {
-                return;
-            }
-        }
-    }));
-    stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
-        receiver.recv().await.map(|batch| (batch, (receiver, reading)))
-    })
-    .boxed()
+/// Reads a stream, ahead of the engine if it waits or goes on.
+fn ahead(place: &Place, stream: SeriesStream) -> SeriesStream {
+    ReadAhead::start(place.clone(), DEPTH, stream).boxed()
 }
 
 /// The series of blocks, from the first store-gateway that answers; ends with an error if a block was not read.
@@ -221,7 +210,7 @@ impl SeriesSource for StreamSource {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(source_error(error))),
                 Poll::Ready(Some(Ok(series))) if series.is_empty() => {}
-                Poll::Ready(Some(Ok(series))) => return Poll::Ready(Ok(Some(Box::new(ChunkBatch { series })))),
+                Poll::Ready(Some(Ok(series))) => return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series))))),
             }
         }
     }
@@ -240,6 +229,15 @@ fn source_error(error: ServiceError) -> SourceError {
 
 struct ChunkBatch {
     series: Vec<SeriesChunks>,
+    /// Counted once: the engine asks after every series.
+    heap_bytes: usize,
+}
+
+impl ChunkBatch {
+    fn new(series: Vec<SeriesChunks>) -> Self {
+        let heap_bytes = series.iter().map(SeriesChunks::heap_bytes).sum();
+        Self { series, heap_bytes }
+    }
 }
 
 impl SeriesBatch for ChunkBatch {
@@ -262,6 +260,6 @@ impl SeriesBatch for ChunkBatch {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.series.iter().map(SeriesChunks::heap_bytes).sum()
+        self.heap_bytes
     }
 }
