@@ -28,8 +28,8 @@ pub struct Hints {
 
 /// Where series come from.
 pub trait Queryable: Send + Sync {
-    /// Starts reading. Cheap: the work happens while the source is polled. A query starts all its selects before it
-    /// polls the first, so that sources can fetch at the same time.
+    /// Starts reading, and may read a first batch that is at hand; the rest of the work happens while the source is
+    /// polled. A query starts all its selects before it polls the first, so that sources can fetch at the same time.
     fn select(&self, select: Select) -> Box<dyn SeriesSource>;
 }
 

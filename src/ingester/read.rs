@@ -10,7 +10,6 @@ use skald_proto::WriteBatch;
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
 use skald_tsdb::head::Select;
-use tokio::sync::mpsc;
 
 use super::Ingester;
 use super::client::{IngesterClient, PushReply};
@@ -18,9 +17,6 @@ use super::tenants::Tenant;
 use crate::error::ServiceError;
 use crate::select::{BATCH_BYTES, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
-
-/// Batches of a stream that may wait for their reader.
-const BATCHES_AHEAD: usize = 2;
 
 /// One source of a tenant's series: its head, or a local block.
 enum Source {
@@ -99,6 +95,12 @@ impl Merge {
     }
 }
 
+/// How far a select has come.
+enum Reading {
+    Before(Box<dyn FnOnce() -> Result<Merge, ServiceError> + Send>),
+    Under(Merge),
+}
+
 /// The tenant's local blocks that may hold samples of `range`. Taken after the head: see the module `ingester`.
 fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
     let blocks = tenant.blocks().into_iter().map(|entry| entry.block.clone());
@@ -159,26 +161,17 @@ impl IngesterClient for Ingester {
 
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(stream::empty().boxed()) };
-        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let reading = self.shared.runtime.query_pool.spawn(async move {
-            let mut merge = match open(&tenant, &request) {
-                Ok(merge) => merge,
-                Err(error) => return drop(sender.send(Err(error)).await),
-            };
-            loop {
-                let batch = match merge.next_batch() {
-                    Ok(None) => return,
-                    Ok(Some(batch)) => Ok(batch),
-                    Err(error) => Err(error),
+        let pool = self.shared.runtime.query_pool.clone();
+        let begin = move || open(&tenant, &request);
+        let batches = stream::try_unfold(Reading::Before(Box::new(begin)), move |reading| {
+            let read = pool.run(move || {
+                let mut merge = match reading {
+                    Reading::Before(begin) => begin()?,
+                    Reading::Under(merge) => merge,
                 };
-                let failed = batch.is_err();
-                if sender.send(batch).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let batches = stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
-            receiver.recv().await.map(|batch| (batch, (receiver, reading)))
+                Ok(merge.next_batch()?.map(|batch| (batch, Reading::Under(merge))))
+            });
+            async move { read.await? }
         });
         Ok(batches.boxed())
     }

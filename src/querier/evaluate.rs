@@ -12,6 +12,7 @@ use super::metrics::Counted;
 use super::select::{TenantSeries, Warnings};
 use super::{Querier, Shared};
 use crate::error::{ErrorKind, ServiceError};
+use crate::read_ahead::Place;
 use crate::tenant::TenantId;
 
 /// Warnings, and infos, that one answer carries.
@@ -48,7 +49,7 @@ impl Querier {
             let source = TenantSeries {
                 shared: shared.clone(),
                 tenant: tenant.clone(),
-                io: Handle::current(),
+                place: Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() },
                 warnings: Warnings::default(),
             };
             let run = run(shared.clone(), request, source, interrupt.clone());

@@ -35,6 +35,7 @@ pub fn merge(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> SeriesStream {
     {
         return inputs.into_iter().map(|input| input.stream).next().unwrap_or_else(|| stream::empty().boxed());
     }
+    let wanted = (0..inputs.len()).collect();
     let merge = Merge {
         lanes: inputs
             .into_iter()
@@ -42,7 +43,7 @@ pub fn merge(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> SeriesStream {
             .collect(),
         tolerances,
         heads: BinaryHeap::new(),
-        begun: false,
+        wanted,
     };
     stream::try_unfold(merge, |mut merge| async move {
         let batch = merge.next_batch().await?;
@@ -56,7 +57,8 @@ struct Merge {
     tolerances: Vec<Tolerance>,
     /// The first series of every lane that has one, smallest labels on top; of equal ones the first lane.
     heads: BinaryHeap<Reverse<Head>>,
-    begun: bool,
+    /// Lanes whose next series is not among the heads yet.
+    wanted: Vec<usize>,
 }
 
 struct Lane {
@@ -90,30 +92,37 @@ impl Lane {
 }
 
 impl Merge {
+    /// Series worth a batch; none at the end.
     async fn next_batch(&mut self) -> Result<Vec<SeriesChunks>, ServiceError> {
-        if !self.begun {
-            self.begun = true;
-            let filled = join_all(self.lanes.iter_mut().map(Lane::fill)).await;
-            for (lane, filled) in filled.into_iter().enumerate() {
-                self.advance(lane, filled)?;
-            }
-        }
         let mut batch: Vec<SeriesChunks> = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
+            if let Some(lane) = self.only_lane() {
+                // Its batches have their size, and nobody else's series come between.
+                if batch.is_empty() && self.lanes[lane].ready.is_empty() {
+                    let filled = self.lanes[lane].fill().await;
+                    self.tolerate(lane, filled)?;
+                }
+                batch.extend(self.lanes[lane].ready.drain(..));
+                break;
+            }
+            self.refill().await?;
             let Some(Reverse(Head { series, lane })) = self.heads.pop() else { break };
-            self.refill(lane).await?;
+            self.wanted.push(lane);
             let mut parts = vec![series];
             while let Some(Reverse(next)) = self.heads.peek()
                 && next.series.labels == parts[0].labels
             {
                 let Some(Reverse(same)) = self.heads.pop() else { break };
                 parts.push(same.series);
-                self.refill(same.lane).await?;
+                self.wanted.push(same.lane);
             }
-            let joined = join_parts(parts).map_err(|e| {
-                ServiceError::internal(format!("a chunk from an ingester or store-gateway is damaged: {e}"))
-            })?;
+            let joined = match parts.len() {
+                1 => parts.pop(),
+                _ => join_parts(parts).map_err(|e| {
+                    ServiceError::internal(format!("a chunk from an ingester or store-gateway is damaged: {e}"))
+                })?,
+            };
             if let Some(series) = joined {
                 bytes += series.heap_bytes();
                 batch.push(series);
@@ -122,23 +131,40 @@ impl Merge {
         Ok(batch)
     }
 
-    async fn refill(&mut self, lane: usize) -> Result<(), ServiceError> {
-        let filled = self.lanes[lane].fill().await;
-        self.advance(lane, filled)
+    /// The lane that is left when all others have ended, as long as none of its series is among the heads.
+    fn only_lane(&self) -> Option<usize> {
+        match (self.wanted.as_slice(), self.heads.is_empty()) {
+            (&[lane], true) => Some(lane),
+            _ => None,
+        }
     }
 
-    fn advance(&mut self, lane: usize, filled: Result<(), ServiceError>) -> Result<(), ServiceError> {
-        let group = self.lanes[lane].group;
-        if let Err(error) = filled {
-            let tolerance = &mut self.tolerances[group];
-            if tolerance.left == 0 {
-                return Err(error);
+    /// Makes the next series of every wanted lane a head. Lanes that have to wait do so at the same time.
+    async fn refill(&mut self) -> Result<(), ServiceError> {
+        let wanted = std::mem::take(&mut self.wanted);
+        if wanted.iter().any(|&lane| self.lanes[lane].ready.is_empty()) {
+            let lanes = self.lanes.iter_mut().enumerate().filter(|(lane, _)| wanted.contains(lane));
+            let filled = join_all(lanes.map(async |(lane, of)| (lane, of.fill().await))).await;
+            for (lane, filled) in filled {
+                self.tolerate(lane, filled)?;
             }
-            tolerance.left -= 1;
         }
-        if let Some(series) = self.lanes[lane].ready.pop_front() {
-            self.heads.push(Reverse(Head { series, lane }));
+        for lane in wanted {
+            if let Some(series) = self.lanes[lane].ready.pop_front() {
+                self.heads.push(Reverse(Head { series, lane }));
+            }
         }
+        Ok(())
+    }
+
+    /// Takes a lane's failure from what its group may lose.
+    fn tolerate(&mut self, lane: usize, filled: Result<(), ServiceError>) -> Result<(), ServiceError> {
+        let Err(error) = filled else { return Ok(()) };
+        let tolerance = &mut self.tolerances[self.lanes[lane].group];
+        if tolerance.left == 0 {
+            return Err(error);
+        }
+        tolerance.left -= 1;
         Ok(())
     }
 }

@@ -26,6 +26,7 @@ use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{IngesterClient, PushReply};
 use crate::query_frontend::PromqlConfig;
+use crate::read_ahead::Place;
 use crate::runtime::{Clock, MemNet, Pool, Rng, Runtime, SystemClock};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
@@ -158,8 +159,9 @@ fn a_tenants_series_are_a_source_as_the_engine_wants_it() {
         source_conformance(|series| {
             let fakes = (0..replicas).map(|_| FakeIngester { series: series.clone(), ..FakeIngester::default() });
             let shared = querier(fakes.collect()).shared;
-            let (tenant, io) = (TenantId::anonymous(), io.handle().clone());
-            Box::new(TenantSeries { shared, tenant, io, warnings: Warnings::default() }) as Box<dyn Queryable>
+            let place = Place { pool: shared.runtime.query_pool.clone(), io: io.handle().clone() };
+            let tenant = TenantId::anonymous();
+            Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default() }) as Box<dyn Queryable>
         });
     }
 }

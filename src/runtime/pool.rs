@@ -1,8 +1,10 @@
 //! Bounded pools for CPU work.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::runtime;
@@ -19,9 +21,17 @@ pub struct Pool {
 
 enum Threads {
     /// Threads of its own. The handle outlives a runtime that is dropped from inside another one.
-    Own { handle: runtime::Handle, runtime: Option<runtime::Runtime> },
+    Own { handle: runtime::Handle, runtime: Option<runtime::Runtime>, number: u64 },
     /// The runtime the caller is on: one thread for everything, for simulation and tests.
     Inline,
+}
+
+/// Number of the next pool.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// Number of the pool this thread belongs to; 0 of none.
+    static POOL: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Drop for Threads {
@@ -37,12 +47,16 @@ impl Drop for Threads {
 impl Pool {
     /// Starts `threads` threads called `name`.
     pub fn new(name: &str, threads: usize) -> std::io::Result<Self> {
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name(name)
+            .on_thread_start(move || POOL.set(number))
             .thread_stack_size(8 << 20)
             .build()?;
-        Ok(Self { threads: Arc::new(Threads::Own { handle: runtime.handle().clone(), runtime: Some(runtime) }) })
+        Ok(Self {
+            threads: Arc::new(Threads::Own { handle: runtime.handle().clone(), runtime: Some(runtime), number }),
+        })
     }
 
     /// A pool without threads: work runs on the runtime that calls [`Pool::spawn`].
@@ -56,20 +70,33 @@ impl Pool {
             Threads::Own { handle, .. } => handle.spawn(work),
             Threads::Inline => tokio::spawn(work),
         };
-        PoolTask { abort: handle.abort_handle(), handle }
+        PoolTask { state: State::Under { abort: handle.abort_handle(), handle } }
     }
 
-    /// Runs a closure that never waits.
+    /// Runs a closure that never waits; at once, when this thread is one of the pool's.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> PoolTask<T> {
-        self.spawn(async move { work() })
+        match &*self.threads {
+            Threads::Own { number, .. } if POOL.get() == *number => PoolTask { state: State::Done(Some(work())) },
+            _ => self.spawn(async move { work() }),
+        }
     }
 }
 
 /// Work under way on a [`Pool`].
 pub struct PoolTask<T> {
-    handle: JoinHandle<T>,
-    abort: AbortHandle,
+    state: State<T>,
 }
+
+enum State<T> {
+    Under {
+        handle: JoinHandle<T>,
+        abort: AbortHandle,
+    },
+    /// `None` once the result is taken.
+    Done(Option<T>),
+}
+
+impl<T> Unpin for PoolTask<T> {}
 
 /// The work did not end: it panicked, or its pool was shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,13 +107,18 @@ impl<T> Future for PoolTask<T> {
     type Output = Result<T, TaskLost>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.handle).poll(cx).map_err(|_| TaskLost)
+        match &mut self.state {
+            State::Under { handle, .. } => Pin::new(handle).poll(cx).map_err(|_| TaskLost),
+            State::Done(result) => Poll::Ready(result.take().ok_or(TaskLost)),
+        }
     }
 }
 
 impl<T> Drop for PoolTask<T> {
     fn drop(&mut self) {
-        self.abort.abort();
+        if let State::Under { abort, .. } = &self.state {
+            abort.abort();
+        }
     }
 }
 
@@ -120,6 +152,20 @@ mod tests {
             consumer.await.unwrap()
         });
         assert_eq!(sum, 49 * 50 / 2);
+    }
+
+    #[test]
+    fn a_thread_of_the_pool_runs_closures_itself() {
+        let pool = Pool::new("test", 1).unwrap();
+        let other = Pool::new("test", 1).unwrap();
+        let main = runtime::Builder::new_current_thread().build().unwrap();
+        let inner = (pool.clone(), other);
+        main.block_on(pool.spawn(async move {
+            let here = std::thread::current().id();
+            assert_eq!(inner.0.run(|| std::thread::current().id()).await, Ok(here));
+            assert_ne!(inner.1.run(|| std::thread::current().id()).await, Ok(here));
+        }))
+        .unwrap();
     }
 
     #[test]

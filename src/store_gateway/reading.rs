@@ -48,18 +48,13 @@ pub(super) struct FoundSeries {
 }
 
 impl FoundSeries {
-    /// The series in portions whose entries are read at once.
-    pub(super) fn portions(&self) -> impl Iterator<Item = &[SeriesRef]> + Send {
-        let mut rest = self.series.as_slice();
-        std::iter::from_fn(move || {
-            let mut pages = PageCount::default();
-            let fits =
-                |&&series: &&SeriesRef| pages.add(&series_range(series, 1, u64::MAX)) <= MAX_ENTRY_PAGES_PER_READ;
-            let count = rest.iter().take(MAX_ENTRIES_PER_READ).take_while(fits).count();
-            let (portion, after) = rest.split_at(count);
-            rest = after;
-            (!portion.is_empty()).then_some(portion)
-        })
+    /// Series from number `from` on whose entries are read at once; none at the end.
+    pub(super) fn portion(&self, from: usize) -> &[SeriesRef] {
+        let rest = self.series.get(from..).unwrap_or_default();
+        let mut pages = PageCount::default();
+        let fits = |&&series: &&SeriesRef| pages.add(&series_range(series, 1, u64::MAX)) <= MAX_ENTRY_PAGES_PER_READ;
+        let count = rest.iter().take(MAX_ENTRIES_PER_READ).take_while(fits).count();
+        &rest[..count]
     }
 }
 

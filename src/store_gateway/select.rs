@@ -4,20 +4,20 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use skald_model::{Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::join_parts;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::runtime::Handle;
 use ulid::Ulid;
 
 use super::block::{OpenBlock, ReadError};
 use super::client::{BlocksBatch, BlocksStream};
 use super::pages::PageCount;
-use super::reading::{IndexedSeries, Reading, Wanted};
+use super::reading::{FoundSeries, IndexedSeries, Reading, Wanted};
 use crate::error::{ErrorKind, ServiceError};
+use crate::read_ahead::{Depth, Place, ReadAhead};
 use crate::select::{BATCH_BYTES, SelectRequest};
 
 /// Bytes of chunks that all readers of one query together aim to have at hand, besides one batch under way each.
@@ -26,6 +26,9 @@ const BYTES_AT_HAND: usize = 16 << 20;
 const MIN_FETCH: usize = 64 << 10;
 /// Memory that the pages of one fetch may take, as a multiple of the bytes that are wanted of them.
 const PAGES_PER_WANTED: u64 = 8;
+
+/// Each block's series are read where they are merged, unless they have to be waited for: then a batch ahead.
+const DEPTH: Depth = Depth { items_in_place: usize::MAX, items_ahead: 1 };
 
 /// What becomes of a block's failure: the service's error, and whether the block is gone.
 pub(super) type OnFailure = Arc<dyn Fn(&OpenBlock, ReadError) -> ServiceError + Send + Sync>;
@@ -41,6 +44,7 @@ pub(super) fn select(
     let blocks: Vec<_> = blocks.into_iter().filter(|block| block.range.overlaps(request.range)).collect();
     let matchers: Arc<[Matcher]> = request.matchers.into();
     let fetch_bytes = (BYTES_AT_HAND / blocks.len().max(1)).clamp(MIN_FETCH, BATCH_BYTES);
+    let place = Place { pool: reading.pool.clone(), io: Handle::current() };
     let start = |block: Arc<OpenBlock>| {
         let reader = BlockReader {
             reading: reading.clone(),
@@ -48,8 +52,11 @@ pub(super) fn select(
             matchers: matchers.clone(),
             range: request.range,
             fetch_bytes,
+            found: None,
+            indexed: VecDeque::new(),
+            on_failure: on_failure.clone(),
         };
-        Source::start(reader, on_failure.clone())
+        Source { batches: ReadAhead::start(place.clone(), DEPTH, reader.batches()), at_hand: VecDeque::new() }
     };
     let sources: Vec<Source> = blocks.into_iter().map(start).collect();
     let series = stream::try_unfold(Merge::new(sources), |mut merge| async move {
@@ -66,30 +73,56 @@ struct BlockReader {
     matchers: Arc<[Matcher]>,
     range: QueryRange,
     fetch_bytes: usize,
+    found: Option<Found>,
+    /// Series whose chunks are still to be read.
+    indexed: VecDeque<IndexedSeries>,
+    on_failure: OnFailure,
+}
+
+/// The series that may match, and how far their entries are read.
+struct Found {
+    series: FoundSeries,
+    deferred: Arc<[Matcher]>,
+    next: usize,
 }
 
 impl BlockReader {
-    /// Sends the block's series in label order until there are no more or nobody listens.
-    async fn run(&self, batches: &mpsc::Sender<Result<Vec<SeriesChunks>, ServiceError>>) -> Result<(), ReadError> {
-        let found = self.reading.find_series(&self.block, &self.matchers).await?;
-        let deferred: Arc<[Matcher]> = found.deferred.clone().into();
-        let mut indexed: VecDeque<IndexedSeries> = VecDeque::new();
-        for portion in found.portions() {
-            let wanted = Wanted::Overlapping(self.range);
-            indexed.extend(self.reading.index_series(&self.block, portion.to_vec(), &deferred, wanted).await?);
-            while !indexed.is_empty() {
-                let fetch = self.take(&mut indexed);
-                let batch = self.reading.read_chunks(&self.block, fetch).await?;
-                if batches.send(Ok(batch)).await.is_err() {
-                    return Ok(());
-                }
+    /// The block's series in label order.
+    fn batches(self) -> BoxStream<'static, Result<Vec<SeriesChunks>, ServiceError>> {
+        let batches = stream::try_unfold(self, |mut reader| async move {
+            match reader.next_batch().await {
+                Ok(batch) => Ok(batch.map(|batch| (batch, reader))),
+                Err(error) => Err((reader.on_failure)(&reader.block, error)),
             }
+        });
+        batches.boxed()
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, ReadError> {
+        while self.indexed.is_empty() {
+            let found = match &mut self.found {
+                Some(found) => found,
+                none => {
+                    let series = self.reading.find_series(&self.block, &self.matchers).await?;
+                    let deferred = series.deferred.clone().into();
+                    none.insert(Found { series, deferred, next: 0 })
+                }
+            };
+            let portion = found.series.portion(found.next);
+            if portion.is_empty() {
+                return Ok(None);
+            }
+            found.next += portion.len();
+            let wanted = Wanted::Overlapping(self.range);
+            self.indexed =
+                self.reading.index_series(&self.block, portion.to_vec(), &found.deferred, wanted).await?.into();
         }
-        Ok(())
+        let fetch = self.take();
+        Ok(Some(self.reading.read_chunks(&self.block, fetch).await?))
     }
 
     /// As many series as one fetch of chunks should serve, at least one.
-    fn take(&self, indexed: &mut VecDeque<IndexedSeries>) -> Vec<IndexedSeries> {
+    fn take(&mut self) -> Vec<IndexedSeries> {
         let (wanted_limit, pages_limit) = (self.fetch_bytes as u64, self.fetch_bytes as u64 * PAGES_PER_WANTED);
         let (mut wanted, mut pages) = (0, PageCount::default());
         let mut segment = None;
@@ -102,41 +135,22 @@ impl BlockReader {
                 wanted <= wanted_limit && pages.add(&chunk.bytes) <= pages_limit
             })
         };
-        let count = indexed.iter().take_while(fits).count().max(1);
-        indexed.drain(..count.min(indexed.len())).collect()
+        let count = self.indexed.iter().take_while(fits).count().max(1);
+        self.indexed.drain(..count.min(self.indexed.len())).collect()
     }
 }
 
-/// One block's series as they come, one batch ahead.
+/// One block's series as they come.
 struct Source {
-    batches: mpsc::Receiver<Result<Vec<SeriesChunks>, ServiceError>>,
-    /// Ends the reader when nobody wants its series any more.
-    reader: AbortHandle,
+    batches: ReadAhead<Vec<SeriesChunks>, ServiceError>,
     at_hand: VecDeque<SeriesChunks>,
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 impl Source {
-    fn start(reader: BlockReader, on_failure: OnFailure) -> Self {
-        let (sender, batches) = mpsc::channel(1);
-        let task = tokio::spawn(async move {
-            if let Err(error) = reader.run(&sender).await {
-                // If nobody listens, nobody minds.
-                let _ = sender.send(Err(on_failure(&reader.block, error))).await;
-            }
-        });
-        Self { batches, reader: task.abort_handle(), at_hand: VecDeque::new() }
-    }
-
     /// The next series, in label order.
     async fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
         while self.at_hand.is_empty() {
-            match self.batches.recv().await {
+            match self.batches.next().await {
                 Some(batch) => self.at_hand = batch?.into(),
                 None => return Ok(None),
             }
@@ -192,11 +206,28 @@ impl Merge {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
+            if let Some(source) = self.only_source() {
+                // Its batches have their size, and nobody else's series come between.
+                let source = &mut self.sources[source];
+                if source.at_hand.is_empty() && batch.is_empty() {
+                    return source.batches.try_next().await.map(Option::unwrap_or_default);
+                }
+                batch.extend(source.at_hand.drain(..));
+                return Ok(batch);
+            }
             let Some(series) = self.next_series().await? else { break };
             bytes += series.heap_bytes();
             batch.push(series);
         }
         Ok(batch)
+    }
+
+    /// The source that is left when all others have ended, as long as none of its series is among the heads.
+    fn only_source(&self) -> Option<usize> {
+        match (self.wanted.as_slice(), self.heads.is_empty()) {
+            (&[source], true) => Some(source),
+            _ => None,
+        }
     }
 
     async fn next_series(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {

@@ -201,8 +201,14 @@ async fn answer<T: Ord + Send + 'static>(
     for matchers in selectors {
         let found = reading.find_series(block, matchers).await?;
         let deferred: Arc<[Matcher]> = found.deferred.clone().into();
-        for portion in found.portions() {
-            let indexed = reading.index_series(block, portion.to_vec(), &deferred, Wanted::LabelsOf(range)).await?;
+        let mut next = 0;
+        loop {
+            let portion = found.portion(next).to_vec();
+            if portion.is_empty() {
+                break;
+            }
+            next += portion.len();
+            let indexed = reading.index_series(block, portion, &deferred, Wanted::LabelsOf(range)).await?;
             let of_series = question.of_series.clone();
             let collected = reading.pool.run(move || {
                 let mut values = BTreeSet::new();
