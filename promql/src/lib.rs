@@ -10,6 +10,7 @@ pub mod eval;
 mod format;
 pub mod functions;
 pub mod parse;
+pub mod plan;
 #[doc(hidden)]
 pub mod script;
 pub mod series_description;

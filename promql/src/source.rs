@@ -4,6 +4,8 @@ use std::task::{Context, Poll};
 
 use skald_model::{Columns, Labels, Matcher, QueryRange};
 
+use crate::plan::SeriesShard;
+
 /// What one selector of a query needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Select {
@@ -11,6 +13,8 @@ pub struct Select {
     pub matchers: Vec<Matcher>,
     /// Every sample the query can look at, lookback and ranges included.
     pub range: QueryRange,
+    /// Only the series of one shard. Not a hint: the other series must not be yielded.
+    pub shard: Option<SeriesShard>,
     /// What the samples are for.
     pub hints: Hints,
 }
@@ -43,7 +47,7 @@ pub trait SeriesSource: Send {
 }
 
 /// Some series, their samples still encoded.
-pub trait SeriesBatch: Send {
+pub trait SeriesBatch: Send + Sync {
     /// Number of series; at least one.
     fn len(&self) -> usize;
 

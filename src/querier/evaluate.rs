@@ -74,7 +74,8 @@ async fn run(
     let expr = parse_expr(&request.query, &shared.promql.parse_options())
         .map_err(|e| ServiceError::new(ErrorKind::BadData, "invalid-query", e.to_string()))?;
     let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
-    let context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt);
+    let workers = Arc::new(shared.runtime.query_pool.clone());
+    let context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt).with_workers(workers);
     let params = EvalParams {
         lookback_ms: request.lookback,
         default_subquery_step_ms: shared.promql.default_subquery_step.as_millis() as i64,

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use skald_model::{Columns, Labels, QueryRange};
+use skald_promql::plan::SeriesShard;
 use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceError};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::decode::decode_series;
@@ -48,7 +49,7 @@ impl Queryable for TenantSeries {
             };
             Ok::<_, ServiceError>(merge(inputs, tolerances))
         };
-        Box::new(StreamSource { stream: stream::once(stream).try_flatten().boxed() })
+        Box::new(StreamSource { stream: stream::once(stream).try_flatten().boxed(), shard: select.shard })
     }
 }
 
@@ -199,6 +200,7 @@ pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), Servi
 
 /// A stream of batches as the engine polls it.
 struct StreamSource {
+    shard: Option<SeriesShard>,
     stream: SeriesStream,
 }
 
@@ -209,8 +211,14 @@ impl SeriesSource for StreamSource {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(source_error(error))),
-                Poll::Ready(Some(Ok(series))) if series.is_empty() => {}
-                Poll::Ready(Some(Ok(series))) => return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series))))),
+                Poll::Ready(Some(Ok(mut series))) => {
+                    if let Some(shard) = self.shard {
+                        series.retain(|series| shard.holds(&series.labels));
+                    }
+                    if !series.is_empty() {
+                        return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series)))));
+                    }
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use skald_promql::eval::Workers;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -21,7 +22,7 @@ pub struct Pool {
 
 enum Threads {
     /// Threads of its own. The handle outlives a runtime that is dropped from inside another one.
-    Own { handle: runtime::Handle, runtime: Option<runtime::Runtime>, number: u64 },
+    Own { handle: runtime::Handle, runtime: Option<runtime::Runtime>, number: u64, count: usize },
     /// The runtime the caller is on: one thread for everything, for simulation and tests.
     Inline,
 }
@@ -54,9 +55,8 @@ impl Pool {
             .on_thread_start(move || POOL.set(number))
             .thread_stack_size(8 << 20)
             .build()?;
-        Ok(Self {
-            threads: Arc::new(Threads::Own { handle: runtime.handle().clone(), runtime: Some(runtime), number }),
-        })
+        let (handle, count) = (runtime.handle().clone(), threads.max(1));
+        Ok(Self { threads: Arc::new(Threads::Own { handle, runtime: Some(runtime), number, count }) })
     }
 
     /// A pool without threads: work runs on the runtime that calls [`Pool::spawn`].
@@ -78,6 +78,22 @@ impl Pool {
         match &*self.threads {
             Threads::Own { number, .. } if POOL.get() == *number => PoolTask { state: State::Done(Some(work())) },
             _ => self.spawn(async move { work() }),
+        }
+    }
+}
+
+/// A query gives pieces of its work to the pool it runs on.
+impl Workers for Pool {
+    fn threads(&self) -> usize {
+        match &*self.threads {
+            Threads::Own { count, .. } => *count,
+            Threads::Inline => 1,
+        }
+    }
+
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        if let Threads::Own { handle, .. } = &*self.threads {
+            handle.spawn(async move { work() });
         }
     }
 }

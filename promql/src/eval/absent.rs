@@ -6,12 +6,12 @@ use skald_model::{Columns, Labels, LabelsBuilder, METRIC_NAME, MatchOp};
 
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
 use super::operator::Operator;
 use super::points::{Bits, StepSeries};
 use super::range_function::Windows;
 use super::window::WindowInput;
 use crate::ast::{Expr, Span};
+use crate::plan::Grid;
 
 /// What may be absent.
 pub(crate) enum Watched {
@@ -52,11 +52,11 @@ impl Operator for Absent {
             Watched::Window(input) => {
                 let columns = &mut self.columns;
                 while ready!(input.poll_series(cx, env, columns))?.is_some() {
-                    let mut windows = Windows::new(columns);
+                    let (mut windows, shape) = (Windows::new(columns), input.shape);
                     for step in 0..self.grid.count {
-                        let end = input.shift.apply(self.grid.time(step));
-                        let window = windows.advance(end.saturating_sub(input.range), end, step);
-                        env.count_samples(input.counted, step, window.len());
+                        let end = shape.shift.apply(self.grid.time(step));
+                        let window = windows.advance(end.saturating_sub(shape.range), end, step);
+                        env.count_samples(shape.counted, step, window.len());
                         if window.len() > 0 {
                             self.present.set(step);
                         }
@@ -78,7 +78,7 @@ impl Operator for Absent {
 }
 
 /// The labels that a selector asks for by equality, each by one matcher only; none for other expressions.
-pub(crate) fn asked_labels(expr: &Expr) -> Labels {
+pub(crate) fn absent_labels(expr: &Expr) -> Labels {
     let matchers = match expr {
         Expr::Vector(selector) => &selector.matchers,
         Expr::Matrix(matrix) => &matrix.selector.matchers,

@@ -38,6 +38,7 @@ struct Raised {
 pub struct Annotation {
     start: usize,
     text: String,
+    end: usize,
 }
 
 impl Annotations {
@@ -48,7 +49,7 @@ impl Annotations {
 
     /// Adds one occurrence of a warning that tells how many there were.
     pub(crate) fn warn_counted(&mut self, span: Span, text: impl Into<String>) {
-        self.count(Annotation { start: span.start, text: text.into() }, 1);
+        self.count(Annotation { start: span.start, text: text.into(), end: span.end }, 1);
     }
 
     fn count(&mut self, annotation: Annotation, more: u64) {
@@ -70,7 +71,10 @@ impl Annotations {
         if !name.is_empty() {
             text = format!("{text} for metric name {}", Quoted(name));
         }
-        self.raise(Annotation { start: span.start, text }, Raised { change, first: time, last: time, samples: 1 });
+        self.raise(
+            Annotation { start: span.start, text, end: span.end },
+            Raised { change, first: time, last: time, samples: 1 },
+        );
     }
 
     fn raise(&mut self, annotation: Annotation, more: Raised) {
@@ -86,6 +90,24 @@ impl Annotations {
         self.infos.extend(other.infos);
         other.counted.into_iter().for_each(|(annotation, count)| self.count(annotation, count));
         other.monotonicity.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
+    }
+
+    /// Says again of each second place what was said of the first: equal parts of a query are evaluated once.
+    pub(crate) fn repeat(&mut self, twins: &[(Span, Span)]) {
+        for (first, second) in twins {
+            let there = |a: &&Annotation| a.start == first.start && a.end == first.end;
+            let here = |a: &Annotation| Annotation { start: second.start, end: second.end, text: a.text.clone() };
+            for set in [&mut self.warnings, &mut self.infos] {
+                let again: Vec<_> = set.iter().filter(there).map(here).collect();
+                set.extend(again);
+            }
+            let again: Vec<_> = self.counted.iter().filter(|(a, _)| there(a)).collect();
+            let again: Vec<_> = again.into_iter().map(|(a, count)| (here(a), *count)).collect();
+            again.into_iter().for_each(|(annotation, count)| self.count(annotation, count));
+            let again: Vec<_> = self.monotonicity.iter().filter(|(a, _)| there(a)).collect();
+            let again: Vec<_> = again.into_iter().map(|(a, raised)| (here(a), raised.clone())).collect();
+            again.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
+        }
     }
 
     /// Whether nothing was said.
@@ -108,8 +130,8 @@ impl Annotations {
     pub fn infos(&self, query: &str, limit: usize) -> Vec<String> {
         let mut infos = self.infos.clone();
         infos.extend(self.monotonicity.iter().map(|(annotation, raised)| Annotation {
-            start: annotation.start,
             text: format!("{}{}", annotation.text, raised.details()),
+            ..*annotation
         }));
         render(&infos, query, limit, "info")
     }
@@ -141,21 +163,23 @@ impl Raised {
 
 fn insert(set: &mut BTreeSet<Annotation>, span: Span, text: String) {
     if set.len() < KEPT {
-        set.insert(Annotation { start: span.start, text });
+        set.insert(Annotation { start: span.start, text, end: span.end });
     }
 }
 
 fn render(set: &BTreeSet<Annotation>, query: &str, limit: usize, kind: &str) -> Vec<String> {
-    let mut texts: Vec<String> = set
+    let mut distinct: Vec<(usize, &str)> = set.iter().map(|a| (a.start, a.text.as_str())).collect();
+    distinct.dedup();
+    let mut texts: Vec<String> = distinct
         .iter()
         .take(limit)
-        .map(|a| {
-            let (line, column) = line_and_column(query, a.start);
-            format!("PromQL {kind}: {} ({line}:{column})", a.text)
+        .map(|(start, text)| {
+            let (line, column) = line_and_column(query, *start);
+            format!("PromQL {kind}: {text} ({line}:{column})")
         })
         .collect();
-    if set.len() > limit {
-        texts.push(format!("{} more {kind} annotations omitted", set.len() - limit));
+    if distinct.len() > limit {
+        texts.push(format!("{} more {kind} annotations omitted", distinct.len() - limit));
     }
     texts
 }

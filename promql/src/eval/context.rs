@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use super::combine::FragmentRunner;
 use super::error::EvalError;
 use crate::ast::Span;
 
@@ -11,6 +13,40 @@ use crate::ast::Span;
 pub struct QueryContext {
     budget: Arc<Budget>,
     interrupt: Interrupt,
+    workers: Option<Arc<dyn Workers>>,
+    clock: Option<Clock>,
+    fragments: Option<Arc<dyn FragmentRunner>>,
+}
+
+/// Threads that take pieces of a query's work.
+pub trait Workers: Send + Sync {
+    /// How many there are.
+    fn threads(&self) -> usize;
+    /// Has `work` run some time, on another thread; it never waits for anything. It may be dropped unrun if the process
+    /// stops.
+    fn run(&self, work: Box<dyn FnOnce() + Send>);
+}
+
+/// A clock that only goes forward.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    pub(crate) fn now(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl std::fmt::Debug for dyn Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Workers({})", self.threads())
+    }
 }
 
 impl QueryContext {
@@ -27,7 +63,38 @@ impl QueryContext {
             samples: AtomicI64::new(0),
             peak_samples: AtomicI64::new(0),
         };
-        Self { budget: Arc::new(budget), interrupt }
+        Self { budget: Arc::new(budget), interrupt, workers: None, clock: None, fragments: None }
+    }
+
+    /// The same bounds; parts of the work are given to `workers`.
+    #[must_use]
+    pub fn with_workers(self, workers: Arc<dyn Workers>) -> Self {
+        Self { workers: Some(workers), ..self }
+    }
+
+    /// The same bounds; what each node of the plan costs is measured with `clock` and told in
+    /// [`super::QueryOutput::explain`].
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { clock: Some(Clock(Arc::new(clock))), ..self }
+    }
+
+    /// The same bounds; the shards of the plan's [`crate::plan::Op::Combine`] nodes are evaluated by `fragments`.
+    #[must_use]
+    pub fn with_fragments(self, fragments: Arc<dyn FragmentRunner>) -> Self {
+        Self { fragments: Some(fragments), ..self }
+    }
+
+    pub(crate) fn workers(&self) -> Option<&Arc<dyn Workers>> {
+        self.workers.as_ref()
+    }
+
+    pub(crate) fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
+    pub(crate) fn fragments(&self) -> Option<&Arc<dyn FragmentRunner>> {
+        self.fragments.as_ref()
     }
 
     /// No limits and nothing that stops the query.
@@ -111,6 +178,11 @@ impl Charge {
     /// An empty share.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), bytes: 0, samples: 0 }
+    }
+
+    /// An empty share of the same budget.
+    pub(crate) fn empty(&self) -> Self {
+        Self::new(&self.budget)
     }
 
     /// Takes `bytes` more; `span` is the part of the query that needs them.

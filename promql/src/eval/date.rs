@@ -4,9 +4,9 @@ use std::task::{Context, Poll, ready};
 
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
 use super::operator::Operator;
 use super::points::StepSeries;
+use crate::plan::Grid;
 
 /// A part of a date.
 pub(crate) type DatePart = fn(f64) -> f64;

@@ -1,14 +1,17 @@
 //! What the operators of one query share.
 
+use std::time::Duration;
+
 use skald_model::{Labels, METRIC_NAME};
 
-use super::EvalParams;
 use super::annotations::Annotations;
-use super::context::{Charge, QueryContext};
+use super::context::{Charge, Clock, QueryContext};
 use super::error::EvalError;
+use super::explain::Explain;
 use super::output::QueryStats;
 use super::points::{Points, StepSeries, histogram_bytes};
 use crate::ast::Span;
+use crate::plan::{Counted, Plan};
 
 /// Work units (roughly: samples looked at) between two looks at the interrupt.
 const WORK_PER_CHECK: usize = 1 << 15;
@@ -21,21 +24,88 @@ pub(crate) struct Env<'q> {
     pub(crate) annotations: Annotations,
     pub(crate) stats: QueryStats,
     pub(crate) names: Names,
+    /// Threads that may work on one part of the query at a time.
+    pub(crate) workers: usize,
+    /// Where the cost of each node is noted, if anyone wants to know.
+    pub(crate) explain: Option<Explain>,
     spare: Vec<Points>,
+    most_spare: usize,
     work: usize,
 }
 
+/// What was said and counted while a piece of a query was worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) annotations: Annotations,
+    pub(crate) stats: QueryStats,
+    pub(crate) names: Names,
+    /// How long it took, if anyone wants to know.
+    pub(crate) took: Duration,
+    /// Points that were not used.
+    pub(crate) spare: Vec<Points>,
+}
+
 impl<'q> Env<'q> {
-    pub(crate) fn new(context: &'q QueryContext, params: &EvalParams) -> Self {
-        let names = Names { delayed: params.delayed_name_removal, type_and_unit: params.type_and_unit_labels };
+    pub(crate) fn new(context: &'q QueryContext, plan: &Plan) -> Self {
+        let names = Names { delayed: plan.delayed_name_removal, type_and_unit: plan.type_and_unit_labels };
+        let workers = context.workers().map_or(1, |workers| workers.threads().max(1));
         Self {
             context,
             annotations: Annotations::default(),
             stats: QueryStats::default(),
             names,
+            workers,
+            explain: context.clock().map(|clock| Explain::new(plan, clock)),
             spare: Vec::new(),
+            most_spare: if workers > 1 { SPARE_POINTS * workers } else { SPARE_POINTS },
             work: 0,
         }
+    }
+
+    /// The surroundings of a piece of a query that is worked on elsewhere.
+    pub(crate) fn of_piece(context: &'q QueryContext, said: Said, spare: Vec<Points>) -> Self {
+        Self {
+            context,
+            annotations: said.annotations,
+            stats: said.stats,
+            names: said.names,
+            workers: 1,
+            explain: None,
+            most_spare: SPARE_POINTS.max(spare.len()),
+            spare,
+            work: 0,
+        }
+    }
+
+    /// What a piece begins with: nothing said, room for the statistics the query wants.
+    pub(crate) fn said_of_a_piece(&self) -> Said {
+        let steps = self.stats.queryable_samples_per_step.len();
+        let stats = QueryStats { queryable_samples_per_step: vec![0; steps], ..QueryStats::default() };
+        Said { stats, names: self.names, ..Said::default() }
+    }
+
+    /// What was said and counted, the piece having been begun at `begun`.
+    pub(crate) fn into_said(self, begun: Option<Duration>) -> Said {
+        let took = self.now().zip(begun).map_or(Duration::ZERO, |(now, begun)| now.saturating_sub(begun));
+        Said { annotations: self.annotations, stats: self.stats, names: self.names, took, spare: self.spare }
+    }
+
+    /// Takes over what was said and counted of a piece.
+    pub(crate) fn take_in(&mut self, said: Said) {
+        self.annotations.merge(said.annotations);
+        self.stats.add(&said.stats);
+        said.spare.into_iter().for_each(|points| self.recycle(points));
+    }
+
+    /// Up to `count` spare points, for a piece to use.
+    pub(crate) fn take_spare(&mut self, count: usize) -> Vec<Points> {
+        let kept = self.spare.len().saturating_sub(count);
+        self.spare.split_off(kept)
+    }
+
+    /// The time, if anyone wants to know how long things take.
+    pub(crate) fn now(&self) -> Option<Duration> {
+        self.context.clock().map(Clock::now)
     }
 
     /// An empty share of the budget.
@@ -57,7 +127,7 @@ impl<'q> Env<'q> {
 
     /// Takes points back for reuse.
     pub(crate) fn recycle(&mut self, mut points: Points) {
-        if self.spare.len() < SPARE_POINTS {
+        if self.spare.len() < self.most_spare {
             points.drop_histograms();
             self.spare.push(points);
         }
@@ -83,13 +153,15 @@ impl<'q> Env<'q> {
         let stats = &mut self.stats;
         match counted {
             Counted::No => {}
-            Counted::Step => {
+            Counted::Step(times) => {
+                let samples = samples * u64::from(times);
                 stats.queryable_samples += samples;
                 if let Some(at_step) = stats.queryable_samples_per_step.get_mut(step) {
                     *at_step += samples;
                 }
             }
-            Counted::EveryStep(steps) => {
+            Counted::EveryStep(steps, times) => {
+                let samples = samples * u64::from(times);
                 stats.queryable_samples += samples * steps as u64;
                 stats.queryable_samples_per_step.iter_mut().for_each(|at_step| *at_step += samples);
             }
@@ -108,19 +180,8 @@ impl<'q> Env<'q> {
     }
 }
 
-/// How the samples a selector uses count in the statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counted {
-    /// Not: inside a subquery, whose points are counted where they are used.
-    No,
-    /// Each at its step.
-    Step,
-    /// Each at every one of so many steps: the expression is evaluated once for all of them.
-    EveryStep(usize),
-}
-
 /// How metric names are dropped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Names {
     /// At the end of the evaluation rather than at once.
     pub(crate) delayed: bool,

@@ -8,11 +8,11 @@ use skald_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 use super::context::Charge;
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::{Grid, TimeShift};
 use super::group_index::{GroupIndex, LabelSubset};
 use super::operator::Operator;
 use super::points::{Points, StepSeries};
 use crate::ast::Span;
+use crate::plan::Grid;
 
 /// Labels that tell which info series belong to a series.
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
@@ -234,13 +234,5 @@ impl Operator for Info {
             let Some(base) = ready!(self.base.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
             self.enrich(base, env)?;
         }
-    }
-}
-
-/// One shift after another, as nested subqueries and selectors have them.
-pub(crate) fn then(outer: TimeShift, inner: TimeShift) -> TimeShift {
-    match inner.at {
-        Some(_) => inner,
-        None => TimeShift { at: outer.at, offset: outer.offset.saturating_add(inner.offset) },
     }
 }

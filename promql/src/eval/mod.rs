@@ -1,10 +1,10 @@
 //! Evaluates a query over the series of a [`Queryable`].
 //!
-//! [`evaluate`] plans the query ([`plan`]: durations resolved, step-invariant parts found, every select opened), then
-//! pulls series by series through a tree of operators. A [`selector`] or a range function ([`window`],
-//! [`range_function`]) turns one series' samples into [`points::Points`], one value per step; functions change them in
-//! place, aggregations fold them into one accumulator per group and drop them, binary operators keep one side.
-//! [`result`] makes the answer out of what the topmost operator yields.
+//! [`evaluate_plan`] makes operators of a plan's nodes ([`build`]: every select opened), then pulls series by series
+//! through them. A [`selector`] or a range function ([`window`], [`range_function`]) turns one series' samples into
+//! [`points::Points`], one value per step, on several threads where the query has them ([`series_operator`]); functions
+//! change them in place, aggregations fold them into one accumulator per group and drop them, binary operators keep one
+//! side. [`result`] makes the answer out of what the topmost operator yields.
 //!
 //! Absent on purpose: threads, timers, I/O. The future waits for nothing but its sources.
 
@@ -12,12 +12,13 @@ mod absent;
 mod aggregate;
 pub mod annotations;
 mod binary;
+mod build;
+mod combine;
 pub mod context;
 mod date;
-mod duration;
 mod env;
 pub mod error;
-mod grid;
+mod explain;
 mod group_index;
 pub(crate) mod histogram;
 mod histogram_function;
@@ -28,7 +29,6 @@ mod label_function;
 mod merge;
 mod operator;
 pub mod output;
-mod plan;
 mod points;
 mod quantile;
 mod range_function;
@@ -36,6 +36,8 @@ mod reader;
 mod result;
 mod scalar;
 mod selector;
+mod series_operator;
+mod tee;
 mod window;
 
 #[cfg(test)]
@@ -43,12 +45,24 @@ mod tests;
 
 use std::future::poll_fn;
 
+pub(crate) use absent::absent_labels;
+pub(crate) use aggregate::name as aggregate_name;
+pub use aggregate::partial::PartialGroup;
+pub(crate) use aggregate::partial::is_divisible;
 pub use annotations::{Annotation, Annotations};
-pub use context::{AnswerCharge, Interrupt, QueryContext};
+pub(crate) use binary::arithmetic::{keeps_name, symbol};
+pub use combine::{FragmentFuture, FragmentOutput, FragmentRunner};
+pub use context::{AnswerCharge, Interrupt, QueryContext, Workers};
 pub use error::EvalError;
+pub use explain::NodeCost;
+pub use histogram::partial::PartialTotal;
+pub(crate) use info::InfoSelection;
+pub(crate) use label_function::is_label_name;
 pub use output::{Element, QueryOutput, QueryStats, SampleValue, Series, Value};
+pub(crate) use range_function::RangeFunction;
 
 use crate::ast::Expr;
+use crate::plan::Plan;
 use crate::source::Queryable;
 
 /// When and how a query is evaluated.
@@ -94,10 +108,7 @@ impl EvalParams {
     }
 }
 
-/// Evaluates `query`. The future is `Send`, needs no runtime and can be dropped at any point.
-///
-/// All selects are opened when the future is first polled, before any source is. What the query holds is charged to
-/// `context`, whose interrupt stops it in the middle of any loop.
+/// Plans and evaluates `query`: [`Plan::of`] and [`evaluate_plan`].
 pub async fn evaluate(
     query: &Expr,
     params: &EvalParams,
@@ -105,7 +116,42 @@ pub async fn evaluate(
     context: &QueryContext,
 ) -> Result<QueryOutput, EvalError> {
     context.interrupt().check()?;
-    let mut env = env::Env::new(context, params);
-    let mut root = plan::plan(query, params, source, &mut env)?;
-    poll_fn(|cx| root.poll(cx, &mut env)).await
+    evaluate_plan(&Plan::of(query, params)?, source, context).await
+}
+
+/// Evaluates a plan. The future is `Send`, needs no runtime and can be dropped at any point.
+///
+/// All selects are opened when the future is first polled, before any source is. What the query holds is charged to
+/// `context`, whose interrupt stops it in the middle of any loop.
+pub async fn evaluate_plan(
+    plan: &Plan,
+    source: &dyn Queryable,
+    context: &QueryContext,
+) -> Result<QueryOutput, EvalError> {
+    context.interrupt().check()?;
+    let mut env = env::Env::new(context, plan);
+    let mut root = build::build(plan, source, &mut env)?;
+    let mut output = poll_fn(|cx| root.poll(cx, &mut env)).await?;
+    output.annotations.repeat(&plan.twins);
+    Ok(output)
+}
+
+/// Evaluates a fragment of a plan: the aggregation at its root, its groups left unfinished.
+pub async fn evaluate_fragment(
+    plan: &Plan,
+    source: &dyn Queryable,
+    context: &QueryContext,
+) -> Result<FragmentOutput, EvalError> {
+    context.interrupt().check()?;
+    let mut env = env::Env::new(context, plan);
+    let mut fold = build::build_fragment(plan, source, &mut env)?;
+    let groups = poll_fn(|cx| fold.poll_partial(cx, &mut env)).await?;
+    let stats = QueryStats {
+        peak_samples: context.peak_samples() as u64,
+        peak_bytes: context.peak_bytes() as u64,
+        ..std::mem::take(&mut env.stats)
+    };
+    let mut annotations = std::mem::take(&mut env.annotations);
+    annotations.repeat(&plan.twins);
+    Ok(FragmentOutput { groups, annotations, stats })
 }

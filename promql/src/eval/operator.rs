@@ -14,12 +14,3 @@ pub(crate) trait Operator: Send {
     /// The next series; `None` is the end. `Pending` only when a source is.
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>>;
 }
-
-/// An operator with what the planner knows of it.
-pub(crate) struct VectorPlan {
-    pub(crate) operator: Box<dyn Operator>,
-    /// No two series have equal labels once their metric names are dropped, except halves of one series.
-    pub(crate) unique_without_name: bool,
-    /// Halves of one series may come as several.
-    pub(crate) split: bool,
-}

@@ -6,6 +6,7 @@ use skald_model::{Columns, FloatHistogram, Labels, TimestampMs};
 
 use super::annotations::Annotations;
 use super::context::AnswerCharge;
+use super::explain::NodeCost;
 
 /// The answer to a query with everything said about it.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct QueryOutput {
     pub annotations: Annotations,
     /// What it took.
     pub stats: QueryStats,
+    /// What each node of the plan took, by its id, if the context has a clock.
+    pub explain: Option<Vec<NodeCost>>,
     /// The answer counts against the query's budget until it is dropped.
     pub charge: AnswerCharge,
 }
@@ -88,4 +91,15 @@ pub struct QueryStats {
     pub peak_samples: u64,
     /// Most bytes held at one time.
     pub peak_bytes: u64,
+}
+
+impl QueryStats {
+    /// Adds what another part of the query took; the peaks are the query's, not sums.
+    pub(crate) fn add(&mut self, other: &QueryStats) {
+        self.series_read += other.series_read;
+        self.samples_read += other.samples_read;
+        self.queryable_samples += other.queryable_samples;
+        let steps = self.queryable_samples_per_step.iter_mut().zip(&other.queryable_samples_per_step);
+        steps.for_each(|(mine, theirs)| *mine += theirs);
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use skald_model::{FloatHistogram, Labels};
 
 use super::context::{Budget, Charge};
+use super::env::Env;
 use super::error::EvalError;
 use crate::ast::Span;
 
@@ -24,6 +25,13 @@ impl Bits {
     pub(crate) fn reset(&mut self, steps: usize) {
         self.words.clear();
         self.words.resize(steps.div_ceil(64), 0);
+    }
+
+    /// The set that [`Bits::words`] had given; `None` if they hold more than `steps`.
+    pub(crate) fn of_words(words: &[u64], steps: usize) -> Option<Self> {
+        let highest = words.iter().enumerate().rev().find(|(_, word)| **word != 0);
+        let last = highest.map_or(0, |(w, word)| w * 64 + 64 - word.leading_zeros() as usize);
+        (last <= steps).then(|| Self { words: words.to_vec() })
     }
 
     #[inline]
@@ -268,6 +276,23 @@ impl Points {
         for (step, _) in &self.histograms {
             out.set(*step as usize);
         }
+    }
+
+    /// Bytes the values hold.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let histograms: usize = self.histograms.iter().map(|(_, h)| 16 + histogram_bytes(h)).sum();
+        8 * self.values.len() + histograms
+    }
+
+    /// The same values once more.
+    pub(crate) fn copy(&self, env: &mut Env<'_>, span: Span) -> Result<Self, EvalError> {
+        let mut copy = env.points(self.steps(), span)?;
+        copy.values.copy_from_slice(&self.values);
+        copy.floats.unite(&self.floats);
+        for (step, histogram) in &self.histograms {
+            copy.push_histogram(*step as usize, Arc::clone(histogram), span)?;
+        }
+        Ok(copy)
     }
 
     /// Says that the points stay (part of a result, or the kept side of an operator): their samples count as held.

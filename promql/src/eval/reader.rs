@@ -6,36 +6,133 @@ use std::task::{Context, Poll, ready};
 use skald_model::{Columns, FloatHistogram, Labels, QueryRange, ResetHint, TimestampMs, is_stale_nan};
 
 use super::context::Charge;
-use super::env::Env;
+use super::env::{Env, Said};
 use super::error::EvalError;
+use super::explain::NodeReport;
 use super::histogram::reset::is_reset;
 use crate::ast::Span;
 use crate::source::{SeriesBatch, SeriesSource};
 
-/// Reads the series of one select one by one, decoding each into columns that are used again.
+/// Reads the series of one select: batch by batch, or one by one into columns that are used again.
 pub(crate) struct SeriesReader {
     source: Box<dyn SeriesSource>,
     batch: Option<Box<dyn SeriesBatch>>,
     /// Next series of the batch.
     next: usize,
     ended: bool,
+    decoding: Decoding,
+    /// The batch that is read one by one.
+    batch_charge: Charge,
+    /// The columns.
+    charge: Charge,
+    report: Option<Arc<NodeReport>>,
+}
+
+/// A batch with its share of the query's budget.
+pub(crate) type ChargedBatch = (Box<dyn SeriesBatch>, Charge);
+
+/// How the samples of a series are taken out of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decoding {
     range: QueryRange,
     /// Only counts and sums of native histograms are used: see [`note_resets`].
     counts_only: bool,
-    /// The batch and the columns.
-    charge: Charge,
     span: Span,
+}
+
+impl Decoding {
+    /// Decodes series `i` into `columns`, which stay charged to `charge`; the number of samples.
+    pub(crate) fn decode(
+        &self,
+        batch: &dyn SeriesBatch,
+        i: usize,
+        columns: &mut Columns,
+        charge: &mut Charge,
+        env: &mut Env<'_>,
+    ) -> Result<usize, EvalError> {
+        columns.clear();
+        batch.decode(i, self.range, columns)?;
+        if self.counts_only && !columns.histograms.is_empty() {
+            note_resets(columns);
+        }
+        charge.resize(columns_bytes(columns), self.span)?;
+        charge.hold_samples(columns.len())?;
+        env.stats.series_read += 1;
+        env.stats.samples_read += columns.len() as u64;
+        env.tick(columns.len())?;
+        Ok(columns.len())
+    }
 }
 
 impl SeriesReader {
     pub(crate) fn new(source: Box<dyn SeriesSource>, range: QueryRange, charge: Charge, span: Span) -> Self {
-        Self { source, batch: None, next: 0, ended: false, range, counts_only: false, charge, span }
+        let decoding = Decoding { range, counts_only: false, span };
+        let batch_charge = charge.empty();
+        Self { source, batch: None, next: 0, ended: false, decoding, batch_charge, charge, report: None }
     }
 
     /// The same reader, which keeps only what `histogram_count`, `histogram_sum` and `histogram_avg` need.
     #[must_use]
-    pub(crate) fn with_counts_only(self, counts_only: bool) -> Self {
-        Self { counts_only, ..self }
+    pub(crate) fn with_counts_only(mut self, counts_only: bool) -> Self {
+        self.decoding.counts_only = counts_only;
+        self
+    }
+
+    /// The same reader, which tells what it has read.
+    #[must_use]
+    pub(crate) fn with_report(self, report: Option<Arc<NodeReport>>) -> Self {
+        Self { report, ..self }
+    }
+
+    pub(crate) fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.decoding.span
+    }
+
+    /// An empty share of the query's budget.
+    pub(crate) fn empty_charge(&self) -> Charge {
+        self.charge.empty()
+    }
+
+    /// The next batch, with its share of the budget; `None` is the end.
+    pub(crate) fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        env: &mut Env<'_>,
+    ) -> Poll<Result<Option<ChargedBatch>, EvalError>> {
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        env.context.interrupt().check()?;
+        let Some(batch) = ready!(self.source.poll_batch(cx))? else {
+            self.ended = true;
+            return Poll::Ready(Ok(None));
+        };
+        let bytes = batch.heap_bytes();
+        let mut charge = self.charge.empty();
+        charge.grow(bytes, self.decoding.span)?;
+        if let Some(report) = &self.report {
+            report.read_bytes(bytes);
+        }
+        Poll::Ready(Ok(Some((batch, charge))))
+    }
+
+    /// Tells of a series with `samples` samples.
+    pub(crate) fn report_series(&self, samples: usize) {
+        if let Some(report) = &self.report {
+            report.read_series(1, samples as u64);
+        }
+    }
+
+    /// Tells of what was read for a piece of the query.
+    pub(crate) fn report(&self, said: &Said) {
+        if let Some(report) = &self.report {
+            report.read_series(said.stats.series_read, said.stats.samples_read);
+            report.worked(said.took);
+        }
     }
 
     /// The labels of the next series, its samples in `columns`; `None` is the end.
@@ -46,40 +143,22 @@ impl SeriesReader {
         columns: &mut Columns,
     ) -> Poll<Result<Option<Labels>, EvalError>> {
         loop {
-            if let Some(batch) = &self.batch {
-                if self.next < batch.len() {
-                    let i = self.next;
-                    self.next += 1;
-                    columns.clear();
-                    batch.decode(i, self.range, columns)?;
-                    if self.counts_only && !columns.histograms.is_empty() {
-                        note_resets(columns);
-                    }
-                    let held = batch.heap_bytes().saturating_add(columns_bytes(columns));
-                    self.charge.resize(held, self.span)?;
-                    self.charge.hold_samples(columns.len())?;
-                    env.stats.series_read += 1;
-                    env.stats.samples_read += columns.len() as u64;
-                    env.tick(columns.len())?;
-                    return Poll::Ready(Ok(Some(batch.labels(i).clone())));
-                }
-                self.batch = None;
+            if let Some(batch) = self.batch.as_deref().filter(|batch| self.next < batch.len()) {
+                let i = self.next;
+                self.next += 1;
+                let samples = self.decoding.decode(batch, i, columns, &mut self.charge, env)?;
+                self.report_series(samples);
+                return Poll::Ready(Ok(Some(batch.labels(i).clone())));
             }
-            if self.ended {
+            self.batch = None;
+            let Some((batch, charge)) = ready!(self.poll_batch(cx, env))? else {
                 columns.clear();
-                self.charge.resize(0, self.span)?;
+                self.batch_charge = self.charge.empty();
+                self.charge.resize(0, self.decoding.span)?;
                 self.charge.hold_samples(0)?;
                 return Poll::Ready(Ok(None));
-            }
-            env.context.interrupt().check()?;
-            match ready!(self.source.poll_batch(cx))? {
-                Some(batch) => {
-                    self.charge.resize(batch.heap_bytes(), self.span)?;
-                    self.batch = Some(batch);
-                    self.next = 0;
-                }
-                None => self.ended = true,
-            }
+            };
+            (self.batch, self.batch_charge, self.next) = (Some(batch), charge, 0);
         }
     }
 }

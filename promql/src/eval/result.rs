@@ -7,7 +7,7 @@ use skald_model::{Columns, Labels};
 use super::context::{AnswerCharge, Charge};
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
+use super::explain::Explain;
 use super::merge::Merged;
 use super::operator::Operator;
 use super::output::{Element, QueryOutput, SampleValue, Series, Value};
@@ -15,6 +15,7 @@ use super::points::{Point, StepSeries};
 use super::scalar::ScalarPlan;
 use super::window::WindowInput;
 use crate::ast::Span;
+use crate::plan::Grid;
 
 /// The top of a running query.
 pub(crate) struct Root {
@@ -89,7 +90,8 @@ impl Root {
         stats.peak_samples = env.context.peak_samples() as u64;
         stats.peak_bytes = env.context.peak_bytes() as u64;
         let annotations = std::mem::take(&mut env.annotations);
-        Poll::Ready(Ok(QueryOutput { value, annotations, stats, charge: AnswerCharge::new(charge) }))
+        let explain = env.explain.as_ref().map(Explain::costs);
+        Poll::Ready(Ok(QueryOutput { value, annotations, stats, explain, charge: AnswerCharge::new(charge) }))
     }
 }
 

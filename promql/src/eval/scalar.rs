@@ -5,10 +5,10 @@ use std::task::{Context, Poll, ready};
 use super::binary::arithmetic::{apply_scalars, go_max, go_min};
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
 use super::operator::Operator;
 use super::points::Bits;
 use crate::ast::BinaryOp;
+use crate::plan::Grid;
 
 /// One float per step.
 #[derive(Debug, Clone)]

@@ -1,35 +1,21 @@
 //! Instant selectors: the newest sample of each series within the lookback, per step.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use skald_model::{Columns, Labels, ResetHint, is_stale_nan};
 
-use super::env::{Counted, Env};
+use super::env::Env;
 use super::error::EvalError;
-use super::grid::{Grid, TimeShift};
 use super::histogram::{Incompatible, warn_incompatible_schemas};
-use super::operator::Operator;
 use super::points::{Points, StepSeries};
 use super::range_function::{Windows, edges, for_metric};
-use super::reader::{SeriesReader, strip_stale};
+use super::reader::strip_stale;
+use super::series_operator::{Buffers, SeriesWork};
 use crate::ast::Span;
+use crate::plan::{Counted, Grid, TimeShift, Yields};
 
-/// What a selector yields of a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Yields {
-    Value,
-    /// Its own time in seconds: `timestamp(selector)`.
-    Timestamp,
-    /// Its start timestamp in seconds, 0 if it has none: `start_timestamp(selector)`.
-    StartTimestamp,
-    /// Its own time in seconds, the name kept: `info`, which takes no native histograms.
-    InfoTime,
-}
-
-/// An instant selector.
-pub(crate) struct InstantSelector {
-    pub(crate) reader: SeriesReader,
+/// What an instant selector makes of a series.
+pub(crate) struct InstantSelect {
     pub(crate) grid: Grid,
     pub(crate) shift: TimeShift,
     /// A sample this old is not found.
@@ -39,43 +25,38 @@ pub(crate) struct InstantSelector {
     pub(crate) smoothed: bool,
     pub(crate) counted: Counted,
     pub(crate) span: Span,
-    pub(crate) columns: Columns,
 }
 
-impl Operator for InstantSelector {
-    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
-        loop {
-            let Some(labels) = ready!(self.reader.poll_series(cx, env, &mut self.columns))? else {
-                return Poll::Ready(Ok(None));
-            };
-            let mut points = env.points(self.grid.count, self.span)?;
-            if self.smoothed {
-                strip_stale(&mut self.columns);
-                self.interpolate(&mut points, &labels, env)?;
-            } else if self.columns.histograms.is_empty() {
-                self.select_floats(&mut points);
-            } else {
-                self.select_mixed(&mut points)?;
-            }
-            env.tick(self.grid.count)?;
-            if points.is_empty() {
-                env.recycle(points);
-                continue;
-            }
-            env.count_points(self.counted, &points);
-            let mut series = StepSeries { labels, drop_name: false, points };
-            if matches!(self.yields, Yields::Timestamp | Yields::StartTimestamp) {
-                env.names.drop(&mut series);
-            }
-            return Poll::Ready(Ok(Some(series)));
+impl SeriesWork for InstantSelect {
+    fn run(&self, labels: Labels, buffers: &mut Buffers, env: &mut Env<'_>) -> Result<Option<StepSeries>, EvalError> {
+        let columns = &mut buffers.columns;
+        let mut points = env.points(self.grid.count, self.span)?;
+        if self.smoothed {
+            strip_stale(columns);
+            self.interpolate(columns, &mut points, &labels, env)?;
+        } else if columns.histograms.is_empty() {
+            self.select_floats(columns, &mut points);
+        } else {
+            self.select_mixed(columns, &mut points)?;
         }
+        env.tick(self.grid.count)?;
+        if points.is_empty() {
+            env.recycle(points);
+            return Ok(None);
+        }
+        env.count_points(self.counted, &points);
+        let mut series = StepSeries { labels, drop_name: false, points };
+        if matches!(self.yields, Yields::Timestamp | Yields::StartTimestamp) {
+            env.names.drop(&mut series);
+        }
+        Ok(Some(series))
     }
 }
 
-impl InstantSelector {
-    fn select_floats(&self, points: &mut Points) {
-        let times = &self.columns.float_timestamps[..];
-        let values = &self.columns.float_values[..];
+impl InstantSelect {
+    fn select_floats(&self, columns: &Columns, points: &mut Points) {
+        let times = &columns.float_timestamps[..];
+        let values = &columns.float_values[..];
         let mut next = 0;
         for step in 0..self.grid.count {
             let at = self.shift.apply(self.grid.time(step));
@@ -87,23 +68,22 @@ impl InstantSelector {
             }
             let (time, value) = (times[next - 1], values[next - 1]);
             if at.saturating_sub(time) < self.lookback && !is_stale_nan(value) {
-                points.set_float(step, self.float(next - 1, time, value));
+                points.set_float(step, self.float(columns, next - 1, time, value));
             }
         }
     }
 
     /// What is yielded of float `i`.
     #[inline]
-    fn float(&self, i: usize, time: i64, value: f64) -> f64 {
+    fn float(&self, columns: &Columns, i: usize, time: i64, value: f64) -> f64 {
         match self.yields {
             Yields::Value => value,
             Yields::Timestamp | Yields::InfoTime => time as f64 / 1000.0,
-            Yields::StartTimestamp => seconds_of(&self.columns.float_starts, i),
+            Yields::StartTimestamp => seconds_of(&columns.float_starts, i),
         }
     }
 
-    fn select_mixed(&self, points: &mut Points) -> Result<(), EvalError> {
-        let columns = &self.columns;
+    fn select_mixed(&self, columns: &Columns, points: &mut Points) -> Result<(), EvalError> {
         let (mut next_float, mut next_histogram) = (0, 0);
         for step in 0..self.grid.count {
             let at = self.shift.apply(self.grid.time(step));
@@ -122,7 +102,7 @@ impl InstantSelector {
             if float_time == Some(time) {
                 let value = columns.float_values[next_float - 1];
                 if !is_stale_nan(value) {
-                    points.set_float(step, self.float(next_float - 1, time, value));
+                    points.set_float(step, self.float(columns, next_float - 1, time, value));
                 }
             } else {
                 let histogram = &columns.histograms[next_histogram - 1];
@@ -145,8 +125,14 @@ impl InstantSelector {
 
     /// The value at each step on the line between the samples before and after it, at most the lookback away; the one
     /// before alone is carried on.
-    fn interpolate(&self, points: &mut Points, labels: &Labels, env: &mut Env<'_>) -> Result<(), EvalError> {
-        let mut windows = Windows::new(&self.columns);
+    fn interpolate(
+        &self,
+        columns: &Columns,
+        points: &mut Points,
+        labels: &Labels,
+        env: &mut Env<'_>,
+    ) -> Result<(), EvalError> {
+        let mut windows = Windows::new(columns);
         for step in 0..self.grid.count {
             let at = self.shift.apply(self.grid.time(step));
             let (start, end) = (at.saturating_sub(self.lookback), at.saturating_add(self.lookback));

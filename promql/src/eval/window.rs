@@ -6,16 +6,22 @@ use std::task::{Context, Poll, ready};
 use skald_model::{Columns, FloatHistogram, Labels};
 
 use super::context::Charge;
-use super::env::{Counted, Env};
+use super::env::Env;
 use super::error::EvalError;
-use super::grid::{Grid, TimeShift};
 use super::operator::Operator;
 use super::reader::{SeriesReader, strip_stale};
 use crate::ast::{EdgeMode, Span};
+use crate::plan::{Counted, Grid, TimeShift};
 
 /// What a range function reads: a range selector or a subquery.
 pub(crate) struct WindowInput {
     pub(crate) source: WindowSource,
+    pub(crate) shape: WindowShape,
+}
+
+/// Which of a series' samples belong to a step's window, and how they count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowShape {
     /// Window length; the window is left-open.
     pub(crate) range: i64,
     pub(crate) shift: TimeShift,
@@ -24,8 +30,6 @@ pub(crate) struct WindowInput {
     pub(crate) lookback: i64,
     pub(crate) span: Span,
     pub(crate) counted: Counted,
-    /// No two series have equal labels once their metric names are dropped.
-    pub(crate) unique_without_name: bool,
 }
 
 /// Where the samples come from.
@@ -58,7 +62,7 @@ impl WindowInput {
                 for (step, histogram) in series.points.histograms() {
                     columns.push_histogram(grid.time(*step as usize), without_reset_hint(histogram));
                 }
-                charge.resize(16 * columns.len(), self.span)?;
+                charge.resize(16 * columns.len(), self.shape.span)?;
                 charge.hold_samples(columns.len())?;
                 env.tick(columns.len())?;
                 env.recycle(series.points);
@@ -69,8 +73,8 @@ impl WindowInput {
 
     /// The samples of the window of a step at `time`: the value of a range vector itself.
     pub(crate) fn cut(&self, columns: &Columns, time: i64) -> Columns {
-        let end = self.shift.apply(time);
-        let start = end.saturating_sub(self.range);
+        let end = self.shape.shift.apply(time);
+        let start = end.saturating_sub(self.shape.range);
         let inside = |times: &[i64]| times.partition_point(|t| *t <= start)..times.partition_point(|t| *t <= end);
         let floats = inside(&columns.float_timestamps);
         let histograms = inside(&columns.histogram_timestamps);

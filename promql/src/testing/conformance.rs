@@ -51,7 +51,12 @@ pub fn source_conformance(make: impl Fn(Vec<(Labels, Columns)>) -> Box<dyn Query
     });
 
     // A source that is dropped in the middle must not disturb the next one.
-    drop(source.select(Select { matchers: everything.clone(), range: QueryRange::ALL, hints: Hints::default() }));
+    drop(source.select(Select {
+        matchers: everything.clone(),
+        range: QueryRange::ALL,
+        shard: None,
+        hints: Hints::default(),
+    }));
     same(&read(&*source, everything.clone(), QueryRange { min: 0, max: 10 }), &all, QueryRange { min: 0, max: 10 });
 
     let empty = make(Vec::new());
@@ -101,7 +106,7 @@ fn series() -> Vec<(Labels, Columns)> {
 }
 
 fn read(source: &dyn Queryable, matchers: Vec<Matcher>, range: QueryRange) -> Vec<(Labels, Columns)> {
-    let mut reader = source.select(Select { matchers, range, hints: Hints::default() });
+    let mut reader = source.select(Select { matchers, range, shard: None, hints: Hints::default() });
     block_on(async {
         let mut found = Vec::new();
         while let Some(batch) = poll_fn(|cx| reader.poll_batch(cx)).await.expect("the source does not fail") {

@@ -57,7 +57,8 @@ impl MemStorage {
 impl Queryable for MemStorage {
     fn select(&self, select: Select) -> Box<dyn SeriesSource> {
         let matching = |labels: &Labels| {
-            select.matchers.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or("")))
+            select.shard.is_none_or(|shard| shard.holds(labels))
+                && select.matchers.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or("")))
         };
         let inside = |columns: &Columns| {
             let range = select.range;

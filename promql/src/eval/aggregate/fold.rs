@@ -5,11 +5,12 @@ use std::task::{Context, Poll, ready};
 
 use skald_model::{FloatHistogram, Labels};
 
+use super::partial::PartialGroup;
 use crate::ast::{AggregateOp, Span};
 use crate::eval::context::Charge;
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
-use crate::eval::group_index::GroupIndex;
+use crate::eval::group_index::{GroupIndex, LabelSubset};
 use crate::eval::histogram::{Total, warn_incompatible_schemas};
 use crate::eval::kahan::{KahanMean, KahanSum};
 use crate::eval::operator::Operator;
@@ -17,7 +18,8 @@ use crate::eval::points::{Bits, Points, StepSeries};
 
 /// `sum`, `avg`, `min`, `max`, `count`, `group`, `stddev`, `stdvar`.
 pub(crate) struct Fold {
-    child: Box<dyn Operator>,
+    /// `None`: groups come as [`PartialGroup`]s.
+    child: Option<Box<dyn Operator>>,
     op: AggregateOp,
     index: GroupIndex,
     groups: Vec<Group>,
@@ -28,26 +30,26 @@ pub(crate) struct Fold {
 }
 
 /// One group's running values.
-struct Group {
-    drop_name: bool,
+pub(super) struct Group {
+    pub(super) drop_name: bool,
     /// The steps where the group has a float.
-    floats: Bits,
+    pub(super) floats: Bits,
     /// sum: sum · avg: sum, or mean once `incremental` · min, max: extreme · count: count · stddev, stdvar: mean
-    first: Vec<f64>,
+    pub(super) first: Vec<f64>,
     /// sum, avg: compensation · stddev, stdvar: sum of squares
-    second: Vec<f64>,
+    pub(super) second: Vec<f64>,
     /// avg, stddev, stdvar: number of values
-    count: Vec<f64>,
+    pub(super) count: Vec<f64>,
     /// avg: the steps whose sum would have become infinite
-    incremental: Bits,
+    pub(super) incremental: Bits,
     /// sum, avg: totals of the steps that have histograms; empty until the first one comes.
-    histograms: Vec<Slot>,
-    charge: Charge,
+    pub(super) histograms: Vec<Slot>,
+    pub(super) charge: Charge,
 }
 
 /// What a group has of histograms at a step.
 #[derive(Debug, Default)]
-enum Slot {
+pub(super) enum Slot {
     #[default]
     Empty,
     Total(Box<Total>),
@@ -56,8 +58,14 @@ enum Slot {
 }
 
 impl Fold {
-    pub(crate) fn new(child: Box<dyn Operator>, op: AggregateOp, index: GroupIndex, steps: usize, span: Span) -> Self {
-        Self { child, op, index, groups: Vec::new(), steps, span, next: None }
+    pub(crate) fn new(
+        child: Option<Box<dyn Operator>>,
+        op: AggregateOp,
+        subset: LabelSubset,
+        steps: usize,
+        span: Span,
+    ) -> Self {
+        Self { child, op, index: GroupIndex::new(subset), groups: Vec::new(), steps, span, next: None }
     }
 
     fn new_group(&self, env: &Env<'_>) -> Result<Group, EvalError> {
@@ -87,18 +95,13 @@ impl Fold {
     }
 }
 
-impl Operator for Fold {
-    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+impl Fold {
+    /// Folds all series into their groups.
+    fn poll_groups(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<(), EvalError>> {
         while self.next.is_none() {
-            let Some(series) = ready!(self.child.poll_next(cx, env))? else {
-                self.next = Some(0);
-                break;
-            };
-            let id = self.index.insert(&series.labels);
-            if id == self.groups.len() {
-                let group = self.new_group(env)?;
-                self.groups.push(group);
-            }
+            let Some(child) = &mut self.child else { break };
+            let Some(series) = ready!(child.poll_next(cx, env))? else { break };
+            let id = self.group(&series.labels, env)?;
             let group = &mut self.groups[id];
             group.drop_name |= series.drop_name && self.index.subset().has_name();
             group.add_floats(self.op, &series.points);
@@ -108,6 +111,44 @@ impl Operator for Fold {
             env.tick(self.steps)?;
             env.recycle(series.points);
         }
+        self.next = self.next.or(Some(0));
+        Poll::Ready(Ok(()))
+    }
+
+    /// The number of the group of a series.
+    fn group(&mut self, labels: &Labels, env: &mut Env<'_>) -> Result<usize, EvalError> {
+        let id = self.index.insert(labels);
+        if id == self.groups.len() {
+            let group = self.new_group(env)?;
+            self.groups.push(group);
+        }
+        Ok(id)
+    }
+
+    /// Folds all series into their groups, which are then taken out unfinished.
+    pub(crate) fn poll_partial(
+        &mut self,
+        cx: &mut Context<'_>,
+        env: &mut Env<'_>,
+    ) -> Poll<Result<Vec<PartialGroup>, EvalError>> {
+        ready!(self.poll_groups(cx, env))?;
+        let groups = std::mem::take(&mut self.groups);
+        let index = &self.index;
+        let partial = |(id, group): (usize, Group)| group.into_partial(index.labels(id));
+        Poll::Ready(Ok(groups.into_iter().enumerate().map(partial).collect()))
+    }
+
+    /// Takes in a group of a shard.
+    pub(crate) fn add_partial(&mut self, partial: PartialGroup, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let id = self.group(&partial.labels, env)?;
+        env.tick(4 * self.steps)?;
+        self.groups[id].absorb(self.op, partial, self.span, env)
+    }
+}
+
+impl Operator for Fold {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        ready!(self.poll_groups(cx, env))?;
         loop {
             let Some(id) = self.next.filter(|id| *id < self.groups.len()) else { return Poll::Ready(Ok(None)) };
             self.next = Some(id + 1);

@@ -1,10 +1,12 @@
 //! Aggregations: series are folded into groups and dropped at once.
 //!
 //! [`fold`] has those with a running value per group and step, [`select`] those that pick series (`topk` and its like),
-//! [`gather`] those that need every value of a step (`quantile`, `count_values`).
+//! [`gather`] those that need every value of a step (`quantile`, `count_values`), [`partial`] how the groups of shards
+//! become one.
 
 pub(crate) mod fold;
 pub(crate) mod gather;
+pub(crate) mod partial;
 pub(crate) mod select;
 
 use crate::ast::AggregateOp;

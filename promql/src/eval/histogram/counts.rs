@@ -196,6 +196,16 @@ impl Counts {
         lost.for_each(|lost| *lost = scaled(*lost));
     }
 
+    /// Spans and one part of each count, empty buckets included.
+    pub(super) fn raw(&self, part: impl Fn(&KahanSum) -> f64) -> (Vec<Span>, Vec<f64>) {
+        let mut layout = Layout::with_capacity(self.indexes.len());
+        for (i, index) in self.indexes.iter().enumerate() {
+            let compensation = self.compensations.get(i).copied().unwrap_or(0.0);
+            layout.push(i64::from(*index), part(&KahanSum { sum: self.sums[i], compensation }));
+        }
+        layout.finish()
+    }
+
     /// Spans and counts, without empty buckets.
     pub(super) fn layout(&self) -> (Vec<Span>, Vec<f64>) {
         // Plain sums are added to zero as well, which turns a negative zero into a positive one.

@@ -2,6 +2,7 @@
 
 pub(crate) mod bucket;
 pub(crate) mod counts;
+pub(crate) mod partial;
 pub(crate) mod reset;
 pub(crate) mod sum;
 pub(crate) mod trim;

@@ -189,6 +189,46 @@ impl HistogramSum {
         }
     }
 
+    /// The running numbers and what rounding took from them.
+    pub(super) fn parts(&self) -> [FloatHistogram; 2] {
+        [self.raw(|total| total.sum), self.raw(|total| total.compensation)]
+    }
+
+    /// One part of every running number, empty buckets included: two parts have one layout.
+    fn raw(&self, part: impl Fn(&KahanSum) -> f64) -> FloatHistogram {
+        let (positive_spans, positive_buckets) = self.positive.raw(&part);
+        let (negative_spans, negative_buckets) = self.negative.raw(&part);
+        FloatHistogram {
+            reset_hint: self.hint,
+            schema: self.schema,
+            zero_threshold: self.zero_threshold,
+            zero_count: part(&self.zero_count),
+            count: part(&self.count),
+            sum: part(&self.sum),
+            positive_spans,
+            negative_spans,
+            positive_buckets,
+            negative_buckets,
+            custom_values: Arc::clone(&self.custom_values),
+        }
+    }
+
+    /// Adds what rounding took from the numbers of a histogram that this sum was begun with.
+    pub(super) fn add_compensation(&mut self, compensation: &FloatHistogram) -> Result<(), Incompatible> {
+        self.add(compensation, 1.0)
+    }
+
+    /// After a reset, without a reset before, reduced bounds: whether a summand was.
+    pub(super) fn flags(&self) -> (bool, bool, bool) {
+        (self.saw_reset, self.saw_no_reset, self.reconciled)
+    }
+
+    pub(super) fn add_flags(&mut self, saw_reset: bool, saw_no_reset: bool, reconciled: bool) {
+        self.saw_reset |= saw_reset;
+        self.saw_no_reset |= saw_no_reset;
+        self.reconciled |= reconciled;
+    }
+
     /// Bytes the sum holds.
     pub(crate) fn heap_bytes(&self) -> usize {
         size_of::<Self>() + self.positive.heap_bytes() + self.negative.heap_bytes()
@@ -338,6 +378,40 @@ impl HistogramMean {
         let mut part = HistogramSum::plain(other);
         part.divide(self.count);
         self.total.add(&FloatHistogram { reset_hint: other.reset_hint, ..part.finish() }, 1.0)
+    }
+
+    /// The total, the number of histograms, and whether the total is a mean already.
+    pub(super) fn into_parts(self) -> (HistogramSum, f64, bool) {
+        (self.total, self.count, self.incremental)
+    }
+
+    pub(super) fn from_parts(total: HistogramSum, count: f64, incremental: bool) -> Self {
+        Self { total, count, incremental }
+    }
+
+    /// Takes in the mean of other histograms.
+    pub(super) fn absorb(
+        &mut self,
+        mut other: HistogramSum,
+        count: f64,
+        incremental: bool,
+    ) -> Result<(), Incompatible> {
+        let all = self.count + count;
+        let mut total = self.total.clone();
+        let (saw_reset, saw_no_reset, reconciled) = other.flags();
+        if !self.incremental && !incremental {
+            other.parts().iter().try_for_each(|part| total.add(part, 1.0))?;
+        }
+        if self.incremental || incremental || total.any(f64::is_infinite) {
+            total = self.total.clone();
+            total.scale(if self.incremental { self.count / all } else { 1.0 / all });
+            other.scale(if incremental { count / all } else { 1.0 / all });
+            other.parts().iter().try_for_each(|part| total.add(part, 1.0))?;
+            self.incremental = true;
+        }
+        total.add_flags(saw_reset, saw_no_reset, reconciled);
+        (self.total, self.count) = (total, all);
+        Ok(())
     }
 
     /// The sum or mean so far, for what there is to say about it.

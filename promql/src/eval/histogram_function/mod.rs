@@ -12,7 +12,6 @@ use skald_model::{FloatHistogram, Labels, LabelsBuilder, Quoted};
 use self::classic::Bucket;
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
 use super::group_index::{GroupIndex, LabelSubset};
 use super::histogram::bucket::{self, NanEffect};
 use super::operator::Operator;
@@ -21,6 +20,7 @@ use super::quantile::{check_quantile, format_open_metrics};
 use super::range_function::for_metric;
 use super::scalar::ScalarPlan;
 use crate::ast::Span;
+use crate::plan::Grid;
 
 /// Label of a classic bucket's upper bound.
 const BUCKET_LABEL: &str = "le";

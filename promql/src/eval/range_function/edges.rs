@@ -16,12 +16,12 @@ use crate::eval::histogram::reset::is_reset;
 use crate::eval::histogram::sum::HistogramSum;
 use crate::eval::histogram::{self, Combination, Incompatible};
 use crate::eval::points::Point;
-use crate::eval::window::WindowInput;
+use crate::eval::window::WindowShape;
 
 /// The value of a window that brings the samples around it.
 pub(super) fn value(
     around: &Window<'_>,
-    input: &WindowInput,
+    input: &WindowShape,
     call: &mut Call<'_, '_, '_>,
 ) -> Result<Option<Point>, EvalError> {
     match call.function {
@@ -74,7 +74,7 @@ pub(super) fn bounds(times: &[i64], start: i64, end: i64, smoothed: bool) -> Opt
     (times[last] > start && times[first] <= end).then_some((first, last))
 }
 
-fn float_rate(around: &Window<'_>, input: &WindowInput, call: &mut Call<'_, '_, '_>) -> Option<f64> {
+fn float_rate(around: &Window<'_>, input: &WindowShape, call: &mut Call<'_, '_, '_>) -> Option<f64> {
     let is_counter = call.function != RangeFunction::Delta;
     let smoothed = input.edges == EdgeMode::Smoothed;
     let (times, floats) = (around.float_times, around.floats);
@@ -106,7 +106,7 @@ fn float_rate(around: &Window<'_>, input: &WindowInput, call: &mut Call<'_, '_, 
 
 fn histogram_rate(
     around: &Window<'_>,
-    input: &WindowInput,
+    input: &WindowShape,
     call: &mut Call<'_, '_, '_>,
 ) -> Result<Option<Point>, EvalError> {
     let is_counter = call.function != RangeFunction::Delta;

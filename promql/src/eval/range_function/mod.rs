@@ -18,12 +18,14 @@ use skald_model::{Columns, FloatHistogram, Labels, Quoted};
 use self::start::Starts;
 use super::env::Env;
 use super::error::EvalError;
-use super::grid::Grid;
 use super::operator::Operator;
 use super::points::{Point, Points, StepSeries};
-use super::scalar::ScalarPlan;
-use super::window::WindowInput;
+use super::reader::strip_stale;
+use super::scalar::{Scalar, ScalarPlan};
+use super::series_operator::{Buffers, SeriesOperator, SeriesWork};
+use super::window::{WindowInput, WindowShape, WindowSource};
 use crate::ast::{EdgeMode, Span};
+use crate::plan::Grid;
 
 /// A function of range vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +174,7 @@ impl<'c> Windows<'c> {
 impl<'c> Windows<'c> {
     /// The window with the samples around it that `anchored` or `smoothed` may use; its bounds stay those of the
     /// window itself.
-    fn advance_around(&mut self, start: i64, end: i64, input: &WindowInput, step: usize) -> Window<'c> {
+    fn advance_around(&mut self, start: i64, end: i64, input: &WindowShape, step: usize) -> Window<'c> {
         let after = if input.edges == EdgeMode::Smoothed { input.lookback } else { 0 };
         let window = self.advance(start.saturating_sub(input.lookback), end.saturating_add(after), step);
         Window { start, end, ..window }
@@ -189,17 +191,29 @@ fn advance(range: &mut std::ops::Range<usize>, times: &[i64], start: i64, end: i
     }
 }
 
-/// Applies a [`RangeFunction`] to every series of a range vector.
-pub(crate) struct RangeOperator {
-    pub(crate) input: WindowInput,
+/// A range function with all it needs but the samples.
+pub(crate) struct RangeCall {
     pub(crate) function: RangeFunction,
+    pub(crate) window: WindowShape,
     /// The scalar arguments in their order.
-    pub(crate) scalars: Vec<ScalarPlan>,
+    pub(crate) scalars: Vec<Scalar>,
     /// Where the first argument of the call stands: annotations on parameters name it.
     pub(crate) parameter_span: Span,
     pub(crate) grid: Grid,
-    pub(crate) columns: Columns,
-    pub(crate) scratch: Vec<f64>,
+}
+
+/// Applies a [`RangeFunction`] to every series of a range vector.
+pub(crate) struct RangeOperator {
+    scalars: Vec<ScalarPlan>,
+    state: RangeState,
+}
+
+enum RangeState {
+    /// The scalar arguments are being worked out.
+    Waiting(WindowInput, RangeCall),
+    Selector(SeriesOperator),
+    Subquery(WindowInput, RangeCall, Buffers),
+    Ended,
 }
 
 /// What a function may use besides the window.
@@ -208,7 +222,7 @@ pub(crate) struct Call<'a, 'e, 'q> {
     pub(crate) labels: &'a Labels,
     /// Of the whole series.
     pub(crate) starts: Starts<'a>,
-    pub(crate) scalars: &'a [ScalarPlan],
+    pub(crate) scalars: &'a [Scalar],
     pub(crate) scratch: &'a mut Vec<f64>,
     pub(crate) span: Span,
     pub(crate) parameter_span: Span,
@@ -219,7 +233,7 @@ pub(crate) struct Call<'a, 'e, 'q> {
 
 impl Call<'_, '_, '_> {
     pub(crate) fn scalar(&self, i: usize, step: usize) -> f64 {
-        self.scalars.get(i).map_or(f64::NAN, |s| s.value().at(step))
+        self.scalars.get(i).map_or(f64::NAN, |s| s.at(step))
     }
 
     /// `text`, and ` for metric name "…"` if the series has one.
@@ -246,33 +260,82 @@ pub(crate) fn for_metric(text: &str, labels: &Labels) -> String {
     }
 }
 
+impl RangeOperator {
+    pub(crate) fn new(input: WindowInput, call: RangeCall, scalars: Vec<ScalarPlan>) -> Self {
+        Self { scalars, state: RangeState::Waiting(input, call) }
+    }
+}
+
 impl Operator for RangeOperator {
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
         for scalar in &mut self.scalars {
             ready!(scalar.poll_ready(cx, env))?;
         }
-        loop {
-            let Some((labels, drop_name)) = ready!(self.input.poll_series(cx, env, &mut self.columns))? else {
-                return Poll::Ready(Ok(None));
+        if let RangeState::Waiting(..) = &self.state
+            && let RangeState::Waiting(input, call) = std::mem::replace(&mut self.state, RangeState::Ended)
+        {
+            let scalars = self.scalars.iter().map(|scalar| scalar.value().clone()).collect();
+            let call = RangeCall { scalars, ..call };
+            self.state = match input.source {
+                WindowSource::Selector(reader) => {
+                    let steps = call.grid.count;
+                    RangeState::Selector(SeriesOperator::new(reader, Arc::new(call), steps))
+                }
+                WindowSource::Subquery { .. } => RangeState::Subquery(input, call, Buffers::default()),
             };
-            let mut points = env.points(self.grid.count, self.input.span)?;
-            self.fill(&mut points, &labels, env)?;
-            if points.is_empty() {
-                env.recycle(points);
-                continue;
-            }
-            let mut series = StepSeries { labels, drop_name, points };
-            if !self.function.keeps_name() {
-                env.names.drop(&mut series);
-            }
-            return Poll::Ready(Ok(Some(series)));
+        }
+        match &mut self.state {
+            RangeState::Selector(series) => series.poll_next(cx, env),
+            RangeState::Subquery(input, call, buffers) => loop {
+                let Some((labels, drop_name)) = ready!(input.poll_series(cx, env, &mut buffers.columns))? else {
+                    return Poll::Ready(Ok(None));
+                };
+                if let Some(series) = call.series(labels, drop_name, buffers, env)? {
+                    return Poll::Ready(Ok(Some(series)));
+                }
+            },
+            RangeState::Waiting(..) | RangeState::Ended => Poll::Ready(Ok(None)),
         }
     }
 }
 
-impl RangeOperator {
-    fn fill(&mut self, points: &mut Points, labels: &Labels, env: &mut Env<'_>) -> Result<(), EvalError> {
-        let Self { input, function, scalars, parameter_span, grid, columns, scratch } = self;
+impl SeriesWork for RangeCall {
+    fn run(&self, labels: Labels, buffers: &mut Buffers, env: &mut Env<'_>) -> Result<Option<StepSeries>, EvalError> {
+        strip_stale(&mut buffers.columns);
+        self.series(labels, false, buffers, env)
+    }
+}
+
+impl RangeCall {
+    fn series(
+        &self,
+        labels: Labels,
+        drop_name: bool,
+        buffers: &mut Buffers,
+        env: &mut Env<'_>,
+    ) -> Result<Option<StepSeries>, EvalError> {
+        let mut points = env.points(self.grid.count, self.window.span)?;
+        self.fill(buffers, &mut points, &labels, env)?;
+        if points.is_empty() {
+            env.recycle(points);
+            return Ok(None);
+        }
+        let mut series = StepSeries { labels, drop_name, points };
+        if !self.function.keeps_name() {
+            env.names.drop(&mut series);
+        }
+        Ok(Some(series))
+    }
+
+    fn fill(
+        &self,
+        buffers: &mut Buffers,
+        points: &mut Points,
+        labels: &Labels,
+        env: &mut Env<'_>,
+    ) -> Result<(), EvalError> {
+        let Self { function, window: input, scalars, parameter_span, grid } = self;
+        let Buffers { columns, scratch } = buffers;
         let starts = Starts::of(columns, *function);
         if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
             && columns.histograms.is_empty()

@@ -8,19 +8,19 @@ use super::start::{self, Starts};
 use super::{Call, RangeFunction, Window, Windows};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
-use crate::eval::grid::Grid;
 use crate::eval::histogram::bucket::is_custom;
 use crate::eval::histogram::reset::{equal, is_reset};
 use crate::eval::histogram::sum::HistogramSum;
 use crate::eval::histogram::{self, Combination};
 use crate::eval::points::{Point, Points};
-use crate::eval::window::WindowInput;
+use crate::eval::window::WindowShape;
+use crate::plan::Grid;
 
 /// `rate`, `increase` and `delta` of a series of floats. The places where a counter drops are found once; a window
 /// only walks those inside it, so that a step costs no more with a longer window.
 pub(crate) fn fill_floats(
     function: RangeFunction,
-    input: &WindowInput,
+    input: &WindowShape,
     grid: &Grid,
     columns: &Columns,
     points: &mut Points,

@@ -203,7 +203,8 @@ fn labels_a_query_makes_count_as_held() {
 #[test]
 fn a_large_buffer_is_not_kept_for_one_step() {
     let context = QueryContext::new(None, None, Interrupt::default());
-    let mut env = env::Env::new(&context, &EvalParams::instant(0));
+    let plan = Plan::of(&vector("limit"), &EvalParams::instant(0)).unwrap();
+    let mut env = env::Env::new(&context, &plan);
     let large = env.points(1_000_000, SPAN).unwrap();
     env.recycle(large);
     let one = env.points(1, SPAN).unwrap();

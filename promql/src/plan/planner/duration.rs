@@ -1,14 +1,13 @@
 //! Durations that depend on the query's range and step.
 
-use super::EvalParams;
-use super::error::EvalError;
 use crate::ast::{BinaryOp, Duration, DurationExpr};
+use crate::eval::{EvalError, EvalParams};
 
 /// Longest duration in milliseconds, either way: 292 years, as far as Prometheus' nanoseconds reach.
 const LONGEST: f64 = (i64::MAX / 1_000_000) as f64;
 
 /// Milliseconds of a range or a subquery's step, which must be positive.
-pub(crate) fn positive(duration: &Duration, params: &EvalParams) -> Result<i64, EvalError> {
+pub(super) fn positive(duration: &Duration, params: &EvalParams) -> Result<i64, EvalError> {
     let ms = any(duration, params)?;
     if ms <= 0 {
         return Err(EvalError::BadData("duration must be greater than 0".to_owned()));
@@ -17,7 +16,7 @@ pub(crate) fn positive(duration: &Duration, params: &EvalParams) -> Result<i64, 
 }
 
 /// Milliseconds of an offset.
-pub(crate) fn any(duration: &Duration, params: &EvalParams) -> Result<i64, EvalError> {
+pub(super) fn any(duration: &Duration, params: &EvalParams) -> Result<i64, EvalError> {
     match duration {
         Duration::Literal(ms) => Ok((*ms).clamp(-(LONGEST as i64), LONGEST as i64)),
         Duration::Expr(expr) => {

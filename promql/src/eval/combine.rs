@@ -1,0 +1,103 @@
+//! The partial results of shards, made one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::aggregate::fold::Fold;
+use super::aggregate::partial::PartialGroup;
+use super::annotations::Annotations;
+use super::env::{Env, Said};
+use super::error::EvalError;
+use super::operator::Operator;
+use super::output::QueryStats;
+use super::points::StepSeries;
+use crate::plan::Plan;
+
+/// What a shard of an aggregation yields.
+#[derive(Debug, Clone, Default)]
+pub struct FragmentOutput {
+    /// Its groups, unfinished.
+    pub groups: Vec<PartialGroup>,
+    /// Warnings and infos.
+    pub annotations: Annotations,
+    /// What it took.
+    pub stats: QueryStats,
+}
+
+/// The answer of a fragment, some time.
+pub type FragmentFuture = Pin<Box<dyn Future<Output = Result<FragmentOutput, EvalError>> + Send>>;
+
+/// Evaluates fragments of a plan, in this process or in others.
+pub trait FragmentRunner: Send + Sync {
+    /// Starts the evaluation of a fragment, whose root is an aggregation, as [`super::evaluate_fragment`] does it.
+    /// Dropping the future cancels it.
+    fn run(&self, fragment: Plan) -> FragmentFuture;
+}
+
+impl std::fmt::Debug for dyn FragmentRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FragmentRunner")
+    }
+}
+
+/// A shard.
+pub(crate) enum PartialInput {
+    /// Evaluated in this query.
+    Here(Box<Fold>),
+    /// Evaluated as a query of its own.
+    Elsewhere(FragmentFuture),
+    /// Taken in.
+    Done,
+}
+
+/// Makes the groups of shards one, in the order of the shards.
+pub(crate) struct Combine {
+    inputs: Vec<PartialInput>,
+    /// What came of the inputs that were ready before their turn.
+    outputs: Vec<Option<FragmentOutput>>,
+    next: usize,
+    fold: Fold,
+}
+
+impl Combine {
+    pub(crate) fn new(inputs: Vec<PartialInput>, fold: Fold) -> Self {
+        let outputs = inputs.iter().map(|_| None).collect();
+        Self { inputs, outputs, next: 0, fold }
+    }
+
+    fn poll_inputs(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Result<(), EvalError> {
+        for (input, output) in self.inputs.iter_mut().zip(&mut self.outputs) {
+            let polled = match input {
+                PartialInput::Done => continue,
+                PartialInput::Here(fold) => fold
+                    .poll_partial(cx, env)
+                    .map(|groups| groups.map(|groups| FragmentOutput { groups, ..FragmentOutput::default() })),
+                PartialInput::Elsewhere(future) => future.as_mut().poll(cx),
+            };
+            if let Poll::Ready(outcome) = polled {
+                *output = Some(outcome?);
+                *input = PartialInput::Done;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Operator for Combine {
+    fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        if self.next < self.inputs.len() {
+            self.poll_inputs(cx, env)?;
+        }
+        while let Some(output) = self.outputs.get_mut(self.next) {
+            let Some(output) = output.take() else { return Poll::Pending };
+            env.take_in(Said { annotations: output.annotations, stats: output.stats, ..Said::default() });
+            for group in output.groups {
+                self.fold.add_partial(group, env)?;
+            }
+            self.next += 1;
+        }
+        let series = ready!(self.fold.poll_next(cx, env))?;
+        Poll::Ready(Ok(series))
+    }
+}

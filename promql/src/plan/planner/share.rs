@@ -1,0 +1,131 @@
+//! Finds parts of a query that are equal, so that they are computed once.
+//!
+//! Shared are aggregations, whose results are small, and the operands of operators between vectors, which keep a side of
+//! their input anyway. What streams into an aggregation is read anew at each place: keeping it for the second place
+//! would cost series × steps where the query needs groups × steps.
+
+use std::fmt::{self, Write};
+use std::hash::{BuildHasher, Hasher};
+
+use hashbrown::HashMap;
+
+use super::{Planned, Planner};
+use crate::plan::{Counted, Node, NodeId, Op};
+
+/// Numbers for nodes: equal ones compute the same, whatever their places in the query.
+#[derive(Default)]
+pub(super) struct Classes {
+    hasher: foldhash::fast::RandomState,
+    /// The class of each node; its number is the id of the first of its kind, or of one that was dropped since.
+    of_node: Vec<NodeId>,
+    by_hash: HashMap<u64, Vec<NodeId>, foldhash::fast::RandomState>,
+    /// Nodes that may be shared.
+    shared: Vec<(NodeId, Planned)>,
+    /// How many places more than one each node stands for, if any.
+    more_places: HashMap<NodeId, u32, foldhash::fast::RandomState>,
+}
+
+struct HashWriter<H>(H);
+
+impl<H: Hasher> Write for HashWriter<H> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Classes {
+    fn hash(&self, node: &Node) -> u64 {
+        let mut hasher = HashWriter(self.hasher.build_hasher());
+        let _ = write!(hasher, "{:?}{:?}", node.op, node.grid);
+        node.inputs.iter().for_each(|id| hasher.0.write_u32(self.of_node[*id as usize]));
+        hasher.0.finish()
+    }
+}
+
+impl Planner<'_> {
+    /// Gives a new node, not yet among the nodes, its class.
+    pub(super) fn classify(&mut self, node: &Node) {
+        let hash = self.classes.hash(node);
+        let nodes = &self.plan.nodes;
+        let of_node = &self.classes.of_node;
+        let classes = |node: &Node| node.inputs.iter().map(|id| of_node[*id as usize]).collect::<Vec<_>>();
+        let equal = |other: &NodeId| {
+            nodes
+                .get(*other as usize)
+                .is_some_and(|other| other.op == node.op && other.grid == node.grid && classes(other) == classes(node))
+        };
+        let known = self.classes.by_hash.entry(hash).or_default();
+        let own = nodes.len() as NodeId;
+        let class = known.iter().copied().find(equal);
+        if class.is_none() {
+            known.push(own);
+        }
+        self.classes.of_node.push(class.unwrap_or(own));
+    }
+
+    /// If the same as `planned`, whose nodes begin at `start`, is computed elsewhere already and may be shared, that
+    /// takes its place.
+    pub(super) fn share(&mut self, planned: Planned, start: usize) -> Planned {
+        if !self.keeps_all {
+            return planned;
+        }
+        let class = |id: NodeId, planner: &Self| planner.classes.of_node[id as usize];
+        let wanted = class(planned.id, self);
+        let Some(&(first, earlier)) = self.classes.shared.iter().find(|(id, _)| class(*id, self) == wanted) else {
+            self.classes.shared.push((planned.id, planned));
+            return planned;
+        };
+        if first == planned.id {
+            return planned;
+        }
+        self.note_twins(first, planned.id);
+        self.plan.nodes.truncate(start);
+        self.classes.of_node.truncate(start);
+        self.classes.more_places.retain(|id, _| (*id as usize) < start);
+        self.classes.shared.retain(|(id, _)| (*id as usize) < start);
+        // Numbers of classes are ids: those of dropped nodes will be given to others.
+        self.classes.by_hash.values_mut().for_each(|ids| ids.retain(|id| (*id as usize) < start));
+        earlier
+    }
+
+    /// Has the samples of what is computed once count at every place.
+    pub(super) fn count_places(&mut self) {
+        for (id, more) in &self.classes.more_places {
+            match self.plan.nodes[*id as usize].op.counted_mut() {
+                Some(Counted::Step(times) | Counted::EveryStep(_, times)) => *times += more,
+                Some(Counted::No) | None => {}
+            }
+        }
+    }
+
+    /// What is said of `first` and its inputs will be said of `second`, which it replaces, and its samples count for
+    /// both.
+    fn note_twins(&mut self, first: NodeId, second: NodeId) {
+        let mut pairs = vec![(first, second)];
+        while let Some((a, b)) = pairs.pop() {
+            if a == b {
+                continue;
+            }
+            let (first, second) = (&self.plan.nodes[a as usize], &self.plan.nodes[b as usize]);
+            let spans = std::iter::once((first.span, second.span));
+            let inputs = first.input_spans.iter().copied().zip(second.input_spans.iter().copied());
+            self.plan.twins.extend(spans.chain(inputs).filter(|(a, b)| a != b));
+            pairs.extend(first.inputs.iter().copied().zip(second.inputs.iter().copied()));
+            let places = 1 + self.classes.more_places.get(&b).copied().unwrap_or(0);
+            *self.classes.more_places.entry(a).or_default() += places;
+        }
+        self.plan.twins.sort_unstable_by_key(|(a, b)| (a.start, a.end, b.start, b.end));
+        self.plan.twins.dedup();
+    }
+}
+
+impl Op {
+    fn counted_mut(&mut self) -> Option<&mut Counted> {
+        match self {
+            Self::Select { selector, .. } | Self::RangeSelect { selector, .. } => Some(&mut selector.counted),
+            Self::Subquery { counted, .. } => Some(counted),
+            _ => None,
+        }
+    }
+}
