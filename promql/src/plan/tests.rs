@@ -143,6 +143,7 @@ impl Workers for Threads {
         4
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the crate has no pool")]
     fn run(&self, work: Box<dyn FnOnce() + Send>) {
         std::thread::spawn(work);
     }
