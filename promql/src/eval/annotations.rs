@@ -92,22 +92,27 @@ impl Annotations {
         other.monotonicity.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
     }
 
-    /// Says again of each second place what was said of the first: equal parts of a query are evaluated once.
+    /// Says again of each second place what was said of the first: equal parts of a query are evaluated once. `twins`
+    /// ascend.
     pub(crate) fn repeat(&mut self, twins: &[(Span, Span)]) {
-        for (first, second) in twins {
-            let there = |a: &&Annotation| a.start == first.start && a.end == first.end;
-            let here = |a: &Annotation| Annotation { start: second.start, end: second.end, text: a.text.clone() };
-            for set in [&mut self.warnings, &mut self.infos] {
-                let again: Vec<_> = set.iter().filter(there).map(here).collect();
-                set.extend(again);
-            }
-            let again: Vec<_> = self.counted.iter().filter(|(a, _)| there(a)).collect();
-            let again: Vec<_> = again.into_iter().map(|(a, count)| (here(a), *count)).collect();
-            again.into_iter().for_each(|(annotation, count)| self.count(annotation, count));
-            let again: Vec<_> = self.monotonicity.iter().filter(|(a, _)| there(a)).collect();
-            let again: Vec<_> = again.into_iter().map(|(a, raised)| (here(a), raised.clone())).collect();
-            again.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
+        let again = |annotation: &Annotation| {
+            let first = (annotation.start, annotation.end);
+            let from = twins.partition_point(|(span, _)| (span.start, span.end) < first);
+            let same = twins[from..].iter().take_while(move |(span, _)| (span.start, span.end) == first);
+            let text = annotation.text.clone();
+            same.map(move |(_, second)| Annotation { start: second.start, end: second.end, text: text.clone() })
+                .collect::<Vec<_>>()
+        };
+        for set in [&mut self.warnings, &mut self.infos] {
+            let more: Vec<_> = set.iter().flat_map(again).take(KEPT).collect();
+            set.extend(more);
         }
+        let counted: Vec<_> =
+            self.counted.iter().flat_map(|(a, count)| again(a).into_iter().map(|a| (a, *count))).take(KEPT).collect();
+        counted.into_iter().for_each(|(annotation, count)| self.count(annotation, count));
+        let raised = self.monotonicity.iter().flat_map(|(a, raised)| again(a).into_iter().map(|a| (a, raised.clone())));
+        let raised: Vec<_> = raised.take(KEPT).collect();
+        raised.into_iter().for_each(|(annotation, raised)| self.raise(annotation, raised));
     }
 
     /// Whether nothing was said.

@@ -113,6 +113,8 @@ fn equal_parts_are_planned_once() {
         ("sum(a) / sum(a offset 1m)", 2),
         ("rate(a[5m]) / (rate(a[5m]) + rate(b[5m]))", 2),
         ("a + a + a", 1),
+        ("a / (a + b)", 2),
+        ("(a + b) / (a - (a + b))", 2),
         ("sum(a) + (sum(a) + max(sum(a)))", 1),
         // What streams into different aggregations is read for each.
         ("sum(a) / count(a)", 2),
@@ -134,6 +136,18 @@ fn what_is_shared_counts_and_warns_at_each_place() {
     let infos = twice.annotations.infos(query, 10);
     assert_eq!(infos.len(), 2, "{infos:?}");
     assert!(infos[0].ends_with("(1:10)") && infos[1].ends_with("(1:33)"), "{infos:?}");
+}
+
+#[test]
+fn wide_queries_are_planned_in_no_time() {
+    // Each operand twice, 6,000 in all: what is quadratic in them would take minutes in a debug build.
+    fn tree(names: &[String]) -> String {
+        let (left, right) = names.split_at(names.len() / 2);
+        if left.is_empty() { names.concat() } else { format!("({} + {})", tree(left), tree(right)) }
+    }
+    let names: Vec<String> = (0..6_000).map(|i| format!("m{}", i % 3_000)).collect();
+    let plan = plan(&tree(&names));
+    assert_eq!(plan.nodes.iter().filter(|node| matches!(node.op, Op::Select { .. })).count(), 3_000);
 }
 
 struct Threads;

@@ -2,7 +2,7 @@
 
 use super::{Planned, Planner};
 use crate::ast::{Binary, BinaryOp, Cardinality, Expr, ValueType, VectorMatching};
-use crate::eval::{EvalError, keeps_name, symbol};
+use crate::eval::{EvalError, keeps_name};
 use crate::plan::{Grid, Op};
 
 impl Planner<'_> {
@@ -34,10 +34,9 @@ impl Planner<'_> {
     }
 
     fn vector_vector(&mut self, binary: &Binary, grid: Grid) -> Result<Planned, EvalError> {
-        let above = symbol(binary.op);
         let keeps_all = std::mem::replace(&mut self.keeps_all, true);
-        let lhs = self.vector_of_counts(false, &binary.lhs, grid, above)?;
-        let rhs = self.vector_of_counts(false, &binary.rhs, grid, above)?;
+        let lhs = self.vector_of_counts(false, &binary.lhs, grid, "")?;
+        let rhs = self.vector_of_counts(false, &binary.rhs, grid, "")?;
         self.keeps_all = keeps_all;
         let inputs = [(lhs.id, binary.lhs.span()), (rhs.id, binary.rhs.span())];
         let matching = binary.matching.clone().unwrap_or_else(|| VectorMatching {

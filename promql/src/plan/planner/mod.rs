@@ -81,7 +81,7 @@ impl Plan {
             ValueType::Vector => planner.vector(query, grid, "")?.id,
             ValueType::Matrix => planner.window(query, grid, "")?.id,
         };
-        planner.count_places();
+        planner.finish_sharing();
         Ok(planner.plan)
     }
 }

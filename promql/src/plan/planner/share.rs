@@ -18,9 +18,11 @@ pub(super) struct Classes {
     hasher: foldhash::fast::RandomState,
     /// The class of each node; its number is the id of the first of its kind, or of one that was dropped since.
     of_node: Vec<NodeId>,
+    /// What each node's class was looked up by.
+    hashes: Vec<u64>,
     by_hash: HashMap<u64, Vec<NodeId>, foldhash::fast::RandomState>,
-    /// Nodes that may be shared.
-    shared: Vec<(NodeId, Planned)>,
+    /// Nodes that may be shared, by class.
+    shared: HashMap<NodeId, Planned, foldhash::fast::RandomState>,
     /// How many places more than one each node stands for, if any.
     more_places: HashMap<NodeId, u32, foldhash::fast::RandomState>,
 }
@@ -62,6 +64,7 @@ impl Planner<'_> {
             known.push(own);
         }
         self.classes.of_node.push(class.unwrap_or(own));
+        self.classes.hashes.push(hash);
     }
 
     /// If the same as `planned`, whose nodes begin at `start`, is computed elsewhere already and may be shared, that
@@ -70,33 +73,49 @@ impl Planner<'_> {
         if !self.keeps_all {
             return planned;
         }
-        let class = |id: NodeId, planner: &Self| planner.classes.of_node[id as usize];
-        let wanted = class(planned.id, self);
-        let Some(&(first, earlier)) = self.classes.shared.iter().find(|(id, _)| class(*id, self) == wanted) else {
-            self.classes.shared.push((planned.id, planned));
+        let class = self.classes.of_node[planned.id as usize];
+        let Some(&earlier) = self.classes.shared.get(&class) else {
+            self.classes.shared.insert(class, planned);
             return planned;
         };
-        if first == planned.id {
-            return planned;
+        if earlier.id != planned.id {
+            self.note_twins(earlier.id, planned.id);
+            self.forget_nodes(start);
         }
-        self.note_twins(first, planned.id);
-        self.plan.nodes.truncate(start);
-        self.classes.of_node.truncate(start);
-        self.classes.more_places.retain(|id, _| (*id as usize) < start);
-        self.classes.shared.retain(|(id, _)| (*id as usize) < start);
-        // Numbers of classes are ids: those of dropped nodes will be given to others.
-        self.classes.by_hash.values_mut().for_each(|ids| ids.retain(|id| (*id as usize) < start));
         earlier
     }
 
-    /// Has the samples of what is computed once count at every place.
-    pub(super) fn count_places(&mut self) {
+    /// Drops the nodes from `start` on: nothing outside uses them.
+    fn forget_nodes(&mut self, start: usize) {
+        let classes = &mut self.classes;
+        for (id, hash) in classes.hashes.drain(start..).enumerate() {
+            let id = (start + id) as NodeId;
+            classes.more_places.remove(&id);
+            let class = classes.of_node[id as usize];
+            if classes.shared.get(&class).is_some_and(|shared| shared.id == id) {
+                classes.shared.remove(&class);
+            }
+            // A class has the number of its first node: that number will be given to another.
+            if class == id
+                && let Some(ids) = classes.by_hash.get_mut(&hash)
+            {
+                ids.retain(|other| *other != id);
+            }
+        }
+        classes.of_node.truncate(start);
+        self.plan.nodes.truncate(start);
+    }
+
+    /// Has the samples of what is computed once count at every place, and puts the twins in order.
+    pub(super) fn finish_sharing(&mut self) {
         for (id, more) in &self.classes.more_places {
             match self.plan.nodes[*id as usize].op.counted_mut() {
                 Some(Counted::Step(times) | Counted::EveryStep(_, times)) => *times += more,
                 Some(Counted::No) | None => {}
             }
         }
+        self.plan.twins.sort_unstable_by_key(|(a, b)| (a.start, a.end, b.start, b.end));
+        self.plan.twins.dedup();
     }
 
     /// What is said of `first` and its inputs will be said of `second`, which it replaces, and its samples count for
@@ -115,8 +134,6 @@ impl Planner<'_> {
             let places = 1 + self.classes.more_places.get(&b).copied().unwrap_or(0);
             *self.classes.more_places.entry(a).or_default() += places;
         }
-        self.plan.twins.sort_unstable_by_key(|(a, b)| (a.start, a.end, b.start, b.end));
-        self.plan.twins.dedup();
     }
 }
 
