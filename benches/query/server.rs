@@ -124,7 +124,7 @@ pub async fn skald(dir: &Path, blocks: &[PathBuf], expr: &str, at: i64) -> Resul
     // The blocks are seen once the first bucket index is written and read.
     let begun = Instant::now();
     let query = Query { expr: expr.to_owned(), start: at, end: at, step: 1000 };
-    while server.ask(&query, Duration::from_secs(30), true).await?.series == 0 {
+    while !server.ask(&query, Duration::from_secs(30), true).await.is_ok_and(|cost| cost.series > 0) {
         if begun.elapsed() > Duration::from_secs(150) {
             return Err("skald did not find the blocks".into());
         }
