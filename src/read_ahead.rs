@@ -54,7 +54,7 @@ enum Reader<T, E> {
 }
 
 impl<T: Send + 'static, E: Send + 'static> ReadAhead<T, E> {
-    /// Begins to read: what is there without waiting is read now.
+    /// Begins to read: what is there without waiting is read now, if this is a thread for such work.
     pub fn start(place: Place, depth: Depth, stream: BoxStream<'static, Result<T, E>>) -> Self {
         let reader = Reader::InPlace(stream, depth.items_in_place);
         let mut started = Self { place, depth, first: None, reader };
@@ -68,6 +68,7 @@ impl<T: Send + 'static, E: Send + 'static> ReadAhead<T, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
         if let Reader::InPlace(stream, left) = &mut self.reader
             && *left > 0
+            && self.place.pool.is_here()
         {
             *left -= 1;
             let polled = {
@@ -80,7 +81,6 @@ impl<T: Send + 'static, E: Send + 'static> ReadAhead<T, E> {
                 }
                 return Poll::Ready(item);
             }
-            *left = 0;
         }
         if let Reader::InPlace(..) = &self.reader
             && let Reader::InPlace(stream, _) = std::mem::replace(&mut self.reader, Reader::Ended)
@@ -171,32 +171,54 @@ mod tests {
 
     use super::*;
 
-    fn place() -> Place {
-        Place { pool: Pool::new("test", 2).unwrap(), io: Handle::current() }
+    /// Read by a task from the start, and read in place.
+    fn places() -> [Place; 2] {
+        [Pool::new("test", 2).unwrap(), Pool::inline()].map(|pool| Place { pool, io: Handle::current() })
     }
 
     const DEPTH: Depth = Depth { items_in_place: 2, items_ahead: 1 };
 
     #[tokio::test]
     async fn all_items_arrive_in_order_however_they_are_read() {
-        let ready = stream::iter((0..10).map(Ok::<_, ()>)).boxed();
-        let read: Vec<_> = ReadAhead::start(place(), DEPTH, ready).collect().await;
-        assert_eq!(read, (0..10).map(Ok).collect::<Vec<_>>());
-        let waiting = stream::iter(0..10).then(|i| async move {
-            tokio::time::sleep(Duration::from_micros(10)).await;
-            Ok::<_, ()>(i)
-        });
-        let read: Vec<_> = ReadAhead::start(place(), DEPTH, waiting.boxed()).collect().await;
-        assert_eq!(read, (0..10).map(Ok).collect::<Vec<_>>());
+        for place in places() {
+            let ready = stream::iter((0..10).map(Ok::<_, ()>)).boxed();
+            let read: Vec<_> = ReadAhead::start(place.clone(), DEPTH, ready).collect().await;
+            assert_eq!(read, (0..10).map(Ok).collect::<Vec<_>>());
+            for waits_at in 0..4 {
+                let waiting = stream::iter(0..10).then(move |i| async move {
+                    if i >= waits_at {
+                        tokio::time::sleep(Duration::from_micros(10)).await;
+                    }
+                    Ok::<_, ()>(i)
+                });
+                let read: Vec<_> = ReadAhead::start(place.clone(), DEPTH, waiting.boxed()).collect().await;
+                assert_eq!(read, (0..10).map(Ok).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[tokio::test]
     async fn an_error_is_the_last_item() {
-        for at in 0..5 {
-            let items = stream::iter((0..10).map(move |i| if i == at { Err(i) } else { Ok(i) })).boxed();
-            let read: Vec<_> = ReadAhead::start(place(), DEPTH, items).collect().await;
-            assert_eq!(read, (0..at).map(Ok).chain([Err(at)]).collect::<Vec<_>>());
+        for place in places() {
+            for at in 0..5 {
+                let items = stream::iter((0..10).map(move |i| if i == at { Err(i) } else { Ok(i) })).boxed();
+                let read: Vec<_> = ReadAhead::start(place.clone(), DEPTH, items).collect().await;
+                assert_eq!(read, (0..at).map(Ok).chain([Err(at)]).collect::<Vec<_>>());
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn a_pool_thread_reads_what_is_ready_itself() {
+        let place = Place { pool: Pool::new("test", 2).unwrap(), io: Handle::current() };
+        let inner = place.clone();
+        let same = place.pool.spawn(async move {
+            let here = std::thread::current().id();
+            let items = stream::repeat_with(|| Ok::<_, ()>(std::thread::current().id())).take(2).boxed();
+            let mut read = ReadAhead::start(inner, DEPTH, items);
+            [read.next().await, read.next().await].into_iter().all(|thread| thread == Some(Ok(here)))
+        });
+        assert_eq!(same.await, Ok(true));
     }
 
     #[tokio::test]
@@ -210,7 +232,8 @@ mod tests {
             drop(dropped);
             Ok::<_, ()>(())
         });
-        let reading = ReadAhead::start(place(), DEPTH, stream.boxed());
+        let [place, _] = places();
+        let reading = ReadAhead::start(place, DEPTH, stream.boxed());
         has_begun.await.unwrap();
         drop(reading);
         assert!(is_dropped.await.is_err());

@@ -24,11 +24,13 @@ pub mod upload;
 pub(crate) mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use skald_model::TimestampMs;
+use skald_tsdb::disk::DiskFile;
 
 pub use config::Config;
 pub use error::{BucketError, Cause, Operation};
@@ -65,6 +67,12 @@ pub trait Bucket: Send + Sync + 'static {
     /// Reads exactly the bytes of `range`; a range that ends beyond the object is [`Cause::Refused`]. The empty range
     /// yields no bytes and makes no request.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, BucketError>;
+
+    /// Opens an object as the file it is, when this bucket is a directory of this machine; `None` when it is not. Reading
+    /// from it is no call on the bucket, and goes on when the object is deleted.
+    fn open_file(&self, _key: &str) -> Result<Option<Arc<dyn DiskFile>>, BucketError> {
+        Ok(None)
+    }
 
     /// Size and age of an object.
     async fn head(&self, key: &str) -> Result<ObjectMeta, BucketError>;

@@ -13,6 +13,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use skald_tsdb::disk::DiskFile;
+
 use super::{Bucket, BucketError, Cause, Condition, Listing, Object, ObjectMeta, Operation, Version};
 use crate::runtime::Clock;
 
@@ -130,6 +132,10 @@ impl Bucket for ObservedBucket {
         let bytes = self.observe(Operation::GetRange, self.inner.get_range(key, range)).await?;
         self.metrics.read_bytes.inc_by(bytes.len() as u64);
         Ok(bytes)
+    }
+
+    fn open_file(&self, key: &str) -> Result<Option<Arc<dyn DiskFile>>, BucketError> {
+        self.inner.open_file(key)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, BucketError> {

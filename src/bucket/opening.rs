@@ -57,9 +57,8 @@ fn open_directory(config: &Config, data_dir: &Path, disk: &dyn Disk) -> Result<O
     // Without the automatic clean-up, deleted blocks would stay behind as empty directories.
     let store =
         LocalFileSystem::new_with_prefix(&dir).map_err(|e| failed(&e))?.with_fsync(true).with_automatic_cleanup(true);
-    let conditional_update = ConditionalUpdate::Local(tokio::sync::Mutex::default());
     let name = format!("file://{}", dir.display());
-    Ok(ObjectStoreBucket::new(name, Arc::new(store), &config.storage_prefix, conditional_update))
+    Ok(ObjectStoreBucket::of_directory(name, store, &config.storage_prefix))
 }
 
 fn retries(config: &Config) -> RetryConfig {

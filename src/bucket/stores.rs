@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion, WriteMultipart};
+use skald_tsdb::disk::{Disk, DiskFile, RealDisk};
 
 use super::{
     Bucket, BucketError, Cause, Condition, Listing, Object, ObjectMeta, Operation, Version, valid_key, valid_prefix,
@@ -28,6 +30,8 @@ pub struct ObjectStoreBucket {
     /// Prepended to every key: empty, or ends with `/`.
     prefix: String,
     conditional_update: ConditionalUpdate,
+    /// The same store, when it is a directory of this machine.
+    directory: Option<Arc<LocalFileSystem>>,
 }
 
 /// Who checks that an object is unchanged before it is replaced.
@@ -48,7 +52,14 @@ impl ObjectStoreBucket {
         conditional_update: ConditionalUpdate,
     ) -> Self {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Self { name: name.into(), store, prefix, conditional_update }
+        Self { name: name.into(), store, prefix, conditional_update, directory: None }
+    }
+
+    /// Wraps a directory of this machine.
+    pub(super) fn of_directory(name: String, directory: LocalFileSystem, prefix: &str) -> Self {
+        let directory = Arc::new(directory);
+        let conditional_update = ConditionalUpdate::Local(tokio::sync::Mutex::default());
+        Self { directory: Some(directory.clone()), ..Self::new(name, directory, prefix, conditional_update) }
     }
 
     fn error(&self, operation: Operation, key: &str, cause: Cause) -> BucketError {
@@ -173,6 +184,23 @@ impl Bucket for ObjectStoreBucket {
             return Err(self.error(Operation::GetRange, key, cause));
         }
         Ok(bytes)
+    }
+
+    fn open_file(&self, key: &str) -> Result<Option<Arc<dyn DiskFile>>, BucketError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        let path = self.path(Operation::GetRange, key)?;
+        let path =
+            directory.path_to_filesystem(&path).map_err(|e| self.error(Operation::GetRange, key, cause_of(&e)))?;
+        match RealDisk.open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => {
+                let cause = match error.kind() {
+                    std::io::ErrorKind::NotFound => Cause::NotFound,
+                    _ => Cause::Unavailable(error.to_string()),
+                };
+                Err(self.error(Operation::GetRange, key, cause))
+            }
+        }
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, BucketError> {

@@ -73,6 +73,14 @@ impl Pool {
         PoolTask { state: State::Under { abort: handle.abort_handle(), handle } }
     }
 
+    /// Whether this thread is one of the pool's.
+    pub fn is_here(&self) -> bool {
+        match &*self.threads {
+            Threads::Own { number, .. } => POOL.get() == *number,
+            Threads::Inline => true,
+        }
+    }
+
     /// Runs a closure that never waits; at once, when this thread is one of the pool's.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> PoolTask<T> {
         match &*self.threads {

@@ -11,9 +11,11 @@ settings! {
         /// Directory of the small part of each block's index that is kept on this machine. It is a cache: what is lost or
         /// damaged is fetched again. `none` is `store-gateway` inside the data directory.
         pub cache_dir: Option<PathBuf> = None,
-        /// Memory for parts of indexes (postings and series). Larger saves requests to the bucket.
+        /// Memory for parts of indexes: half of it for their bytes (postings and series), which saves requests to the bucket
+        /// and stays unused where that is a local directory, half of it for labels of series, which saves CPU time.
         pub index_cache_size: ByteSize = ByteSize::mib(256),
-        /// Memory for parts of chunk segments. Larger saves requests to the bucket.
+        /// Memory for parts of chunk segments. Larger saves requests to the bucket; unused where that is a local directory,
+        /// whose files the operating system keeps in memory.
         pub chunks_cache_size: ByteSize = ByteSize::mib(256),
         /// Unwanted bytes between two wanted ranges that are fetched along to save a request.
         pub partitioner_max_gap: ByteSize = ByteSize::kib(512),

@@ -11,6 +11,7 @@ use ulid::Ulid;
 
 use super::block::{OpenBlock, ReadError};
 use super::facts::Facts;
+use super::files::FileHandle;
 use super::metrics::Metrics;
 use super::pages::{FileNumber, PageReader, PagedObject, Usage};
 use crate::bucket::layout::{INDEX_FILE, META_FILE, TOMBSTONES_FILE};
@@ -68,7 +69,8 @@ impl Opener {
     }
 
     fn index_object(&self, bucket: &TenantBucket, id: Ulid, number: u64, len: u64) -> PagedObject {
-        PagedObject { block: number, file: FileNumber::Index, key: bucket.block_key(id, INDEX_FILE), len }
+        let key = bucket.block_key(id, INDEX_FILE);
+        PagedObject { block: number, file: FileNumber::Index, key, len, handle: FileHandle::default() }
     }
 
     fn assemble(
@@ -85,6 +87,7 @@ impl Opener {
             file: FileNumber::Segment(segment),
             key: bucket.segment_key(id, segment),
             len,
+            handle: FileHandle::default(),
         });
         let estimate = |longest: u64, default: u64| if longest == 0 { default } else { longest.min(MAX_ESTIMATE) };
         OpenBlock {

@@ -1,4 +1,5 @@
-//! How ranges of objects are read: page by page through a cache, missing pages by few large requests.
+//! How ranges of objects are read: page by page through a cache, missing pages by few large requests; or straight from the
+//! file an object is.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,13 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
+use skald_model::Labels;
 use skald_tsdb::block::Coalesce;
+use skald_tsdb::postings::SeriesRef;
 use std::collections::HashMap;
 use tokio::sync::Semaphore;
 
 use super::block::ReadError;
 use super::cache::ByteCache;
 use super::config::Config;
+use super::files::{FileHandle, Files, Stretches, read_error};
 use super::metrics::Metrics;
 use crate::bucket::{Bucket, BucketError};
 use crate::runtime::Pool;
@@ -36,6 +40,8 @@ pub(super) struct PagedObject {
     pub(super) key: String,
     /// Its size.
     pub(super) len: u64,
+    /// Its file, where the bucket is a directory.
+    pub(super) handle: FileHandle,
 }
 
 /// A file of a block.
@@ -52,6 +58,11 @@ struct PageKey {
     file: FileNumber,
     page: u64,
 }
+
+type PageCache = ByteCache<PageKey, Bytes>;
+
+/// A series of an open block.
+pub(super) type LabelsKey = (u64, SeriesRef);
 
 /// Whether cached pages will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +98,25 @@ impl Usage {
     }
 }
 
-/// Pages of one object, enough to serve the ranges they were read for.
+/// Bytes of one object, enough to serve the ranges they were read for.
+pub(super) enum ReadBytes {
+    /// From the caches and the bucket.
+    Pages(Pages),
+    /// From a file of this machine.
+    Stretches(Stretches),
+}
+
+impl ReadBytes {
+    /// The bytes of a range. What lies beyond the object's end is missing from the result.
+    pub(super) fn bytes(&self, range: &Range<u64>) -> Bytes {
+        match self {
+            Self::Pages(pages) => pages.bytes(range),
+            Self::Stretches(stretches) => stretches.bytes(range),
+        }
+    }
+}
+
+/// Pages of one object.
 pub(super) struct Pages {
     by_number: HashMap<u64, Bytes>,
     /// Size of the object.
@@ -95,8 +124,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// The bytes of a range. What lies beyond the object's end is missing from the result.
-    pub(super) fn bytes(&self, range: &Range<u64>) -> Bytes {
+    fn bytes(&self, range: &Range<u64>) -> Bytes {
         let end = range.end.min(self.len);
         if range.start >= end {
             return Bytes::new();
@@ -124,8 +152,11 @@ pub(super) struct PageReader {
     bucket: Arc<dyn Bucket>,
     /// Cuts what was fetched into pages.
     pool: Pool,
-    index_pages: Arc<ByteCache<PageKey>>,
-    chunk_pages: Arc<ByteCache<PageKey>>,
+    files: Files,
+    index_pages: Arc<PageCache>,
+    chunk_pages: Arc<PageCache>,
+    /// Labels of series: most work of reading an index is to put them together.
+    pub(super) labels: ByteCache<LabelsKey, Labels>,
     metrics: Metrics,
     /// Bounds the requests under way, of all queries together.
     requests: Semaphore,
@@ -137,7 +168,9 @@ impl PageReader {
         Self {
             bucket,
             pool,
-            index_pages: Arc::new(ByteCache::new(config.index_cache_size.as_usize())),
+            files: Files::new(),
+            index_pages: Arc::new(ByteCache::new(config.index_cache_size.as_usize() / 2)),
+            labels: ByteCache::new(config.index_cache_size.as_usize() / 2),
             chunk_pages: Arc::new(ByteCache::new(config.chunks_cache_size.as_usize())),
             metrics,
             requests: Semaphore::new(config.max_concurrent_requests),
@@ -145,15 +178,32 @@ impl PageReader {
         }
     }
 
-    fn cache(&self, object: &PagedObject) -> &Arc<ByteCache<PageKey>> {
+    fn cache(&self, object: &PagedObject) -> &Arc<PageCache> {
         match object.file {
             FileNumber::Index => &self.index_pages,
             FileNumber::Segment(_) => &self.chunk_pages,
         }
     }
 
-    /// The pages that hold `ranges`, which may overlap and come in any order.
+    /// The bytes of `ranges`, which may overlap and come in any order.
     pub(super) async fn read(
+        &self,
+        object: &PagedObject,
+        ranges: &[Range<u64>],
+        freshness: Freshness,
+        usage: &Usage,
+    ) -> Result<ReadBytes, ReadError> {
+        let Some(file) = self.files.open(&*self.bucket, object)? else {
+            return self.read_pages(object, ranges, freshness, usage).await.map(ReadBytes::Pages);
+        };
+        let (ranges, len) = (ranges.to_vec(), object.len);
+        let read = self.pool.run(move || Stretches::read(&*file, len, &ranges)).await?;
+        let stretches = read.map_err(|error| read_error(&*self.bucket, &object.key, &error))?;
+        usage.count(stretches.len());
+        Ok(ReadBytes::Stretches(stretches))
+    }
+
+    async fn read_pages(
         &self,
         object: &PagedObject,
         ranges: &[Range<u64>],
@@ -205,8 +255,11 @@ impl PageReader {
         }
     }
 
-    /// Keeps the whole object, which was read for another purpose, in its cache.
+    /// Keeps the whole object, which was read for another purpose, in its cache, unless it is a file anyway.
     pub(super) fn keep(&self, object: &PagedObject, bytes: &Bytes) {
+        if matches!(self.files.open(&*self.bucket, object), Ok(Some(_))) {
+            return;
+        }
         for page in 0..(bytes.len() as u64).div_ceil(PAGE) {
             keep_page(self.cache(object), object, page, 0, bytes);
         }
@@ -246,7 +299,7 @@ impl PageCount {
 }
 
 /// Puts the page into the cache; `bytes` begin at `start` of the object.
-fn keep_page(cache: &ByteCache<PageKey>, object: &PagedObject, page: u64, start: u64, bytes: &Bytes) -> Bytes {
+fn keep_page(cache: &PageCache, object: &PagedObject, page: u64, start: u64, bytes: &Bytes) -> Bytes {
     let from = (page * PAGE - start) as usize;
     let to = (from + PAGE as usize).min(bytes.len());
     // A copy, so that a page kept does not keep the whole request's memory.
@@ -260,7 +313,7 @@ fn look_up(
     object: &PagedObject,
     ranges: &[Range<u64>],
     freshness: Freshness,
-    cache: &ByteCache<PageKey>,
+    cache: &PageCache,
     pages: &mut HashMap<u64, Bytes>,
 ) -> Vec<u64> {
     let numbers = |range: &Range<u64>| range.start / PAGE..range.end.min(object.len).div_ceil(PAGE);
@@ -293,7 +346,13 @@ mod tests {
     }
 
     fn object() -> PagedObject {
-        PagedObject { block: 1, file: FileNumber::Index, key: "t/b/index".into(), len: LEN }
+        PagedObject {
+            block: 1,
+            file: FileNumber::Index,
+            key: "t/b/index".into(),
+            len: LEN,
+            handle: FileHandle::default(),
+        }
     }
 
     async fn reader(bucket: &MemBucket, config: Config) -> PageReader {
@@ -333,7 +392,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let config = Config {
-                    index_cache_size: crate::settings::ByteSize::bytes(cache * PAGE),
+                    index_cache_size: crate::settings::ByteSize::bytes(2 * cache * PAGE),
                     partitioner_max_gap: crate::settings::ByteSize::bytes(gap * PAGE),
                     ..Config::default()
                 };

@@ -121,7 +121,7 @@ impl Reading {
         }
         let lists_end = block.header.postings_end();
         let lists = self
-            .decode_all(&block.index, ranges, freshness, BlockFile::Index, move |range, bytes| {
+            .decode_all(&block.index, ranges, freshness, BlockFile::Index, move |_, range, bytes| {
                 parse_postings(range.start, lists_end, bytes)
             })
             .await?;
@@ -162,7 +162,7 @@ impl Reading {
     ) -> Result<Vec<IndexedSeries>, ReadError> {
         let series_end = block.header.toc().series_end();
         let ranges = series.iter().map(|&series| series_range(series, block.entry_estimate, series_end)).collect();
-        let parse = move |range: &Range<u64>, bytes: &Bytes| {
+        let parse = move |_, range: &Range<u64>, bytes: &Bytes| {
             let mut entry = SeriesEntry::default();
             // The reference is the start in units of 16 bytes.
             let series = SeriesRef::try_from(range.start / 16).unwrap_or(SeriesRef::MAX);
@@ -172,23 +172,37 @@ impl Reading {
             })
         };
         let entries = self.decode_all(&block.index, ranges, freshness, BlockFile::Index, parse).await?;
-        let (block, deferred) = (block.clone(), deferred.clone());
+        let (block, deferred, pages) = (block.clone(), deferred.clone(), self.pages.clone());
         let indexed = self.pool.run(move || {
+            let key = |series: SeriesRef| (block.index.block, series);
+            let known = match freshness {
+                Freshness::Cached => pages.labels.get_all(entries.iter().map(|(_, (series, _))| key(*series))),
+                Freshness::Anew => vec![None; entries.len()],
+            };
             let mut labels_reader = block.header.labels_reader();
+            let mut learned = Vec::new();
             let mut indexed = Vec::with_capacity(entries.len());
-            let next_starts = entries.iter().skip(1).map(|(_, (_, next))| next.chunks.first().map(|c| c.reference));
-            let next_starts: Vec<Option<ChunkRef>> = next_starts.chain([None]).collect();
-            for ((_, (series, entry)), next_start) in entries.into_iter().zip(next_starts) {
-                let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(series));
-                let Some(chunks) = wanted_chunks(&entry, wanted, &hidden, next_start, block.chunk_estimate) else {
+            for (at, ((_, (series, entry)), known)) in entries.iter().zip(known).enumerate() {
+                let next_start = entries.get(at + 1).and_then(|(_, (_, next))| next.chunks.first());
+                let next_start = next_start.map(|chunk| chunk.reference);
+                let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(*series));
+                let Some(chunks) = wanted_chunks(entry, wanted, &hidden, next_start, block.chunk_estimate) else {
                     continue;
                 };
                 hidden.retain(|range| chunks.iter().any(|chunk| chunk.meta.overlaps(*range)));
-                let labels = labels_reader.labels(&entry)?;
+                let labels = match known {
+                    Some(labels) => labels,
+                    None => {
+                        let labels = labels_reader.labels(entry)?;
+                        learned.push((key(*series), labels.clone()));
+                        labels
+                    }
+                };
                 if deferred.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default())) {
                     indexed.push(IndexedSeries { labels, chunks, hidden });
                 }
             }
+            pages.labels.insert_all(learned);
             Ok::<_, BlockError>(indexed)
         });
         Ok(indexed.await??)
@@ -237,12 +251,8 @@ impl Reading {
                 what: "the index names a segment that does not exist",
             })?;
             let ranges = group.iter().map(|&i| wanted[i].bytes.clone()).collect();
-            let metas: HashMap<u64, ChunkMeta> =
-                group.iter().map(|&i| (wanted[i].bytes.start, wanted[i].meta)).collect();
-            let parse = move |range: &Range<u64>, bytes: &Bytes| match metas.get(&range.start) {
-                Some(meta) => parse_chunk(meta, bytes),
-                None => Ok(Ranged::Short { need: 0 }),
-            };
+            let metas: Vec<ChunkMeta> = group.iter().map(|&i| wanted[i].meta).collect();
+            let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| parse_chunk(&metas[at], bytes);
             let decoded = self.decode_all(object, ranges, freshness, file, parse).await?;
             for (&i, (_, chunk)) in group.iter().zip(decoded) {
                 chunks[i] = Some(chunk);
@@ -252,14 +262,14 @@ impl Reading {
     }
 
     /// Reads every range and decodes it on the pool; reads on where a structure turns out longer than its range. The
-    /// results are in the order of `ranges`.
+    /// results are in the order of `ranges`; `parse` is told the number of its range, too.
     async fn decode_all<T: Send + 'static>(
         &self,
         object: &PagedObject,
         ranges: Vec<Range<u64>>,
         freshness: Freshness,
         file: BlockFile,
-        parse: impl Fn(&Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + Sync + 'static,
+        parse: impl Fn(usize, &Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + Sync + 'static,
     ) -> Result<Vec<(Range<u64>, T)>, ReadError> {
         let parse = Arc::new(parse);
         let mut done: Vec<Option<(Range<u64>, T)>> = Vec::new();
@@ -272,7 +282,7 @@ impl Reading {
             let (parse, batch) = (parse.clone(), std::mem::take(&mut open));
             let decoded = self.pool.run(move || {
                 let decode = |(at, range): (usize, Range<u64>)| {
-                    parse(&range, &pages.bytes(&range)).map(|result| (at, range, result))
+                    parse(at, &range, &pages.bytes(&range)).map(|result| (at, range, result))
                 };
                 batch.into_iter().map(decode).collect::<Result<Vec<_>, _>>()
             });
@@ -325,9 +335,12 @@ fn wanted_chunks(
         }
         _ => estimate,
     };
-    let overlapping = entry.chunks.iter().enumerate().filter(|(_, chunk)| is_wanted(chunk, range));
-    let chunks: Vec<WantedChunk> = overlapping
-        .map(|(i, &meta)| WantedChunk { meta, bytes: chunk_range(&entry.chunks, i, estimate_of_last) })
+    // Chunks stand in time order.
+    let first = entry.chunks.partition_point(|chunk| chunk.max_time < range.min);
+    let behind = entry.chunks.partition_point(|chunk| chunk.min_time <= range.max);
+    let chunks: Vec<WantedChunk> = (first..behind)
+        .filter(|&i| is_wanted(&entry.chunks[i], range))
+        .map(|i| WantedChunk { meta: entry.chunks[i], bytes: chunk_range(&entry.chunks, i, estimate_of_last) })
         .collect();
     (!chunks.is_empty()).then_some(chunks)
 }

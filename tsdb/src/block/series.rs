@@ -94,12 +94,15 @@ impl SeriesEntry {
     fn parse_body(&mut self, body: &[u8]) -> Option<()> {
         let mut at = 0;
         let labels = varint::get_uvarint(body, &mut at)?;
+        // A label takes two bytes at least, a further chunk three: no more is reserved than can be there.
+        self.labels.reserve((labels as usize).min(body.len() / 2));
         for _ in 0..labels {
             let name = u32::try_from(varint::get_uvarint(body, &mut at)?).ok()?;
             let value = u32::try_from(varint::get_uvarint(body, &mut at)?).ok()?;
             self.labels.push((name, value));
         }
         let chunks = varint::get_uvarint(body, &mut at)?;
+        self.chunks.reserve((chunks as usize).min(body.len() / 3));
         let mut previous: Option<ChunkMeta> = None;
         for _ in 0..chunks {
             let min_time = match previous {

@@ -8,6 +8,11 @@ use super::tombstones::normalize;
 /// The time ranges whose samples must not be shown, as far as they concern `chunks`: `stones`, and what lies outside the
 /// block's own range, where chunks reach beyond it. Ascending and disjoint.
 pub fn hidden_ranges(chunks: &[ChunkMeta], block: BlockRange, stones: &[QueryRange]) -> Vec<QueryRange> {
+    // The usual case: chunks stand in time order, so that the first and the last tell.
+    let inside = |first: &ChunkMeta, last: &ChunkMeta| first.min_time >= block.min && last.max_time < block.max;
+    if stones.is_empty() && chunks.first().zip(chunks.last()).is_none_or(|(first, last)| inside(first, last)) {
+        return Vec::new();
+    }
     let mut hidden: Vec<QueryRange> =
         stones.iter().filter(|stone| chunks.iter().any(|chunk| chunk.overlaps(**stone))).copied().collect();
     let outside = [
