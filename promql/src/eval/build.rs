@@ -77,8 +77,18 @@ struct Builder<'a, 'e, 'q> {
     built: Vec<Option<Built>>,
     /// Of the nodes that are used several times.
     tees: Vec<Option<Tee>>,
-    /// Whether the node is evaluated here, and whether its groups are left unfinished.
-    wanted: Vec<(bool, bool)>,
+    wanted: Vec<Wanted>,
+}
+
+/// What is wanted of a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    /// It is evaluated here.
+    here: bool,
+    /// Its groups are left unfinished.
+    partial: bool,
+    /// Nobody looks at the metric name of what it yields, so that it need not be dropped.
+    nameless: bool,
 }
 
 impl Builder<'_, '_, '_> {
@@ -93,19 +103,23 @@ impl Builder<'_, '_, '_> {
             env.stats.queryable_samples_per_step = vec![0; plan.root().grid.count];
         }
         let elsewhere = env.context.fragments().is_some();
-        let mut wanted = vec![(false, false); plan.nodes.len()];
-        wanted[plan.root as usize] = (true, partial);
+        let uses = plan.uses();
+        let mut wanted = vec![Wanted::default(); plan.nodes.len()];
+        wanted[plan.root as usize] = Wanted { here: true, partial, nameless: false };
         for (id, node) in plan.nodes.iter().enumerate().rev().filter(|(_, node)| !node.inputs.is_empty()) {
             let combines = matches!(node.op, Op::Combine { .. });
-            if wanted[id].0 && !(combines && elsewhere) {
-                node.inputs.iter().for_each(|input| wanted[*input as usize] = (true, combines));
+            if wanted[id].here && !(combines && elsewhere) {
+                let groups = groups_by_labels_only(&node.op);
+                for input in node.inputs.iter().map(|input| *input as usize) {
+                    wanted[input] = Wanted { here: true, partial: combines, nameless: groups && uses[input] == 1 };
+                }
             }
         }
-        let tees = plan.uses().iter().map(|uses| (*uses > 1).then(Tee::unset)).collect();
+        let tees = uses.iter().map(|uses| (*uses > 1).then(Tee::unset)).collect();
         let built = plan.nodes.iter().map(|_| None).collect();
         let mut builder = Builder { plan, source, env, built, tees, wanted };
         for (id, node) in plan.nodes.iter().enumerate() {
-            if builder.wanted[id].0 {
+            if builder.wanted[id].here {
                 builder.built[id] = Some(builder.node(id as NodeId, node)?);
             }
         }
@@ -120,7 +134,7 @@ impl Builder<'_, '_, '_> {
                 _ => return Err(not_a("string")),
             },
             ValueType::Matrix => Built::Window(self.make_window(id, node)?),
-            ValueType::Vector if self.wanted[id as usize].1 => match &node.op {
+            ValueType::Vector if self.wanted[id as usize].partial => match &node.op {
                 Op::Aggregate { op, grouping, without } if is_divisible(*op) => {
                     let child = self.vector(node.inputs[0])?;
                     let (steps, span) = (node.grid.count, node.input_spans[0]);
@@ -241,7 +255,7 @@ impl Builder<'_, '_, '_> {
                 let matching = matching.clone();
                 Box::new(VectorVector::new(sides, *many_unique, operation, matching, grid.count, charge, span))
             }
-            Op::Call(function) => self.call(node, function)?,
+            Op::Call(function) => self.call(id, node, function)?,
             Op::Number(_) | Op::Text(_) | Op::Time | Op::RangeSelect { .. } | Op::Subquery { .. } => {
                 return Err(not_a("vector"));
             }
@@ -307,10 +321,10 @@ impl Builder<'_, '_, '_> {
         })
     }
 
-    fn call(&mut self, node: &Node, function: &'static Function) -> Result<Box<dyn Operator>, EvalError> {
+    fn call(&mut self, id: NodeId, node: &Node, function: &'static Function) -> Result<Box<dyn Operator>, EvalError> {
         let (grid, span, name) = (node.grid, node.span, function.name);
         if let Some(function) = RangeFunction::by_name(name) {
-            return self.range_function(node, function);
+            return self.range_function(node, function, self.wanted[id as usize].nameless);
         }
         if let Some(function) = FloatFunction::by_name(name) {
             let child = self.vector(node.inputs[0])?;
@@ -340,7 +354,12 @@ impl Builder<'_, '_, '_> {
         })
     }
 
-    fn range_function(&mut self, node: &Node, function: RangeFunction) -> Result<Box<dyn Operator>, EvalError> {
+    fn range_function(
+        &mut self,
+        node: &Node,
+        function: RangeFunction,
+        nameless: bool,
+    ) -> Result<Box<dyn Operator>, EvalError> {
         let (mut input, mut scalars) = (None, Vec::new());
         for id in &node.inputs {
             if self.plan.node(*id).value_type == ValueType::Matrix {
@@ -356,6 +375,7 @@ impl Builder<'_, '_, '_> {
             scalars: Vec::new(),
             parameter_span: node.input_spans[0],
             grid: node.grid,
+            drops_name: !function.keeps_name() && !nameless,
         };
         Ok(Box::new(RangeOperator::new(input, call, scalars)))
     }
@@ -492,6 +512,15 @@ impl Builder<'_, '_, '_> {
 
 fn subset(grouping: &[String], without: bool) -> LabelSubset {
     if without { LabelSubset::without(grouping) } else { LabelSubset::only(grouping) }
+}
+
+/// Whether an aggregation puts series into groups by labels that have nothing to do with the metric name, and forgets
+/// theirs.
+fn groups_by_labels_only(op: &Op) -> bool {
+    use AggregateOp as A;
+    let Op::Aggregate { op, grouping, without: false } = op else { return false };
+    let forgets = is_divisible(*op) || matches!(op, A::Stddev | A::Stdvar | A::Quantile);
+    forgets && !grouping.iter().any(|label| label.starts_with("__"))
 }
 
 fn not_a(what: &str) -> EvalError {

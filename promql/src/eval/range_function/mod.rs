@@ -200,6 +200,8 @@ pub(crate) struct RangeCall {
     /// Where the first argument of the call stands: annotations on parameters name it.
     pub(crate) parameter_span: Span,
     pub(crate) grid: Grid,
+    /// Whether the metric name is dropped from the result.
+    pub(crate) drops_name: bool,
 }
 
 /// Applies a [`RangeFunction`] to every series of a range vector.
@@ -321,7 +323,7 @@ impl RangeCall {
             return Ok(None);
         }
         let mut series = StepSeries { labels, drop_name, points };
-        if !self.function.keeps_name() {
+        if self.drops_name {
             env.names.drop(&mut series);
         }
         Ok(Some(series))
@@ -334,7 +336,7 @@ impl RangeCall {
         labels: &Labels,
         env: &mut Env<'_>,
     ) -> Result<(), EvalError> {
-        let Self { function, window: input, scalars, parameter_span, grid } = self;
+        let Self { function, window: input, scalars, parameter_span, grid, .. } = self;
         let Buffers { columns, scratch } = buffers;
         let starts = Starts::of(columns, *function);
         if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
