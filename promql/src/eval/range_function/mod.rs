@@ -1,10 +1,11 @@
 //! Functions of range vectors: for every step the window of one series' samples becomes one value.
 //!
-//! [`rate`] has the functions of counters and gauges, [`over_time`] the `*_over_time` family, [`regression`] the least
+//! [`rate`] has the functions of counters and gauges, [`histogram_rate`] those of them that subtract histograms, [`over_time`] the `*_over_time` family, [`regression`] the least
 //! squares and the smoothing, [`edges`] what `anchored` and `smoothed` do at a window's ends, [`start`] what start
 //! timestamps tell of counters. Windows are slices of the decoded columns, found by two indices that only move forward.
 
 pub(crate) mod edges;
+mod histogram_rate;
 mod over_time;
 mod rate;
 mod regression;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use skald_model::{Columns, FloatHistogram, Labels, Quoted};
 
+use self::histogram_rate::Noted;
 use self::start::Starts;
 use super::env::Env;
 use super::error::EvalError;
@@ -224,6 +226,8 @@ pub(crate) struct Call<'a, 'e, 'q> {
     pub(crate) labels: &'a Labels,
     /// Of the whole series.
     pub(crate) starts: Starts<'a>,
+    /// Of the windows so far.
+    pub(crate) noted: Noted,
     pub(crate) scalars: &'a [Scalar],
     pub(crate) scratch: &'a mut Vec<f64>,
     pub(crate) span: Span,
@@ -351,6 +355,7 @@ impl RangeCall {
             function: *function,
             labels,
             starts,
+            noted: Noted::default(),
             scalars,
             scratch,
             span: input.span,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use skald_model::{Columns, FloatHistogram, Labels, Quoted, ResetHint};
 
+use super::histogram_rate;
 use super::start::{self, Starts};
 use super::{Call, RangeFunction, Window, Windows};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
-use crate::eval::histogram::bucket::is_custom;
 use crate::eval::histogram::reset::{equal, is_reset};
 use crate::eval::histogram::sum::HistogramSum;
 use crate::eval::histogram::{self, Combination};
@@ -120,9 +120,9 @@ pub(crate) fn window(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result
     if window.len() < 2 && start.is_none() {
         return Ok(None);
     }
-    let is_counter = call.function != RangeFunction::Delta;
-    let range = window.end - window.start;
     if window.histograms.is_empty() {
+        let is_counter = call.function != RangeFunction::Delta;
+        let range = window.end - window.start;
         let starts = call.starts;
         let (first, last) = (window.floats[0], window.floats[window.floats.len() - 1]);
         let mut change = last - first;
@@ -148,90 +148,7 @@ pub(crate) fn window(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result
         };
         return Ok(Some(Point::Float(change * factor)));
     }
-    let first = &window.histograms[0];
-    let mut change = match histogram_change(window, call) {
-        Some(change) => change,
-        None if window.len() > 1 => return Ok(None),
-        None => HistogramSum::plain(first),
-    };
-    let factor = match start {
-        Some(start) => {
-            if window.len() > 1 {
-                if change.add(first, 1.0).is_err() {
-                    histogram::warn_incompatible_schemas(call.labels, call.span, call.env);
-                    return Ok(None);
-                }
-                if change.is_reconciled() {
-                    histogram::info_reconciled(Combination::Addition, call.span, call.env);
-                }
-            }
-            start::extrapolation(window, window.histogram_times, start, call.function, range)
-        }
-        None => {
-            let zero_from = is_counter.then(|| first.count);
-            extrapolation(window, window.histogram_times, change.count(), zero_from, call.function, range)
-        }
-    };
-    change.scale(factor);
-    // A single sample stays what it was.
-    let reset_hint = if window.len() > 1 { ResetHint::Gauge } else { first.reset_hint };
-    Ok(Some(Point::Histogram(Arc::new(FloatHistogram { reset_hint, ..change.finish() }))))
-}
-
-/// The difference of the last and first histogram, and for counters what was lost in resets between.
-fn histogram_change(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<HistogramSum> {
-    let (labels, span, starts) = (call.labels, call.span, call.starts);
-    let histograms = window.histograms;
-    let is_counter = call.function != RangeFunction::Delta;
-    let [first, .., last] = histograms else { return None };
-    let is_gauge = |h: &FloatHistogram| h.reset_hint == ResetHint::Gauge;
-    if is_counter && histograms.iter().any(|h| is_gauge(h)) {
-        histogram::warn_not_counter(labels, span, call.env);
-    }
-    // What the first sample looked like does not matter if the counter was reset right after it.
-    let restarted = is_counter && (starts.restarts_at(window, 1) || is_reset(&histograms[1], first));
-    let layout = if restarted { &histograms[1] } else { first };
-    let others = if is_counter { &histograms[1..] } else { std::slice::from_ref(last) };
-    if others.iter().any(|h| is_custom(h) != is_custom(layout)) {
-        histogram::warn_incompatible_schemas(labels, span, call.env);
-        return None;
-    }
-    let mut sum = HistogramSum::plain(last);
-    let mut reconciled = false;
-    if !restarted {
-        sum.add(first, -1.0).ok()?;
-        if sum.is_reconciled() {
-            histogram::info_reconciled(Combination::Subtraction, span, call.env);
-            reconciled = true;
-        }
-    } else {
-        // The result has the resolution of what it was taken from.
-        let empty = FloatHistogram {
-            schema: layout.schema,
-            custom_values: Arc::clone(&layout.custom_values),
-            ..FloatHistogram::default()
-        };
-        sum.add(&empty, -1.0).ok()?;
-    }
-    if is_counter {
-        starts.warn_overlaps(window, call);
-        for (i, pair) in histograms.windows(2).enumerate().skip(usize::from(restarted)) {
-            call.env.tick(pair[1].positive_buckets.len() + pair[1].negative_buckets.len()).ok()?;
-            if starts.restarts_at(window, i + 1) || is_reset(&pair[1], &pair[0]) {
-                sum.add(&pair[0], 1.0).ok()?;
-                if sum.is_reconciled() && !reconciled {
-                    histogram::info_reconciled(Combination::Addition, span, call.env);
-                    reconciled = true;
-                }
-            }
-        }
-        // The result is as coarse as the coarsest sample of the window.
-        let coarsest = histograms[1..].iter().map(|h| h.schema).min().unwrap_or(last.schema);
-        sum.coarsen(coarsest);
-    } else if !is_gauge(first) || !is_gauge(last) {
-        histogram::warn_not_gauge(labels, span, call.env);
-    }
-    Some(sum)
+    histogram_rate::value(window, start, call)
 }
 
 /// `irate` and `idelta`: the change between the last two samples.
