@@ -168,6 +168,12 @@ impl<'q> Env<'q> {
         }
     }
 
+    /// Counts samples used at many steps, one step after the other, with little to do for each.
+    pub(crate) fn count_by_step(&mut self, counted: Counted) -> StepCounter<'_, 'q> {
+        let by_step = !self.stats.queryable_samples_per_step.is_empty();
+        StepCounter { by_step, total: 0, counted, env: self }
+    }
+
     /// Counts work, and now and then looks whether the query shall stop.
     #[inline]
     pub(crate) fn tick(&mut self, work: usize) -> Result<(), EvalError> {
@@ -177,6 +183,31 @@ impl<'q> Env<'q> {
         }
         self.work = 0;
         self.context.interrupt().check()
+    }
+}
+
+/// Counts samples step by step; what it has counted reaches the statistics when it is dropped.
+pub(crate) struct StepCounter<'e, 'q> {
+    by_step: bool,
+    total: usize,
+    counted: Counted,
+    env: &'e mut Env<'q>,
+}
+
+impl StepCounter<'_, '_> {
+    #[inline(always)]
+    pub(crate) fn count(&mut self, step: usize, samples: usize) {
+        if self.by_step {
+            self.env.count_samples(self.counted, step, samples);
+        } else {
+            self.total += samples;
+        }
+    }
+}
+
+impl Drop for StepCounter<'_, '_> {
+    fn drop(&mut self) {
+        self.env.count_samples(self.counted, 0, self.total);
     }
 }
 

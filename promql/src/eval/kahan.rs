@@ -58,6 +58,11 @@ impl KahanMean {
         Self { total: KahanSum::of(first), count: 1.0, incremental: false }
     }
 
+    /// Of `count` values whose sum never became infinite.
+    pub(crate) fn of_sum(total: KahanSum, count: usize) -> Self {
+        Self { total, count: count as f64, incremental: false }
+    }
+
     #[inline]
     pub(crate) fn add(&mut self, x: f64) {
         if self.count == 0.0 {

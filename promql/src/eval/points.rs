@@ -196,6 +196,27 @@ impl Points {
         self.floats.set(step);
     }
 
+    /// Gives each step the float that `f` makes for it, if any; `f` is asked once for every step, ascending. There must
+    /// be no float yet.
+    #[inline(always)]
+    pub(crate) fn fill_floats(&mut self, mut f: impl FnMut(usize) -> Option<f64>) {
+        for (w, (values, word)) in self.values.chunks_mut(64).zip(&mut self.floats.words).enumerate() {
+            let mut present = 0;
+            for (b, value) in values.iter_mut().enumerate() {
+                if let Some(float) = f(w * 64 + b) {
+                    *value = float;
+                    present |= 1 << b;
+                }
+            }
+            *word = present;
+        }
+    }
+
+    /// The values and presence of each 64 steps.
+    pub(crate) fn blocks_mut(&mut self) -> impl Iterator<Item = (&mut [f64], &mut u64)> {
+        self.values.chunks_mut(64).zip(&mut self.floats.words)
+    }
+
     /// Adds the histogram of a step later than every other that has one.
     pub(crate) fn push_histogram(
         &mut self,

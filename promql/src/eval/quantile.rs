@@ -1,6 +1,7 @@
 //! Quantiles of plain floats, and how floats are written in texts.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use super::env::Env;
 use crate::ast::Span;
@@ -25,6 +26,105 @@ pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     let low = *low;
     let high = if upper == lower { low } else { above.iter().copied().min_by(nan_first).unwrap_or(low) };
     low * (1.0 - weight) + high * weight
+}
+
+/// The values of a window in order, kept from one window to the next.
+#[derive(Debug, Default)]
+pub(crate) struct SortedWindow {
+    /// [`order_key`] of each value, ascending.
+    keys: Vec<u64>,
+}
+
+/// An integer of the order of `value`: NaN first, negative zero before zero.
+fn order_key(value: f64) -> u64 {
+    let bits = value.to_bits();
+    match value.is_nan() {
+        true => 0,
+        false if bits >> 63 == 1 => !bits,
+        false => bits | 1 << 63,
+    }
+}
+
+fn value_of(key: u64) -> f64 {
+    match key {
+        0 => f64::NAN,
+        _ if key >> 63 == 1 => f64::from_bits(key & !(1 << 63)),
+        _ => f64::from_bits(!key),
+    }
+}
+
+impl SortedWindow {
+    /// Goes from the window `before` of `values` to `now`, neither of whose ends is earlier; says how much work it was.
+    pub(crate) fn slide(&mut self, values: &[f64], before: Range<usize>, now: Range<usize>) -> usize {
+        let moved = (now.end - before.end) + (now.start - before.start);
+        // Moving a value costs moving half of the others, but those as one piece of memory.
+        if now.start >= before.end || moved.saturating_mul(8) > now.len() {
+            self.keys.clear();
+            self.keys.extend(values[now.clone()].iter().map(|value| order_key(*value)));
+            self.keys.sort_unstable();
+            return 8 * now.len();
+        }
+        for value in &values[before.start..now.start] {
+            let at = self.keys.partition_point(|key| *key < order_key(*value));
+            self.keys.remove(at);
+        }
+        for value in &values[before.end..now.end] {
+            let key = order_key(*value);
+            let at = self.keys.partition_point(|other| *other < key);
+            self.keys.insert(at, key);
+        }
+        moved * (16 + now.len() / 16)
+    }
+
+    /// The `q`-quantile of the window, which is not empty, as [`quantile`] has it.
+    pub(crate) fn quantile(&self, q: f64) -> f64 {
+        if q.is_nan() {
+            return f64::NAN;
+        }
+        if q < 0.0 {
+            return f64::NEG_INFINITY;
+        }
+        if q > 1.0 {
+            return f64::INFINITY;
+        }
+        let last = self.keys.len() - 1;
+        let rank = q * last as f64;
+        let lower = (rank.floor().max(0.0) as usize).min(last);
+        let upper = (lower + 1).min(last);
+        let weight = rank - rank.floor();
+        value_of(self.keys[lower]) * (1.0 - weight) + value_of(self.keys[upper]) * weight
+    }
+
+    /// The median of the window's distances from its median; NaN if there is one.
+    pub(crate) fn median_deviation(&self) -> f64 {
+        if self.keys.first() == Some(&0) {
+            return f64::NAN;
+        }
+        let median = self.quantile(0.5);
+        let distance = |at: usize| (value_of(self.keys[at]) - median).abs();
+        if !median.is_finite() {
+            return quantile(0.5, &mut (0..self.keys.len()).map(distance).collect::<Vec<_>>());
+        }
+        // Distances grow from the median to both sides: the nearer of two neighbours is the next.
+        let last = self.keys.len() - 1;
+        let mut right = self.keys.partition_point(|key| value_of(*key) < median);
+        let mut left = right;
+        let mut next = || {
+            let to_left = if left > 0 { distance(left - 1) } else { f64::INFINITY };
+            if right <= last && (left == 0 || distance(right) <= to_left) {
+                right += 1;
+                return distance(right - 1);
+            }
+            left -= 1;
+            to_left
+        };
+        let rank = 0.5 * last as f64;
+        let lower = rank.floor() as usize;
+        let low = (0..=lower).fold(0.0, |_, _| next());
+        let high = if lower < last { next() } else { low };
+        let weight = rank - rank.floor();
+        low * (1.0 - weight) + high * weight
+    }
 }
 
 /// Ascending, NaN first.
@@ -103,6 +203,48 @@ mod tests {
         assert!(quantile(0.2, &mut [0.0, 1.0, f64::NAN]).is_nan());
         assert_eq!(quantile(-1.0, &mut [1.0]), f64::NEG_INFINITY);
         assert!(quantile(0.5, &mut []).is_nan());
+    }
+
+    /// Windows of every kind of float, sliding at different paces, against sorting each anew.
+    #[test]
+    fn sliding_windows_are_sorted() {
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::NAN, f64::MAX, f64::MIN_POSITIVE];
+        for odd_ones in [0, 1, 3, 6] {
+            let values: Vec<f64> = (0..600)
+                .map(|_| match random(20) {
+                    0 if odd_ones > 0 => odd[random(odd_ones)],
+                    _ => random(40) as f64 - 20.5,
+                })
+                .collect();
+            let mut sorted = SortedWindow::default();
+            let mut before = 0..0;
+            while before.end < values.len() {
+                let end = (before.end + random(9)).min(values.len());
+                let now = (before.start + random(9)).min(end)..end;
+                sorted.slide(&values, before.clone(), now.clone());
+                before = now.clone();
+                if now.is_empty() {
+                    continue;
+                }
+                let mut window = values[now].to_vec();
+                let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+                for q in [-1.0, 0.0, 0.3, 0.5, 0.99, 1.0, 2.0, f64::NAN] {
+                    let (got, want) = (sorted.quantile(q), quantile(q, &mut window));
+                    assert!(same(got, want), "{q} of {window:?}: {got}, not {want}");
+                }
+                let has_nan = window.iter().any(|v| v.is_nan());
+                let median = quantile(0.5, &mut window);
+                window.iter_mut().for_each(|v| *v = (*v - median).abs());
+                let want = if has_nan { f64::NAN } else { quantile(0.5, &mut window) };
+                let got = sorted.median_deviation();
+                assert!(same(got, want), "{window:?}: {got}, not {want}");
+            }
+        }
     }
 
     #[test]

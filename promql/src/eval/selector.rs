@@ -55,22 +55,40 @@ impl SeriesWork for InstantSelect {
 
 impl InstantSelect {
     fn select_floats(&self, columns: &Columns, points: &mut Points) {
-        let times = &columns.float_timestamps[..];
-        let values = &columns.float_values[..];
-        let mut next = 0;
-        for step in 0..self.grid.count {
-            let at = self.shift.apply(self.grid.time(step));
-            while next < times.len() && times[next] <= at {
-                next += 1;
-            }
-            if next == 0 {
-                continue;
-            }
-            let (time, value) = (times[next - 1], values[next - 1]);
-            if at.saturating_sub(time) < self.lookback && !is_stale_nan(value) {
-                points.set_float(step, self.float(columns, next - 1, time, value));
-            }
+        match self.yields {
+            // The most usual one is apart so that it need not look at what is wanted at each step.
+            Yields::Value => self.select_with(columns, points, |_, _, value| value),
+            _ => self.select_with(columns, points, |i, time, value| self.float(columns, i, time, value)),
         }
+    }
+
+    #[inline(always)]
+    fn select_with(&self, columns: &Columns, points: &mut Points, f: impl Fn(usize, i64, f64) -> f64) {
+        let (times, values) = (&columns.float_timestamps[..], &columns.float_values[..]);
+        let values = &values[..times.len()];
+        let step = if self.shift.at.is_some() { 0 } else { self.grid.step };
+        let mut at = self.shift.apply(self.grid.time(0));
+        // The newest sample so far and until when it is found, exclusive; never if there is none or it is a stale
+        // marker.
+        let (mut next, mut found, mut until) = (0, f64::NAN, i64::MIN);
+        points.fill_floats(|_| {
+            if let Some(time) = times.get(next)
+                && *time <= at
+            {
+                next += 1;
+                while let Some(time) = times.get(next)
+                    && *time <= at
+                {
+                    next += 1;
+                }
+                let (time, value) = (times[next - 1], values[next - 1]);
+                found = f(next - 1, time, value);
+                until = if is_stale_nan(value) { i64::MIN } else { time.saturating_add(self.lookback) };
+            }
+            let value = (at < until).then_some(found);
+            at = at.saturating_add(step);
+            value
+        });
     }
 
     /// What is yielded of float `i`.

@@ -1,6 +1,6 @@
 //! Functions of range vectors: for every step the window of one series' samples becomes one value.
 //!
-//! [`rate`] has the functions of counters and gauges, [`histogram_rate`] those of them that subtract histograms, [`over_time`] the `*_over_time` family, [`regression`] the least
+//! [`rate`] has the functions of counters and gauges, [`histogram_rate`] those of them that subtract histograms, [`over_time`] the `*_over_time` family, [`sliding`] what windows of floats share with each other, [`regression`] the least
 //! squares and the smoothing, [`edges`] what `anchored` and `smoothed` do at a window's ends, [`start`] what start
 //! timestamps tell of counters. Windows are slices of the decoded columns, found by two indices that only move forward.
 
@@ -9,6 +9,7 @@ mod histogram_rate;
 mod over_time;
 mod rate;
 mod regression;
+mod sliding;
 mod start;
 
 use std::sync::Arc;
@@ -343,12 +344,14 @@ impl RangeCall {
         let Self { function, window: input, scalars, parameter_span, grid, .. } = self;
         let Buffers { columns, scratch } = buffers;
         let starts = Starts::of(columns, *function);
-        if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta)
-            && columns.histograms.is_empty()
-            && starts.is_empty()
-            && input.edges == EdgeMode::Plain
-        {
-            return rate::fill_floats(*function, input, grid, columns, points, labels, env);
+        if columns.histograms.is_empty() && starts.is_empty() && input.edges == EdgeMode::Plain {
+            if matches!(function, RangeFunction::Rate | RangeFunction::Increase | RangeFunction::Delta) {
+                return rate::fill_floats(self, columns, points, labels, env);
+            }
+            env.tick(grid.count)?;
+            if sliding::fill(self, columns, points, env)? {
+                return Ok(());
+            }
         }
         let mut windows = Windows::new(columns);
         let mut call = Call {

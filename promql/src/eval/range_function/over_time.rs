@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::sliding::Variance;
 use super::{Call, RangeFunction, Window};
 use crate::eval::error::EvalError;
 use crate::eval::histogram;
@@ -107,18 +108,9 @@ fn mean(floats: &[f64]) -> f64 {
     mean.value()
 }
 
-/// Population variance: Welford's method with both running values compensated.
+/// Population variance.
 fn variance(floats: &[f64]) -> f64 {
-    let mut mean = KahanSum::of(0.0);
-    let mut squares = KahanSum::of(0.0);
-    let mut count = 0.0;
-    for v in floats {
-        count += 1.0;
-        let delta = v - mean.value();
-        mean.add(delta / count);
-        squares.add(delta * (v - mean.value()));
-    }
-    squares.value() / count
+    floats.iter().fold(Variance::default(), |variance, v| variance.plus(*v)).value()
 }
 
 /// When the extreme value stood last, in seconds.

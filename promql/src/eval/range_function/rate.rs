@@ -5,57 +5,117 @@ use std::sync::Arc;
 use skald_model::{Columns, FloatHistogram, Labels, Quoted, ResetHint};
 
 use super::histogram_rate;
+use super::sliding::Sliding;
 use super::start::{self, Starts};
-use super::{Call, RangeFunction, Window, Windows};
+use super::{Call, RangeCall, RangeFunction, Window};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
 use crate::eval::histogram::reset::{equal, is_reset};
 use crate::eval::histogram::sum::HistogramSum;
 use crate::eval::histogram::{self, Combination};
 use crate::eval::points::{Point, Points};
-use crate::eval::window::WindowShape;
-use crate::plan::Grid;
 
 /// `rate`, `increase` and `delta` of a series of floats. The places where a counter drops are found once; a window
 /// only walks those inside it, so that a step costs no more with a longer window.
-pub(crate) fn fill_floats(
-    function: RangeFunction,
-    input: &WindowShape,
-    grid: &Grid,
+pub(super) fn fill_floats(
+    call: &RangeCall,
     columns: &Columns,
     points: &mut Points,
     labels: &Labels,
     env: &mut Env<'_>,
 ) -> Result<(), EvalError> {
-    let is_counter = function != RangeFunction::Delta;
-    let drops = if is_counter { drops(&columns.float_values) } else { Vec::new() };
-    let mut next_drop = 0;
-    let mut windows = Windows::new(columns);
-    for step in 0..grid.count {
-        let end = input.shift.apply(grid.time(step));
-        let window = windows.advance(end.saturating_sub(input.range), end, step);
-        env.count_samples(input.counted, step, window.floats.len());
-        let [first, .., last] = window.floats else { continue };
-        let mut change = last - first;
-        if is_counter {
+    let RangeCall { function, window: input, grid, .. } = call;
+    let is_counter = *function != RangeFunction::Delta;
+    let (times, values) = (&columns.float_timestamps[..], &columns.float_values[..]);
+    let drops = if is_counter { drops(values) } else { Vec::new() };
+    let mut drops = &drops[..];
+    let mut windows = Sliding::new(times, grid, input);
+    let mut used = env.count_by_step(input.counted);
+    let range = (*function == RangeFunction::Rate).then_some(input.range as f64 / 1000.0);
+    let mut edges = [WindowEdges::default(); 64];
+    for (block, (out, present)) in points.blocks_mut().enumerate() {
+        let mut word = 0;
+        for (i, edges) in edges[..out.len()].iter_mut().enumerate() {
+            let (from, to) = (windows.from(), windows.to());
+            let window = windows.advance();
+            used.count(block * 64 + i, window.len());
+            // What stays in `edges` of a step without a value is computed with, too, and not looked at.
+            let ([first_time, .., last_time], [first, .., last]) = (&times[window.clone()], &values[window.clone()])
+            else {
+                continue;
+            };
+            word |= 1 << i;
+            let mut change = last - first;
             // A drop at the window's first sample compares with a sample outside.
-            while drops.get(next_drop).is_some_and(|at| *at <= window.first_float) {
-                next_drop += 1;
+            while let [at, others @ ..] = drops
+                && *at <= window.start
+            {
+                drops = others;
             }
-            let after_last = window.first_float + window.floats.len();
-            for at in drops[next_drop..].iter().take_while(|at| **at < after_last) {
-                change += columns.float_values[at - 1];
+            for at in drops.iter().take_while(|at| **at < window.end) {
+                change += values[at - 1];
             }
+            *edges = WindowEdges {
+                to_start: (first_time - from) as f64,
+                to_end: (to - last_time) as f64,
+                sampled: (last_time - first_time) as f64,
+                pairs: (window.len() - 1) as f64,
+                first: *first,
+                change,
+            };
         }
-        let first_value = is_counter.then_some(*first);
-        let factor = extrapolation(&window, window.float_times, change, first_value, function, input.range);
-        points.set_float(step, change * factor);
+        *present = word;
+        for (value, edges) in out.iter_mut().zip(&edges) {
+            *value = edges.change * edges.extrapolation(is_counter, range);
+        }
     }
+    drop(used);
     env.tick(grid.count)?;
     if is_counter && !points.is_empty() {
         info_unless_counter_name(labels, input.span, env);
     }
     Ok(())
+}
+
+/// A window's first and last sample; times in milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct WindowEdges {
+    /// From the window's start to its first sample.
+    to_start: f64,
+    /// From its last sample to its end.
+    to_end: f64,
+    /// From its first to its last sample.
+    sampled: f64,
+    /// Samples but one.
+    pairs: f64,
+    /// The first value.
+    first: f64,
+    change: f64,
+}
+
+impl WindowEdges {
+    /// What the change is multiplied with to cover the whole window, per second if the window's length in seconds is
+    /// given. The order of the operations is Prometheus', for the last bits' sake.
+    ///
+    /// A counter is not extended to the left beyond where it would have been zero.
+    #[inline(always)]
+    fn extrapolation(&self, is_counter: bool, range: Option<f64>) -> f64 {
+        let Self { first, change, .. } = *self;
+        let (mut to_start, mut to_end) = (self.to_start / 1000.0, self.to_end / 1000.0);
+        let sampled = self.sampled / 1000.0;
+        let average = sampled / self.pairs;
+        let threshold = average * 1.1;
+        to_start = if to_start >= threshold { average / 2.0 } else { to_start };
+        let to_zero = sampled * (first / change);
+        let is_cut = is_counter & (change > 0.0) & (first >= 0.0) & (to_zero < to_start);
+        to_start = if is_cut { to_zero } else { to_start };
+        to_end = if to_end >= threshold { average / 2.0 } else { to_end };
+        let factor = (sampled + to_start + to_end) / sampled;
+        match range {
+            Some(range) => factor / range,
+            None => factor,
+        }
+    }
 }
 
 /// Indices of the values smaller than the one before.
@@ -72,10 +132,8 @@ pub(super) fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, 
     env.annotations.info(span, format!("{text}: {}", Quoted(name)));
 }
 
-/// What the change between the first and last sample is multiplied with to cover the whole window, per second for
-/// `rate`. The order of the operations is Prometheus', for the last bits' sake.
-///
-/// `zero_from` is a counter's first value: a counter is not extended to the left beyond where it would have been zero.
+/// What the change between a window's first and last sample is multiplied with to cover the whole window, per second
+/// for `rate`; `zero_from` is a counter's first value.
 pub(super) fn extrapolation(
     window: &Window<'_>,
     times: &[i64],
@@ -85,28 +143,16 @@ pub(super) fn extrapolation(
     range: i64,
 ) -> f64 {
     let (first, last) = (times[0], times[times.len() - 1]);
-    let mut to_start = (first - window.start) as f64 / 1000.0;
-    let mut to_end = (window.end - last) as f64 / 1000.0;
-    let sampled = (last - first) as f64 / 1000.0;
-    let average = sampled / (times.len() - 1) as f64;
-    let threshold = average * 1.1;
-    if to_start >= threshold {
-        to_start = average / 2.0;
-    }
-    if let Some(first_value) = zero_from
-        && change > 0.0
-        && first_value >= 0.0
-    {
-        let to_zero = sampled * (first_value / change);
-        if to_zero < to_start {
-            to_start = to_zero;
-        }
-    }
-    if to_end >= threshold {
-        to_end = average / 2.0;
-    }
-    let factor = (sampled + to_start + to_end) / sampled;
-    if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
+    let edges = WindowEdges {
+        to_start: (first - window.start) as f64,
+        to_end: (window.end - last) as f64,
+        sampled: (last - first) as f64,
+        pairs: (times.len() - 1) as f64,
+        first: zero_from.unwrap_or(0.0),
+        change,
+    };
+    let range = (function == RangeFunction::Rate).then_some(range as f64 / 1000.0);
+    edges.extrapolation(zero_from.is_some(), range)
 }
 
 /// `rate`, `increase` and `delta` of a series that has histograms or start timestamps.

@@ -8,16 +8,15 @@ use crate::eval::points::Point;
 /// `deriv`: the slope per second; the origin is the first sample.
 pub(super) fn deriv(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<Point> {
     enough(window, call)?;
-    let (slope, _) = least_squares(window, window.float_times[0]);
-    Some(Point::Float(slope))
+    Some(Point::Float(least_squares(window, window.float_times[0]).slope))
 }
 
 /// `predict_linear`: the value so many seconds after the evaluation time.
 pub(super) fn predict_linear(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<Point> {
     enough(window, call)?;
     let ahead = call.scalar(0, window.step);
-    let (slope, intercept) = least_squares(window, call.time);
-    Some(Point::Float(slope * ahead + intercept))
+    let line = least_squares(window, call.time);
+    Some(Point::Float(line.slope * ahead + line.intercept))
 }
 
 /// `double_exponential_smoothing` with a smoothing and a trend factor.
@@ -56,25 +55,45 @@ fn enough(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<()> {
     (window.floats.len() >= 2).then_some(())
 }
 
-/// Slope per second, and the value at `origin`.
-fn least_squares(window: &Window<'_>, origin: i64) -> (f64, f64) {
+/// A line through a window's samples.
+pub(super) struct Line {
+    /// Per second.
+    pub(super) slope: f64,
+    /// The value at the origin.
+    pub(super) intercept: f64,
+}
+
+impl Line {
+    /// Through samples that all have this value.
+    pub(super) fn flat(value: f64) -> Self {
+        let (slope, intercept) = if value.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, value) };
+        Self { slope, intercept }
+    }
+
+    /// Least squares; time counts from `origin`.
+    pub(super) fn through(times: &[i64], values: &[f64], origin: i64) -> Self {
+        let zero = KahanSum::of(0.0);
+        let (mut sum_x, mut sum_y, mut sum_xy, mut sum_x2) = (zero, zero, zero, zero);
+        for (time, y) in times.iter().zip(values) {
+            let x = (time - origin) as f64 / 1000.0;
+            sum_x.add(x);
+            sum_y.add(*y);
+            sum_xy.add(x * y);
+            sum_x2.add(x * x);
+        }
+        let n = values.len() as f64;
+        let (sum_x, sum_y, sum_xy, sum_x2) = (sum_x.value(), sum_y.value(), sum_xy.value(), sum_x2.value());
+        let covariance = sum_xy - sum_x * sum_y / n;
+        let variance = sum_x2 - sum_x * sum_x / n;
+        let slope = covariance / variance;
+        Self { slope, intercept: sum_y / n - slope * sum_x / n }
+    }
+}
+
+fn least_squares(window: &Window<'_>, origin: i64) -> Line {
     let first = window.floats[0];
     if window.floats.iter().all(|v| *v == first) {
-        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+        return Line::flat(first);
     }
-    let zero = KahanSum::of(0.0);
-    let (mut sum_x, mut sum_y, mut sum_xy, mut sum_x2) = (zero, zero, zero, zero);
-    for (time, y) in window.float_times.iter().zip(window.floats) {
-        let x = (time - origin) as f64 / 1000.0;
-        sum_x.add(x);
-        sum_y.add(*y);
-        sum_xy.add(x * y);
-        sum_x2.add(x * x);
-    }
-    let n = window.floats.len() as f64;
-    let (sum_x, sum_y, sum_xy, sum_x2) = (sum_x.value(), sum_y.value(), sum_xy.value(), sum_x2.value());
-    let covariance = sum_xy - sum_x * sum_y / n;
-    let variance = sum_x2 - sum_x * sum_x / n;
-    let slope = covariance / variance;
-    (slope, sum_y / n - slope * sum_x / n)
+    Line::through(window.float_times, window.floats, origin)
 }
