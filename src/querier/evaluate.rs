@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::client::{QueryReply, QueryRequest};
 use super::metrics::Counted;
-use super::select::{TenantSeries, Warnings};
+use super::select::{ReadingBounds, TenantSeries, Warnings};
 use super::{Querier, Shared};
 use crate::error::{ErrorKind, ServiceError};
 use crate::read_ahead::Place;
@@ -46,13 +46,8 @@ impl Querier {
             let _permit = shared.concurrency.acquire().await.map_err(|_| ServiceError::internal("shutting down"))?;
             drop(waiting);
             let _running = Counted::new(&shared.metrics.running);
-            let source = TenantSeries {
-                shared: shared.clone(),
-                tenant: tenant.clone(),
-                place: Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() },
-                warnings: Warnings::default(),
-            };
-            let run = run(shared.clone(), request, source, interrupt.clone());
+            let place = Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() };
+            let run = run(shared.clone(), tenant.clone(), request, place, interrupt.clone());
             shared.runtime.query_pool.spawn(run).await?
         };
         tokio::select! {
@@ -67,8 +62,9 @@ impl Querier {
 
 async fn run(
     shared: Arc<Shared>,
+    tenant: TenantId,
     request: QueryRequest,
-    source: TenantSeries,
+    place: Place,
     interrupt: Interrupt,
 ) -> Result<QueryReply, ServiceError> {
     let expr = parse_expr(&request.query, &shared.promql.parse_options())
@@ -76,6 +72,8 @@ async fn run(
     let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
     let workers = Arc::new(shared.runtime.query_pool.clone());
     let context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt).with_workers(workers);
+    let bounds = ReadingBounds::new(context.clone(), memory_limit);
+    let source = TenantSeries { shared: shared.clone(), tenant, place, warnings: Warnings::default(), bounds };
     let params = EvalParams {
         lookback_ms: request.lookback,
         default_subquery_step_ms: shared.promql.default_subquery_step.as_millis() as i64,

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use skald_model::{Columns, Labels, QueryRange};
+use skald_promql::eval::QueryContext;
 use skald_promql::plan::SeriesShard;
 use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceError};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::decode::decode_series;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ulid::Ulid;
 
 use super::Shared;
@@ -26,6 +28,28 @@ use crate::tenant::TenantId;
 /// A stream of more than two batches is read by a task, so that reading and evaluating overlap.
 const DEPTH: Depth = Depth { items_in_place: 2, items_ahead: 2 };
 
+/// Selects of one query that are opened before the engine comes to them, with the memory limit that each is granted: a
+/// query of hundreds of selectors must not hold batches of all of them.
+const SELECTS_AHEAD: std::ops::RangeInclusive<usize> = 1..=8;
+const LIMIT_PER_SELECT_AHEAD: usize = 32 << 20;
+
+/// What bounds the reading for one query.
+#[derive(Clone)]
+pub struct ReadingBounds {
+    context: QueryContext,
+    /// One permit for each select that may be opened before the engine comes to it.
+    ahead: Arc<Semaphore>,
+}
+
+impl ReadingBounds {
+    /// The bounds of a query with this context and memory limit.
+    pub(super) fn new(context: QueryContext, memory_limit: Option<usize>) -> Self {
+        let ahead = memory_limit.unwrap_or(usize::MAX) / LIMIT_PER_SELECT_AHEAD;
+        let ahead = Semaphore::new(ahead.clamp(*SELECTS_AHEAD.start(), *SELECTS_AHEAD.end()));
+        Self { context, ahead: Arc::new(ahead) }
+    }
+}
+
 /// A tenant's series, as the engine sees them.
 pub struct TenantSeries {
     pub(super) shared: Arc<Shared>,
@@ -33,6 +57,7 @@ pub struct TenantSeries {
     /// Where the series are read: with the engine, on the query pool.
     pub(super) place: Place,
     pub(super) warnings: Warnings,
+    pub(super) bounds: ReadingBounds,
 }
 
 impl Queryable for TenantSeries {
@@ -40,17 +65,34 @@ impl Queryable for TenantSeries {
         let (shared, tenant) = (self.shared.clone(), self.tenant.clone());
         let warnings = self.warnings.clone();
         let request = SelectRequest { matchers: select.matchers, range: select.range };
-        let place = self.place.clone();
-        let opening = self.place.begin(async move { open(&shared, &place, &tenant, request, &warnings).await });
+        let (place, context) = (self.place.clone(), self.bounds.context.clone());
+        let opening = async move { open(&shared, &place, &tenant, request, &warnings, &context).await };
+        let ahead = Arc::clone(&self.bounds.ahead).try_acquire_owned().ok();
+        let (place, opened) = (self.place.clone(), ahead.is_some());
+        let mut opening =
+            if opened { Opening::Begun(place.begin(opening)) } else { Opening::NotBegun(opening.boxed()) };
         let stream = async move {
+            if let Opening::NotBegun(later) = opening {
+                opening = Opening::Begun(place.begin(later));
+            }
             let (inputs, tolerances) = match opening {
-                Begun::Done(opened) => opened?,
-                Begun::Under(opening) => opening.await??,
+                Opening::Begun(Begun::Done(opened)) => opened?,
+                Opening::Begun(Begun::Under(opening)) => opening.await??,
+                Opening::NotBegun(opening) => opening.await?,
             };
             Ok::<_, ServiceError>(merge(inputs, tolerances))
         };
-        Box::new(StreamSource { stream: stream::once(stream).try_flatten().boxed(), shard: select.shard })
+        let stream = stream::once(stream).try_flatten().boxed();
+        Box::new(StreamSource { stream, shard: select.shard, _ahead: ahead })
     }
+}
+
+type Opened = Result<(Vec<Input>, Vec<Tolerance>), ServiceError>;
+
+/// A select that is being opened, or will be when the engine comes to it.
+enum Opening {
+    Begun(Begun<Opened>),
+    NotBegun(BoxFuture<'static, Opened>),
 }
 
 /// Opens every source of a select.
@@ -60,7 +102,8 @@ async fn open(
     tenant: &TenantId,
     request: SelectRequest,
     warnings: &Warnings,
-) -> Result<(Vec<Input>, Vec<Tolerance>), ServiceError> {
+    context: &QueryContext,
+) -> Opened {
     let sources = sources(&shared.config, request.range, shared.runtime.clock.now_ms());
     let mut inputs = Vec::new();
     let mut tolerances = Vec::new();
@@ -76,7 +119,7 @@ async fn open(
             let group = tolerances.len();
             for stream in streams {
                 match stream {
-                    Ok(stream) => inputs.push(Input { stream: ahead(place, stream), group }),
+                    Ok(stream) => inputs.push(Input { stream: ahead(place, stream, context), group }),
                     Err(_) if left > 0 => left -= 1,
                     Err(error) => return Err(error),
                 }
@@ -90,7 +133,7 @@ async fn open(
             Ok(None) => {}
             Ok(Some(stream)) => {
                 inputs.push(Input {
-                    stream: ahead(place, warn_if_optional(stream, &sources, warnings)),
+                    stream: ahead(place, warn_if_optional(stream, &sources, warnings), context),
                     group: tolerances.len(),
                 });
                 tolerances.push(Tolerance { left: usize::from(sources.store_is_optional) });
@@ -139,9 +182,24 @@ impl Warnings {
     }
 }
 
-/// Reads a stream, ahead of the engine if it waits or goes on.
-fn ahead(place: &Place, stream: SeriesStream) -> SeriesStream {
-    ReadAhead::start(place.clone(), DEPTH, stream).boxed()
+/// Reads a stream, ahead of the engine if it waits or goes on. What was read ahead is charged to the query.
+fn ahead(place: &Place, stream: SeriesStream, context: &QueryContext) -> SeriesStream {
+    let charge = Arc::new(Mutex::new(context.source_charge()));
+    let growing = charge.clone();
+    let charged = stream.map(move |batch| {
+        let batch = batch?;
+        let bytes = batch.iter().map(SeriesChunks::heap_bytes).sum();
+        let over =
+            |error: SourceError| ServiceError::new(ErrorKind::Unprocessable, "max-memory-per-query", error.to_string());
+        growing.lock().grow(bytes).map_err(over)?;
+        Ok((batch, bytes))
+    });
+    let read = ReadAhead::start(place.clone(), DEPTH, charged.boxed());
+    let taken = read.map_ok(move |(batch, bytes)| {
+        charge.lock().shrink(bytes);
+        batch
+    });
+    taken.boxed()
 }
 
 /// The series of blocks, from the first store-gateway that answers; ends with an error if a block was not read.
@@ -202,6 +260,8 @@ pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), Servi
 struct StreamSource {
     shard: Option<SeriesShard>,
     stream: SeriesStream,
+    /// Lets another select be opened ahead once this one is dropped.
+    _ahead: Option<OwnedSemaphorePermit>,
 }
 
 impl SeriesSource for StreamSource {

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream;
 use prometheus_client::registry::Registry;
 use skald_model::{Columns, Labels, MetricMetadata};
-use skald_promql::eval::Value;
+use skald_promql::eval::{QueryContext, Value};
 use skald_promql::source::Queryable;
 use skald_promql::testing::source_conformance;
 use skald_proto::WriteBatch;
@@ -19,7 +19,7 @@ use skald_tsdb::encode::encode_columns;
 
 use super::blocks::BlockFinder;
 use super::client::{QuerierClient, QueryRequest};
-use super::select::{TenantSeries, Warnings};
+use super::select::{ReadingBounds, TenantSeries, Warnings};
 use super::{Config, IngesterGroup, Metrics, Querier};
 use crate::bucket::MemBucket;
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
@@ -159,9 +159,11 @@ fn a_tenants_series_are_a_source_as_the_engine_wants_it() {
         source_conformance(|series| {
             let fakes = (0..replicas).map(|_| FakeIngester { series: series.clone(), ..FakeIngester::default() });
             let shared = querier(fakes.collect()).shared;
+            let bounds = ReadingBounds::new(QueryContext::unlimited(), None);
             let place = Place { pool: shared.runtime.query_pool.clone(), io: io.handle().clone() };
             let tenant = TenantId::anonymous();
-            Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default() }) as Box<dyn Queryable>
+            Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds })
+                as Box<dyn Queryable>
         });
     }
 }

@@ -18,7 +18,8 @@ pub struct SeriesChunks {
 impl SeriesChunks {
     /// Bytes the series holds on the heap, about.
     pub fn heap_bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().map(|c| c.data.len() + size_of::<Chunk>()).sum();
-        size_of::<Self>() + self.labels.as_bytes().len() + chunks
+        // Each buffer costs some bytes of its own: counters, the allocator's.
+        let chunks: usize = self.chunks.iter().map(|c| c.data.len() + size_of::<Chunk>() + 32).sum();
+        size_of::<Self>() + self.labels.as_bytes().len() + chunks + 48
     }
 }

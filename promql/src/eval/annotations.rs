@@ -13,6 +13,9 @@ use crate::parse::line_and_column;
 /// Distinct annotations kept of one query; further ones are only counted.
 const KEPT: usize = 1000;
 
+/// Longest text of an annotation; labels that a query made may be far longer.
+const LONGEST_TEXT: usize = 4096;
+
 /// Warnings and infos, each once.
 #[derive(Debug, Clone, Default)]
 pub struct Annotations {
@@ -166,8 +169,13 @@ impl Raised {
     }
 }
 
-fn insert(set: &mut BTreeSet<Annotation>, span: Span, text: String) {
+fn insert(set: &mut BTreeSet<Annotation>, span: Span, mut text: String) {
     if set.len() < KEPT {
+        if text.len() > LONGEST_TEXT {
+            text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+            text.push('…');
+            text.shrink_to_fit();
+        }
         set.insert(Annotation { start: span.start, text, end: span.end });
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::combine::FragmentRunner;
 use super::error::EvalError;
 use crate::ast::Span;
+use crate::source::SourceError;
 
 /// The bounds of one query. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -115,6 +116,11 @@ impl QueryContext {
     /// Most samples the query has held at one time.
     pub fn peak_samples(&self) -> usize {
         usize::try_from(self.budget.peak_samples.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// An empty share for data on its way from a source.
+    pub fn source_charge(&self) -> SourceCharge {
+        SourceCharge(Charge::new(&self.budget))
     }
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
@@ -228,6 +234,26 @@ impl Charge {
         }
         self.budget.peak_samples.fetch_max(held, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// What a source holds of a query's budget: data it has fetched before the query asks for it.
+#[derive(Debug)]
+pub struct SourceCharge(Charge);
+
+impl SourceCharge {
+    /// Takes `bytes` more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), SourceError> {
+        self.0.grow(bytes, Span::default()).map_err(|error| {
+            SourceError::Limit(format!("{error} for data on its way from ingesters and store-gateways"))
+        })
+    }
+
+    /// Gives `bytes` back, at most what was taken.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.0.bytes);
+        self.0.bytes -= bytes;
+        self.0.budget.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

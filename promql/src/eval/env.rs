@@ -31,6 +31,8 @@ pub(crate) struct Env<'q> {
     spare: Vec<Points>,
     most_spare: usize,
     work: usize,
+    /// Scalars that were worked out: they stay as long as the query.
+    scalars: Charge,
 }
 
 /// What was said and counted while a piece of a query was worked on.
@@ -59,6 +61,7 @@ impl<'q> Env<'q> {
             spare: Vec::new(),
             most_spare: if workers > 1 { SPARE_POINTS * workers } else { SPARE_POINTS },
             work: 0,
+            scalars: Charge::new(context.budget()),
         }
     }
 
@@ -74,6 +77,7 @@ impl<'q> Env<'q> {
             most_spare: SPARE_POINTS.max(spare.len()),
             spare,
             work: 0,
+            scalars: Charge::new(context.budget()),
         }
     }
 
@@ -172,6 +176,12 @@ impl<'q> Env<'q> {
     pub(crate) fn count_by_step(&mut self, counted: Counted) -> StepCounter<'_, 'q> {
         let by_step = !self.stats.queryable_samples_per_step.is_empty();
         StepCounter { by_step, total: 0, counted, env: self }
+    }
+
+    /// Counts the values of a scalar of `steps` steps, before they are worked out.
+    pub(crate) fn charge_scalars(&mut self, steps: usize) -> Result<(), EvalError> {
+        self.scalars.grow(steps.saturating_mul(size_of::<f64>()), Span::default())?;
+        self.context.interrupt().check()
     }
 
     /// Counts work, and now and then looks whether the query shall stop.

@@ -22,17 +22,13 @@ pub enum EvalError {
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
     /// The limit on bytes held at one time.
-    #[error(
-        "the query exceeded its memory limit of {limit} bytes: {needed} bytes needed in its part at bytes {} to {}",
-        span.start,
-        span.end
-    )]
+    #[error("the query exceeded its memory limit of {limit} bytes: {needed} bytes needed{}", in_part(*span))]
     MemoryLimit {
         /// The limit.
         limit: usize,
         /// What would have been held.
         needed: usize,
-        /// The part of the query that asked for more.
+        /// The part of the query that asked for more; empty if it is not one part alone.
         span: Span,
     },
     /// A source of series failed.
@@ -41,6 +37,10 @@ pub enum EvalError {
     /// A broken promise inside the engine or a source.
     #[error("{0}")]
     Internal(String),
+}
+
+fn in_part(span: Span) -> String {
+    if span.end == 0 { String::new() } else { format!(" in its part at bytes {} to {}", span.start, span.end) }
 }
 
 impl EvalError {

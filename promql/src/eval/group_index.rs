@@ -132,6 +132,12 @@ impl GroupIndex {
         Labels::from_bytes(key_of(&self.keys, &self.ends, id as u32)).unwrap_or_default()
     }
 
+    /// Bytes that a group holds here.
+    pub(crate) fn key_bytes(&self, id: usize) -> usize {
+        // Buffers and tables grow by doubling.
+        2 * (key_of(&self.keys, &self.ends, id as u32).len() + size_of::<usize>() + 2 * size_of::<u32>())
+    }
+
     pub(crate) fn subset(&self) -> &LabelSubset {
         &self.subset
     }

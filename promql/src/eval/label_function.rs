@@ -161,7 +161,7 @@ impl Operator for Sort {
                         series.points.drop_histograms();
                     }
                     if !series.points.is_empty() {
-                        series.points.hold()?;
+                        series.hold(Span::default())?;
                         self.collected.push(series);
                     }
                 }

@@ -54,7 +54,7 @@ impl Merged {
         env.tick(1)?;
         match self.by_labels.entry(series.labels.clone()) {
             Entry::Vacant(entry) => {
-                series.points.hold()?;
+                series.hold(span)?;
                 entry.insert(self.series.len());
                 self.series.push(series);
             }
@@ -63,7 +63,7 @@ impl Merged {
                 if first.points.absorb(&series.points, span)?.is_err() {
                     return Err(EvalError::duplicate_labels());
                 }
-                first.points.hold()?;
+                first.hold(span)?;
                 // The name goes only where every half agrees that it goes; halves come from one operator.
                 first.drop_name &= series.drop_name;
                 env.recycle(series.points);
@@ -99,7 +99,7 @@ impl Operator for Disjoint {
         series.points.presence(&mut steps);
         match self.seen.entry(series.labels.clone()) {
             Entry::Vacant(entry) => {
-                self.charge.grow(64 + steps.words().len() * 8, self.span)?;
+                self.charge.grow(112 + series.labels.as_bytes().len() + steps.words().len() * 8, self.span)?;
                 entry.insert(steps);
             }
             Entry::Occupied(mut entry) => {
@@ -118,21 +118,24 @@ impl Operator for Disjoint {
 pub(crate) struct Unique {
     child: Box<dyn Operator>,
     seen: hashbrown::HashSet<Labels, foldhash::fast::RandomState>,
+    charge: Option<Charge>,
 }
 
 impl Unique {
     pub(crate) fn new(child: Box<dyn Operator>) -> Self {
-        Self { child, seen: hashbrown::HashSet::default() }
+        Self { child, seen: hashbrown::HashSet::default(), charge: None }
     }
 }
 
 impl Operator for Unique {
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
         let next = ready!(self.child.poll_next(cx, env))?;
-        if let Some(series) = &next
-            && !self.seen.insert(series.labels.clone())
-        {
-            return Poll::Ready(Err(EvalError::duplicate_labels()));
+        if let Some(series) = &next {
+            let charge = self.charge.get_or_insert_with(|| env.charge());
+            charge.grow(48 + series.labels.as_bytes().len(), Span::default())?;
+            if !self.seen.insert(series.labels.clone()) {
+                return Poll::Ready(Err(EvalError::duplicate_labels()));
+            }
         }
         Poll::Ready(Ok(next))
     }

@@ -126,7 +126,12 @@ pub(crate) struct Points {
     /// The steps that have a histogram, ascending; none of them is in `floats`.
     histograms: Vec<(u32, Arc<FloatHistogram>)>,
     charge: Charge,
+    /// Bytes of the series' labels among the charge.
+    labels_charged: usize,
 }
+
+/// What points cost besides their values: themselves, and what the allocator adds to their buffers.
+const BASE_BYTES: usize = size_of::<Points>() + 64;
 
 /// One value of one step.
 #[derive(Debug, Clone)]
@@ -147,19 +152,26 @@ impl Point {
 
 impl Points {
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
-        Self { values: Vec::new(), floats: Bits::default(), histograms: Vec::new(), charge: Charge::new(budget) }
+        Self {
+            values: Vec::new(),
+            floats: Bits::default(),
+            histograms: Vec::new(),
+            charge: Charge::new(budget),
+            labels_charged: 0,
+        }
     }
 
     /// Forgets every value and makes room for `steps`.
     pub(crate) fn reset(&mut self, steps: usize, span: Span) -> Result<(), EvalError> {
         // Steps fit the `u32` of a histogram's entry.
-        let bytes = steps.saturating_mul(8).saturating_add(steps / 8 + 64);
+        let bytes = steps.saturating_mul(8).saturating_add(steps / 8 + BASE_BYTES);
         if steps > u32::MAX as usize {
             return Err(EvalError::Execution(format!("an evaluation of {steps} steps is more than the engine can do")));
         }
         self.histograms = Vec::new();
         self.charge.hold_samples(0)?;
         self.charge.resize(bytes, span)?;
+        self.labels_charged = 0;
         // Values of steps that are not present are never read, so stale ones may stay.
         self.values.resize(steps, 0.0);
         self.floats.reset(steps);
@@ -172,9 +184,20 @@ impl Points {
         room >= steps && room <= steps.saturating_mul(2).saturating_add(64)
     }
 
-    /// Counts `bytes` of the series' labels, made by the query, as long as the points live.
+    /// Counts `bytes` of the series' labels, in place of fewer counted before, as long as the points live.
     pub(crate) fn charge_labels(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
-        self.charge.grow(bytes, span)
+        if bytes > self.labels_charged {
+            let more = bytes - self.labels_charged;
+            self.labels_charged = bytes;
+            self.charge.grow(more, span)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the histograms of `other` over.
+    pub(crate) fn take_histograms_of(&mut self, other: &mut Points, span: Span) -> Result<(), EvalError> {
+        self.histograms = other.take_histograms();
+        self.charge.grow(self.histograms.iter().map(|(_, h)| 16 + histogram_bytes(h)).sum(), span)
     }
 
     pub(crate) fn steps(&self) -> usize {
@@ -252,11 +275,6 @@ impl Points {
     /// Takes the histograms out; their bytes stay charged until the points are reset or dropped.
     pub(crate) fn take_histograms(&mut self) -> Vec<(u32, Arc<FloatHistogram>)> {
         std::mem::take(&mut self.histograms)
-    }
-
-    /// Puts histograms back that [`Points::take_histograms`] gave out, some of them maybe changed or left out.
-    pub(crate) fn restore_histograms(&mut self, histograms: Vec<(u32, Arc<FloatHistogram>)>) {
-        self.histograms = histograms;
     }
 
     pub(crate) fn drop_histograms(&mut self) {
@@ -366,4 +384,15 @@ pub(crate) struct StepSeries {
     /// The metric name is to be dropped at the end of the evaluation (delayed name removal).
     pub(crate) drop_name: bool,
     pub(crate) points: Points,
+}
+
+impl StepSeries {
+    /// Says that the series stays (part of a result, or the kept side of an operator): its labels are charged, its samples
+    /// count as held.
+    pub(crate) fn hold(&mut self, span: Span) -> Result<(), EvalError> {
+        // Lists of series grow by doubling, some are found by their labels, and labels are counted where they lie.
+        let bytes = 2 * size_of::<StepSeries>() + 64 + self.labels.as_bytes().len();
+        self.points.charge_labels(bytes, span)?;
+        self.points.hold()
+    }
 }

@@ -163,7 +163,8 @@ impl SeriesReader {
     }
 }
 
-fn columns_bytes(columns: &Columns) -> usize {
+/// Bytes that samples hold.
+pub(crate) fn columns_bytes(columns: &Columns) -> usize {
     let histograms: usize = columns.histograms.iter().map(|h| 16 + super::points::histogram_bytes(h)).sum();
     let starts = columns.float_starts.capacity() + columns.histogram_starts.capacity();
     16 * columns.float_timestamps.capacity() + 8 * starts + histograms

@@ -12,6 +12,7 @@ use super::merge::Merged;
 use super::operator::Operator;
 use super::output::{Element, QueryOutput, SampleValue, Series, Value};
 use super::points::{Point, StepSeries};
+use super::reader::columns_bytes;
 use super::scalar::ScalarPlan;
 use super::window::WindowInput;
 use crate::ast::Span;
@@ -55,7 +56,7 @@ impl Root {
             RootPlan::String(text) => Value::String { timestamp: time, value: text.clone() },
             RootPlan::Vector { operator, collected } => {
                 while let Some(mut series) = ready!(operator.poll_next(cx, env))? {
-                    series.points.hold()?;
+                    series.hold(self.span)?;
                     collected.push(series);
                 }
                 let series = finish_names(std::mem::take(collected), env, self.span)?;
@@ -73,7 +74,7 @@ impl Root {
                         continue;
                     }
                     let labels = if drop_name { env.names.strip(&labels) } else { labels };
-                    held.grow(64 + labels.as_bytes().len() + 24 * samples.len(), self.span)?;
+                    held.grow(2 * size_of::<Series>() + labels.as_bytes().len() + columns_bytes(&samples), self.span)?;
                     held.hold_more_samples(samples.len())?;
                     collected.push(Series { labels, samples });
                 }

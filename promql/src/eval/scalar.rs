@@ -76,7 +76,7 @@ impl ScalarPlan {
         let value = match self {
             Self::Known(_) => return Poll::Ready(Ok(())),
             Self::Time(grid) => {
-                env.tick(grid.count)?;
+                env.charge_scalars(grid.count)?;
                 Scalar::Steps((0..grid.count).map(|i| grid.time(i) as f64 / 1000.0).collect())
             }
             Self::Negate(inner) => {
@@ -119,6 +119,8 @@ impl ScalarPlan {
 /// `scalar(v)`: the one float of each step, NaN where there is none or there are several.
 pub(crate) struct OfVector {
     child: Box<dyn Operator>,
+    steps: usize,
+    /// Empty until the first poll.
     values: Vec<f64>,
     seen: Bits,
     several: Bits,
@@ -126,11 +128,15 @@ pub(crate) struct OfVector {
 
 impl OfVector {
     pub(crate) fn new(child: Box<dyn Operator>, grid: Grid) -> Self {
-        let steps = grid.count;
-        Self { child, values: vec![f64::NAN; steps], seen: Bits::new(steps), several: Bits::new(steps) }
+        Self { child, steps: grid.count, values: Vec::new(), seen: Bits::default(), several: Bits::default() }
     }
 
     fn poll_value(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Scalar, EvalError>> {
+        if self.values.is_empty() {
+            env.charge_scalars(self.steps)?;
+            self.values = vec![f64::NAN; self.steps];
+            (self.seen, self.several) = (Bits::new(self.steps), Bits::new(self.steps));
+        }
         while let Some(series) = ready!(self.child.poll_next(cx, env))? {
             for step in series.points.floats.ones() {
                 if self.seen.get(step) {

@@ -88,7 +88,7 @@ impl Shared {
                 self.ended = true;
                 return Poll::Ready(Ok(None));
             };
-            series.points.hold()?;
+            series.hold(self.span)?;
             self.kept.push_back(series);
         }
         self.positions[reader] = Some(position + 1);

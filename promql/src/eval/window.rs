@@ -9,6 +9,7 @@ use super::context::Charge;
 use super::env::Env;
 use super::error::EvalError;
 use super::operator::Operator;
+use super::points::histogram_bytes;
 use super::reader::{SeriesReader, strip_stale};
 use crate::ast::{EdgeMode, Span};
 use crate::plan::{Counted, Grid, TimeShift};
@@ -56,13 +57,17 @@ impl WindowInput {
             WindowSource::Subquery { child, grid, charge } => {
                 let Some(series) = ready!(child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
                 columns.clear();
+                // Counted before it is taken: a subquery's samples may be half of what the query holds.
+                let histograms: usize = series.points.histograms().iter().map(|(_, h)| 32 + histogram_bytes(h)).sum();
+                charge.resize(16 * series.points.floats.len() + histograms, self.shape.span)?;
+                columns.float_timestamps.reserve_exact(series.points.floats.len());
+                columns.float_values.reserve_exact(series.points.floats.len());
                 for step in series.points.floats.ones() {
                     columns.push_float(grid.time(step), series.points.values[step]);
                 }
                 for (step, histogram) in series.points.histograms() {
                     columns.push_histogram(grid.time(*step as usize), without_reset_hint(histogram));
                 }
-                charge.resize(16 * columns.len(), self.shape.span)?;
                 charge.hold_samples(columns.len())?;
                 env.tick(columns.len())?;
                 env.recycle(series.points);

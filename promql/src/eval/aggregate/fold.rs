@@ -119,7 +119,8 @@ impl Fold {
     fn group(&mut self, labels: &Labels, env: &mut Env<'_>) -> Result<usize, EvalError> {
         let id = self.index.insert(labels);
         if id == self.groups.len() {
-            let group = self.new_group(env)?;
+            let mut group = self.new_group(env)?;
+            group.charge.grow(2 * size_of::<Group>() + self.index.key_bytes(id), self.span)?;
             self.groups.push(group);
         }
         Ok(id)

@@ -66,6 +66,7 @@ impl Operator for Quantile {
                 self.groups.push((Vec::new(), false));
             }
             series.points.hold()?;
+            series.points.charge_labels(2 * size_of::<Points>() + self.index.key_bytes(id), self.span)?;
             self.groups[id].1 |= series.drop_name && self.index.subset().has_name();
             self.groups[id].0.push(series.points);
         }
@@ -132,7 +133,7 @@ impl CountValues {
             None => {
                 let points = env.points(self.steps, self.span)?;
                 let id = self.results.len();
-                self.charge.grow(128 + labels.as_bytes().len(), self.span)?;
+                self.charge.grow(2 * size_of::<StepSeries>() + 64 + labels.as_bytes().len(), self.span)?;
                 self.counts.insert(labels.clone(), id);
                 self.results.push_back(StepSeries { labels, drop_name: false, points });
                 id

@@ -113,7 +113,7 @@ impl TopK {
             }
             if id.is_none() {
                 id = Some(next);
-                self.charge.grow(size_of::<(Labels, bool)>(), self.span)?;
+                self.charge.grow(2 * size_of::<(Labels, bool)>() + labels.as_bytes().len(), self.span)?;
                 self.series.push((labels.clone(), drop_name));
             }
         }
@@ -171,8 +171,8 @@ impl Operator for TopK {
             if !series.points.floats.is_empty() {
                 let group = self.index.insert(&series.labels);
                 if (group + 1) * self.steps > self.heaps.len() {
-                    self.charge
-                        .grow(self.steps.saturating_mul(size_of::<BinaryHeap<Reverse<Candidate>>>()), self.span)?;
+                    let heaps = self.steps.saturating_mul(2 * size_of::<BinaryHeap<Reverse<Candidate>>>());
+                    self.charge.grow(heaps.saturating_add(self.index.key_bytes(group)), self.span)?;
                     self.heaps.resize_with((group + 1) * self.steps, BinaryHeap::new);
                 }
                 self.offer(group, &series.points, &series.labels, series.drop_name)?;
@@ -251,7 +251,8 @@ impl Operator for LimitK {
             let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
             let group = self.index.insert(&series.labels);
             if (group + 1) * self.steps > self.taken.len() {
-                self.charge.grow(self.steps.saturating_mul(size_of::<usize>()), self.span)?;
+                let counts = self.steps.saturating_mul(2 * size_of::<usize>());
+                self.charge.grow(counts.saturating_add(self.index.key_bytes(group)), self.span)?;
                 self.taken.resize((group + 1) * self.steps, 0);
             }
             let taken = &mut self.taken[group * self.steps..(group + 1) * self.steps];

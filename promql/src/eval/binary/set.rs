@@ -42,7 +42,7 @@ impl SetOperator {
     fn note(&mut self, series: &StepSeries) -> Result<(), EvalError> {
         let id = self.index.insert(&series.labels);
         if id == self.present.len() {
-            self.charge.grow(self.steps / 8 + 128, self.span)?;
+            self.charge.grow(self.steps / 8 + 128 + self.index.key_bytes(id), self.span)?;
             self.present.push(Bits::new(self.steps));
         }
         series.points.presence(&mut self.scratch);

@@ -117,7 +117,7 @@ impl VectorVector {
     fn group(&mut self, labels: &Labels) -> Result<usize, EvalError> {
         let id = self.index.insert(labels);
         if id == self.groups.len() {
-            self.charge.grow(self.steps / 4 + 192, self.span)?;
+            self.charge.grow(self.steps / 4 + 2 * size_of::<OneGroup>() + 96 + self.index.key_bytes(id), self.span)?;
             let (present, matched) = (Bits::new(self.steps), Bits::new(self.steps));
             self.groups.push(OneGroup { series: Vec::new(), present, matched });
         }
@@ -126,7 +126,7 @@ impl VectorVector {
 
     fn keep_one(&mut self, mut series: StepSeries) -> Result<(), EvalError> {
         let id = self.group(&series.labels)?;
-        series.points.hold()?;
+        series.hold(self.span)?;
         let group = &mut self.groups[id];
         series.points.presence(&mut self.scratch);
         if group.present.intersects(&self.scratch) && self.conflicts.len() < CONFLICTS {
@@ -267,7 +267,7 @@ impl VectorVector {
             }
             seen.unite(met);
         } else {
-            self.charge.grow(self.steps / 8 + 96, self.span)?;
+            self.charge.grow(self.steps / 8 + 128 + labels.as_bytes().len(), self.span)?;
             self.results.insert(labels.clone(), met.clone());
         }
         Ok(())

@@ -91,7 +91,7 @@ impl HistogramOperator {
             env.recycle(series.points);
             return Ok(());
         }
-        series.points.hold()?;
+        series.hold(self.span)?;
         let id = self.index.insert(&series.labels);
         if id == self.groups.len() {
             self.groups.push(Group::default());
@@ -99,7 +99,8 @@ impl HistogramOperator {
         let group = &mut self.groups[id];
         if series.points.has_histograms() {
             let mut native = env.points(self.grid.count, self.span)?;
-            native.restore_histograms(series.points.take_histograms());
+            native.take_histograms_of(&mut series.points, self.span)?;
+            native.charge_labels(2 * size_of::<StepSeries>() + series.labels.as_bytes().len(), self.span)?;
             group.native.push((series.labels.clone(), native));
         }
         match parsed {
