@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use skald_model::{Labels, MetricMetadata, QueryRange};
+use skald_model::{Labels, Matcher, MetricMetadata, QueryRange};
 use skald_proto::WriteBatch;
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
-use skald_tsdb::head::Select;
+use skald_tsdb::head::{Head, Select};
 
 use super::Ingester;
 use super::client::{IngesterClient, PushReply};
@@ -95,6 +96,9 @@ impl Merge {
     }
 }
 
+/// How long a question about many selectors goes on before it looks whether anyone waits for it.
+const TURN: Duration = Duration::from_millis(10);
+
 /// How far a select has come.
 enum Reading {
     Before(Box<dyn FnOnce() -> Result<Merge, ServiceError> + Send>),
@@ -153,6 +157,41 @@ impl Ingester {
     }
 }
 
+impl Ingester {
+    /// Asks head and blocks about the series of every selector, a few selectors at a time: a question of thousands ends
+    /// when nobody waits for it any more, and gives its thread, and the locks it reads under, away in between.
+    async fn ask_selectors<T: Ord + Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        request: LabelRequest,
+        of_head: impl Fn(&Head, &[Vec<Matcher>]) -> Vec<T> + Send + Sync + 'static,
+        of_block: impl Fn(&LocalBlock, &[Vec<Matcher>]) -> Result<Vec<T>, BlockError> + Send + Sync + 'static,
+    ) -> Result<Vec<T>, ServiceError> {
+        let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(Vec::new()) };
+        let clock = self.shared.runtime.clock.clone();
+        let answered = self.shared.runtime.query_pool.spawn(async move {
+            let LabelRequest { selectors, range } = request;
+            let ask = |some: &[Vec<Matcher>]| {
+                unite(&tenant, range, || of_head(&tenant.head, some), |block| of_block(block, some))
+            };
+            if selectors.len() <= 1 {
+                return ask(&selectors);
+            }
+            let (mut all, mut left, mut at_once) = (BTreeSet::new(), &selectors[..], 1);
+            while !left.is_empty() {
+                let (some, rest) = left.split_at(at_once.min(left.len()));
+                let begun = clock.monotonic();
+                all.extend(ask(some)?);
+                left = rest;
+                at_once = if clock.monotonic() - begun < TURN { at_once * 2 } else { at_once.div_ceil(2) };
+                tokio::task::yield_now().await;
+            }
+            Ok(all.into_iter().collect())
+        });
+        answered.await?
+    }
+}
+
 #[async_trait]
 impl IngesterClient for Ingester {
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
@@ -177,11 +216,7 @@ impl IngesterClient for Ingester {
     }
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
-        self.ask(tenant, move |tenant| {
-            let LabelRequest { selectors, range } = request;
-            unite(tenant, range, || tenant.head.label_names(&selectors), |block| block.label_names(&selectors))
-        })
-        .await
+        self.ask_selectors(tenant, request, Head::label_names, LocalBlock::label_names).await
     }
 
     async fn label_values(
@@ -190,25 +225,18 @@ impl IngesterClient for Ingester {
         name: &str,
         request: LabelRequest,
     ) -> Result<Vec<String>, ServiceError> {
-        let name = name.to_owned();
-        self.ask(tenant, move |tenant| {
-            let LabelRequest { selectors, range } = request;
-            unite(
-                tenant,
-                range,
-                || tenant.head.label_values(&name, &selectors),
-                |block| block.label_values(&name, &selectors),
-            )
-        })
+        let (name, of_block) = (name.to_owned(), name.to_owned());
+        self.ask_selectors(
+            tenant,
+            request,
+            move |head, selectors| head.label_values(&name, selectors),
+            move |block, selectors| block.label_values(&of_block, selectors),
+        )
         .await
     }
 
     async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
-        self.ask(tenant, move |tenant| {
-            let LabelRequest { selectors, range } = request;
-            unite(tenant, range, || tenant.head.series(&selectors), |block| block.series(&selectors))
-        })
-        .await
+        self.ask_selectors(tenant, request, Head::series, LocalBlock::series).await
     }
 
     async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
