@@ -22,7 +22,7 @@ use super::info::{Info, InfoSelection};
 use super::instant_function::{FloatFunction, MapFloats, Negate, VectorOf};
 use super::label_function::{IneffectiveSort, Relabel, RelabelOperator, Sort, SortBy, is_label_name};
 use super::merge::{Disjoint, Merge, Repeat, Unique};
-use super::operator::Operator;
+use super::operator::{Nothing, Operator};
 use super::range_function::{RangeCall, RangeFunction, RangeOperator};
 use super::reader::SeriesReader;
 use super::result::{Root, RootPlan};
@@ -400,7 +400,7 @@ impl Builder<'_, '_, '_> {
         };
         let child = self.vector(node.inputs[vector])?;
         let span = node.input_spans[vector];
-        Ok(Box::new(HistogramOperator::new(child, question, node.grid, span, self.env)))
+        Ok(Box::new(HistogramOperator::new(child, question, node.grid, span)))
     }
 
     fn relabel(&mut self, node: &Node, name: &str) -> Result<Relabel, EvalError> {
@@ -462,6 +462,8 @@ impl Builder<'_, '_, '_> {
                     counted: *counted,
                 };
                 let (grid, charge) = (self.plan.node(input).grid, self.env.charge());
+                // Without a step nothing below is looked at, not even for errors.
+                let child = if grid.count == 0 { Box::new(Nothing) } else { child };
                 (WindowSource::Subquery { child, grid, charge }, shape)
             }
             _ => return Err(not_a("range vector")),

@@ -14,3 +14,12 @@ pub(crate) trait Operator: Send {
     /// The next series; `None` is the end. `Pending` only when a source is.
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>>;
 }
+
+/// Yields nothing.
+pub(crate) struct Nothing;
+
+impl Operator for Nothing {
+    fn poll_next(&mut self, _: &mut Context<'_>, _: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        Poll::Ready(Ok(None))
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skald_model::{Columns, Labels, ResetHint, is_stale_nan};
+use skald_model::{Columns, FloatHistogram, Labels, ResetHint, is_stale_nan};
 
 use super::env::Env;
 use super::error::EvalError;
@@ -126,14 +126,13 @@ impl InstantSelect {
                 let histogram = &columns.histograms[next_histogram - 1];
                 match self.yields {
                     _ if histogram.is_stale() => {}
-                    Yields::Value => points.push_histogram(step, Arc::clone(histogram), self.span)?,
+                    // Which info series may not have native histograms, `info` knows.
+                    Yields::Value | Yields::InfoTime => {
+                        points.push_histogram(step, Arc::clone(histogram), self.span)?;
+                    }
                     Yields::Timestamp => points.set_float(step, time as f64 / 1000.0),
                     Yields::StartTimestamp => {
                         points.set_float(step, seconds_of(&columns.histogram_starts, next_histogram - 1));
-                    }
-                    Yields::InfoTime => {
-                        let text = "this should be an info metric, with float samples".to_owned();
-                        return Err(EvalError::Execution(text));
                     }
                 }
             }
@@ -176,11 +175,18 @@ impl InstantSelect {
                 let after = window.histogram_times.partition_point(|t| *t <= at);
                 let Some(before) = after.checked_sub(1) else { continue };
                 let sample = |i: usize| (window.histogram_times[i], &*window.histograms[i]);
-                if window.histogram_times[before] == at || after == window.histograms.len() {
+                if window.histogram_times[before] == at {
                     points.push_histogram(step, Arc::clone(&window.histograms[before]), self.span)?;
                     continue;
                 }
-                let is_counter = sample(after).1.reset_hint != ResetHint::Gauge;
+                if after == window.histograms.len() {
+                    // What is known of a reset is about the sample itself, not about what is carried on.
+                    let carried = FloatHistogram::clone(&window.histograms[before]);
+                    let carried = FloatHistogram { reset_hint: ResetHint::Unknown, ..carried };
+                    points.push_histogram(step, Arc::new(carried), self.span)?;
+                    continue;
+                }
+                let is_counter = [before, after].iter().any(|i| sample(*i).1.reset_hint != ResetHint::Gauge);
                 match edges::interpolate_histograms(sample(before), sample(after), at, is_counter) {
                     Ok(between) => points.push_histogram(step, Arc::new(between), self.span)?,
                     Err(Incompatible) => warn_incompatible_schemas(labels, self.span, env),

@@ -51,13 +51,16 @@ pub(crate) fn laid_out<'a>(spans: &[Span], counts: &'a [f64]) -> &'a [f64] {
     &counts[..counts.len().min(buckets)]
 }
 
-/// All buckets, ascending; the zero bucket only if it counts something. Where the zero bucket reaches into another
-/// one, that one begins at its end.
+/// All buckets, ascending; the zero bucket only if it counts more than nothing. Where the zero bucket reaches into
+/// another one, that one begins at its end.
 pub(crate) fn all_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
-    buckets_with(histogram, |part, count| at(histogram, part, count))
+    let mut all = buckets_with(histogram, |part, count| at(histogram, part, count));
+    all.retain(|bucket| bucket.part != Part::Zero || bucket.count > 0.0);
+    all
 }
 
-/// The same, except that every bucket reaches as far as its index says.
+/// The same, except that every bucket reaches as far as its index says, and that the zero bucket may count less than
+/// nothing.
 pub(super) fn uncut_buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
     let schema = histogram.schema;
     buckets_with(histogram, |part, count| {
@@ -154,7 +157,7 @@ pub(crate) fn quantile(q: f64, histogram: &FloatHistogram) -> Quantile {
         if has_nan {
             return Quantile { value: f64::NAN, nan: NanEffect::Result };
         }
-        return plain(if from_below { bucket.upper } else { bucket.lower });
+        return plain(bucket.upper);
     }
     rank = if from_below { rank - (count - bucket.count) } else { count - rank };
     let fraction = rank / bucket.count;
@@ -168,11 +171,20 @@ pub(crate) fn quantile(q: f64, histogram: &FloatHistogram) -> Quantile {
             -(high + (low - high) * (1.0 - fraction)).exp2()
         }
     };
-    Quantile { value, nan: if has_nan { NanEffect::Skewed } else { NanEffect::None } }
+    Quantile { value, nan: if has_nan_observations(h) { NanEffect::Skewed } else { NanEffect::None } }
 }
 
-/// The populated bucket, from one end, up to which at least `rank` is counted (the last one if there is none), and how
-/// much that is.
+/// Whether there are NaN observations, which are in the count but in no bucket.
+pub(crate) fn has_nan_observations(histogram: &FloatHistogram) -> bool {
+    histogram.sum.is_nan() && in_buckets(&all_buckets(histogram)) < histogram.count
+}
+
+fn in_buckets(all: &[Bucket]) -> f64 {
+    all.iter().map(|b| b.count).sum()
+}
+
+/// The populated bucket, from one end, up to which at least `rank` is counted (the last of all if there is none), and
+/// how much that is.
 fn bucket_of_rank(h: &FloatHistogram, rank: f64, from_below: bool) -> (Bucket, f64) {
     // The bounds of all but the bucket that is found do not matter, so only counts are walked.
     let (below, zero) =
@@ -188,12 +200,13 @@ fn bucket_of_rank(h: &FloatHistogram, rank: f64, from_below: bool) -> (Bucket, f
     for i in 0..all {
         let i = if from_below { i } else { all - 1 - i };
         let own = count_of(i);
-        if own != 0.0 {
-            found = Some(i);
-            count += own;
-            if count >= rank {
-                break;
-            }
+        if i == negative && own <= 0.0 {
+            continue;
+        }
+        found = Some(i);
+        count += own;
+        if own != 0.0 && count >= rank {
+            break;
         }
     }
     let index = |spans: &[Span], nth: usize| {
@@ -228,11 +241,17 @@ pub(crate) fn fraction(lower: f64, upper: f64, histogram: &FloatHistogram) -> f6
         return 0.0;
     }
     let all = all_buckets(histogram);
-    (rank_of(upper, &all, histogram) - rank_of(lower, &all, histogram)) / histogram.count
+    // What is counted beyond the buckets is above them all, unless it may be NaN.
+    let whole = if histogram.sum.is_nan() { in_buckets(&all) } else { histogram.count };
+    let rank = |value: f64| {
+        let rank = rank_of(value, &all, whole, histogram);
+        if rank > whole { whole } else { rank }
+    };
+    (rank(upper) - rank(lower)) / histogram.count
 }
 
-/// How many observations are below `value`.
-fn rank_of(value: f64, all: &[Bucket], histogram: &FloatHistogram) -> f64 {
+/// How many observations are below `value`, of `whole` that may be.
+fn rank_of(value: f64, all: &[Bucket], whole: f64, histogram: &FloatHistogram) -> f64 {
     let mut rank = 0.0;
     for bucket in all {
         let mut bucket = *bucket;
@@ -247,7 +266,7 @@ fn rank_of(value: f64, all: &[Bucket], histogram: &FloatHistogram) -> f64 {
         }
         rank += bucket.count;
     }
-    rank
+    whole
 }
 
 /// The share of a bucket's observations below a value inside it.
@@ -288,7 +307,7 @@ fn middle(bucket: &Bucket) -> f64 {
 /// As `count_values` writes a histogram: `{count:20, sum:10, [-2,-1):2, [-0.001,0.001]:2, (0.5,1]:1}`.
 pub(crate) fn text(histogram: &FloatHistogram) -> String {
     let mut text = format!("{{count:{}, sum:{}", format_g(histogram.count), format_g(histogram.sum));
-    for bucket in all_buckets(histogram).into_iter().filter(|b| b.count != 0.0) {
+    for bucket in uncut_buckets(histogram).into_iter().filter(|b| b.count != 0.0) {
         let (open, close) = match bucket.part {
             Part::Negative(_) => ('[', ')'),
             Part::Zero | Part::Custom(0) => ('[', ']'),
@@ -321,6 +340,8 @@ mod tests {
 
     #[test]
     fn texts() {
+        let cut = FloatHistogram { zero_threshold: 0.75, negative_spans: Vec::new(), ..mixed() };
+        assert_eq!(text(&cut), "{count:20, sum:10, [-0.75,0.75]:2, (0.5,1]:1, (1,2]:2}");
         assert_eq!(text(&mixed()), "{count:20, sum:10, [-2,-1):2, [-1,-0.5):1, [-0.001,0.001]:2, (0.5,1]:1, (1,2]:2}");
     }
 
@@ -338,6 +359,16 @@ mod tests {
         let nan = FloatHistogram { count: 10.0, sum: f64::NAN, ..mixed() };
         assert_eq!(quantile(0.9, &nan).nan, NanEffect::Result);
         assert_eq!(quantile(0.5, &nan).nan, NanEffect::Skewed);
+    }
+
+    #[test]
+    fn counts_beyond_the_buckets_are_above_them() {
+        let h = FloatHistogram { count: 20.0, ..mixed() };
+        // From above there is less than the rank in all buckets: the last of them ends at -1.
+        assert_eq!((quantile(0.55, &h).value, quantile(0.45, &h).value), (-1.0, 2.0));
+        assert!((fraction(0.0, 9.0, &h) - 16.0 / 20.0).abs() < 1e-12);
+        let both_infinities = FloatHistogram { count: 8.0, sum: f64::NAN, ..mixed() };
+        assert_eq!(quantile(0.5, &both_infinities).nan, NanEffect::None);
     }
 
     #[test]

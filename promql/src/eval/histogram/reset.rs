@@ -33,43 +33,39 @@ pub(crate) fn is_reset(current: &FloatHistogram, before: &FloatHistogram) -> boo
             || fell(&current.positive_buckets, &before.positive_buckets)
             || fell(&current.negative_buckets, &before.negative_buckets);
     }
-    let widened = current.zero_threshold != before.zero_threshold;
     let mut zero_before = before.zero_count;
-    let mut inside = |index: i32, count: f64| {
-        let upper = exponential_bound(index, before.schema);
-        if upper <= current.zero_threshold {
-            zero_before += if widened { count } else { 0.0 };
-            return Some(true);
-        }
-        // A populated bucket that the wider zero bucket cuts.
-        let cut = widened
-            && count != 0.0
-            && exponential_bound(index.saturating_sub(1), before.schema) < current.zero_threshold;
-        if cut { None } else { Some(false) }
-    };
-    let shift = before.schema.saturating_sub(current.schema) as u32;
-    let mut fell = false;
-    for (spans, counts, spans_before, counts_before) in [
-        (&current.positive_spans, &current.positive_buckets, &before.positive_spans, &before.positive_buckets),
-        (&current.negative_spans, &current.negative_buckets, &before.negative_spans, &before.negative_buckets),
-    ] {
-        let mut outside = Vec::with_capacity(counts_before.len());
-        for (index, count) in buckets(spans_before, counts_before) {
-            match inside(index, count) {
-                None => return true,
-                Some(true) => {}
-                Some(false) => {
-                    let index = (index.saturating_sub(1) >> shift.min(31)) + 1;
-                    match outside.last_mut() {
-                        Some((last, sum)) if *last == index => *sum += count,
-                        _ => outside.push((index, count)),
-                    }
-                }
+    // A bucket that the zero bucket cuts is a matter only once that has become wider.
+    if current.zero_threshold != before.zero_threshold {
+        let positive = buckets(&before.positive_spans, &before.positive_buckets);
+        for (index, count) in positive.chain(buckets(&before.negative_spans, &before.negative_buckets)) {
+            let lower = || exponential_bound(index.saturating_sub(1), before.schema);
+            if exponential_bound(index, before.schema) <= current.zero_threshold {
+                zero_before += count;
+            } else if count != 0.0 && lower() < current.zero_threshold {
+                return true;
             }
         }
-        fell |= bucket_fell(buckets(spans, counts), &outside);
     }
-    fell || current.zero_count < zero_before
+    let shift = before.schema.saturating_sub(current.schema) as u32;
+    let fell = |spans: &[Span], counts: &[f64], spans_before: &[Span], counts_before: &[f64]| {
+        let mut outside = Vec::with_capacity(counts_before.len());
+        for (index, count) in buckets(spans_before, counts_before) {
+            // As in Prometheus, buckets are made coarser before it is looked which are in the zero bucket.
+            let index = (index.saturating_sub(1) >> shift.min(31)) + 1;
+            if exponential_bound(index, current.schema) <= current.zero_threshold {
+                continue;
+            }
+            match outside.last_mut() {
+                Some((last, sum)) if *last == index => *sum += count,
+                _ => outside.push((index, count)),
+            }
+        }
+        bucket_fell(buckets(spans, counts), &outside)
+    };
+    let (now, then) = (current, before);
+    now.zero_count < zero_before
+        || fell(&now.positive_spans, &now.positive_buckets, &then.positive_spans, &then.positive_buckets)
+        || fell(&now.negative_spans, &now.negative_buckets, &then.negative_spans, &then.negative_buckets)
 }
 
 /// Whether the buckets of two histograms stand for the same, one by one: same resolution, bounds, spans and zero bucket.
@@ -102,8 +98,7 @@ fn bucket_fell(current: impl Iterator<Item = (i32, f64)>, before: &[(i32, f64)])
     let mut current = current.peekable();
     before.iter().any(|(index, count)| {
         while current.next_if(|(other, _)| other < index).is_some() {}
-        let now = current.next_if(|(other, _)| other == index).map_or(0.0, |(_, now)| now);
-        now < *count
+        current.next_if(|(other, _)| other == index).map_or(*count != 0.0, |(_, now)| now < *count)
     })
 }
 
@@ -173,6 +168,7 @@ mod tests {
         let base = histogram(0, 0, &[1.0, 2.0, 1.0]);
         check(&histogram(0, 0, &[1.0, 3.0, 1.0]), &base, false);
         check(&base, &base, false);
+        check(&histogram(0, 0, &[1.0]), &FloatHistogram { count: 0.0, ..histogram(0, 0, &[1.0, -1.0]) }, true);
         check(&histogram(0, 0, &[1.0, 1.0, 3.0]), &base, true);
         check(&histogram(0, 1, &[2.0, 2.0]), &base, true);
         check(&histogram(0, -1, &[9.0, 1.0, 2.0, 1.0]), &base, false);

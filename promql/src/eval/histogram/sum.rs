@@ -108,14 +108,14 @@ impl HistogramSum {
             self.reduce(other.schema);
         }
         let shift = other.schema.saturating_sub(self.schema) as u32;
-        let limit = self.zero_threshold;
+        let (schema, limit) = (self.schema, self.zero_threshold);
         for (own, spans, counts) in [
             (&mut self.positive, &other.positive_spans, &other.positive_buckets),
             (&mut self.negative, &other.negative_spans, &other.negative_buckets),
         ] {
-            // Buckets are dropped into the zero bucket at their own resolution, before they are made coarser.
-            let outside = buckets(spans, counts).filter(|(index, _)| exponential_bound(*index, other.schema) > limit);
-            own.add(outside.map(|(index, count)| (coarser(index, shift), count)).collect(), factor);
+            // As in Prometheus, buckets are made coarser before it is looked which are in the zero bucket.
+            let coarse = buckets(spans, counts).map(|(index, count)| (coarser(index, shift), count));
+            own.add(coarse.filter(|(index, _)| exponential_bound(*index, schema) > limit).collect(), factor);
         }
         zero_count
     }
@@ -174,13 +174,15 @@ impl HistogramSum {
     pub(crate) fn finish(&self) -> FloatHistogram {
         let (positive_spans, positive_buckets) = self.positive.layout();
         let (negative_spans, negative_buckets) = self.negative.layout();
+        // Without compensation a negative zero stays one.
+        let value = |total: KahanSum| if self.compensated { total.value() } else { total.sum };
         FloatHistogram {
             reset_hint: self.hint,
             schema: self.schema,
             zero_threshold: self.zero_threshold,
-            zero_count: self.zero_count.value(),
-            count: self.count.value(),
-            sum: self.sum.value(),
+            zero_count: value(self.zero_count),
+            count: value(self.count),
+            sum: value(self.sum),
             positive_spans,
             negative_spans,
             positive_buckets,

@@ -59,13 +59,9 @@ struct Group {
 }
 
 impl HistogramOperator {
-    pub(crate) fn new(child: Box<dyn Operator>, question: Question, grid: Grid, span: Span, env: &Env<'_>) -> Self {
-        // The name tells histograms apart only as long as it is there to the end.
-        let subset = if env.names.delayed {
-            LabelSubset::Without(vec![BUCKET_LABEL.to_owned()])
-        } else {
-            LabelSubset::without(&[BUCKET_LABEL.to_owned()])
-        };
+    pub(crate) fn new(child: Box<dyn Operator>, question: Question, grid: Grid, span: Span) -> Self {
+        // The name tells histograms apart, whenever it is dropped.
+        let subset = LabelSubset::Without(vec![BUCKET_LABEL.to_owned()]);
         Self {
             child,
             question,
@@ -84,7 +80,7 @@ impl HistogramOperator {
         if !series.points.floats.is_empty() && parsed.is_none() {
             let text =
                 format!("bucket label {BUCKET_LABEL:?} is missing or has a malformed value of {}", Quoted(bound));
-            env.annotations.warn(self.span, for_metric(&text, &series.labels));
+            env.annotations.warn(self.span, for_metric(&text, &told(&series.labels, env)));
             series.points.floats.reset(self.grid.count);
         }
         if series.points.is_empty() {
@@ -134,7 +130,7 @@ impl HistogramOperator {
             let mixed = group.native.iter_mut().find(|(_, points)| points.histogram(step).is_some());
             if let Some((labels, points)) = mixed {
                 let text = "vector contains a mix of classic and native histograms";
-                env.annotations.warn(self.span, for_metric(text, labels));
+                env.annotations.warn(self.span, for_metric(text, &told(labels, env)));
                 points.retain_histograms(|s| s != step);
                 continue;
             }
@@ -153,7 +149,8 @@ impl HistogramOperator {
                 out.set_float(step, value);
             }
             if let Some(change) = fixed {
-                let name = labels.metric_name().unwrap_or("");
+                let told = told(&labels, env);
+                let name = told.metric_name().unwrap_or("");
                 env.annotations.info_forced_monotonicity(self.span, name, change, self.grid.time(step));
             }
         }
@@ -173,6 +170,11 @@ impl HistogramOperator {
         }
         Ok(())
     }
+}
+
+/// The labels that an annotation names a histogram by: the name is not told if it is dropped at once.
+fn told(labels: &Labels, env: &Env<'_>) -> Labels {
+    if env.names.delayed { labels.clone() } else { env.names.strip(labels) }
 }
 
 /// One value asked for per histogram and step.
@@ -203,13 +205,14 @@ impl Part<'_> {
                 (quantile.value, text)
             }
             Self::Fraction { lower, upper } => {
-                let value = bucket::fraction(lower.value().at(step), upper.value().at(step), histogram);
+                let (lower, upper) = (lower.value().at(step), upper.value().at(step));
+                let value = bucket::fraction(lower, upper, histogram);
                 let text = "input to histogram_fraction has NaN observations, which are excluded from all fractions";
-                (value, (histogram.sum.is_nan() && histogram.count != 0.0).then_some(text))
+                (value, (lower < upper && bucket::has_nan_observations(histogram)).then_some(text))
             }
         };
         if let Some(text) = text {
-            env.annotations.info(span, for_metric(text, labels));
+            env.annotations.info(span, for_metric(text, &told(labels, env)));
         }
         value
     }

@@ -92,13 +92,14 @@ fn float_rate(around: &Window<'_>, input: &WindowShape, call: &mut Call<'_, '_, 
     };
     let mut change = right - left;
     if is_counter {
-        let mut before = left;
+        let (mut before, mut lost) = (left, 0.0);
         for value in floats.get(first + 1..last).unwrap_or(&[]).iter().chain([&right]) {
             if *value < before {
-                change += before;
+                lost += before;
             }
             before = *value;
         }
+        change += lost;
         info_unless_counter_name(call.labels, call.span, call.env);
     }
     Some(if call.function == RangeFunction::Rate { change / (input.range as f64 / 1000.0) } else { change })
@@ -137,18 +138,14 @@ fn histogram_rate(
         Ok(FloatHistogram::clone(&histograms[last]))
     };
     let change = || -> Result<FloatHistogram, Incompatible> {
-        let mut change = HistogramSum::plain(&right?);
-        change.add(&left?, -1.0)?;
-        if is_counter {
-            // An interpolated left end lies after the reset that the first pair may have.
-            for pair in used.windows(2).skip(usize::from(inside_left)) {
-                if is_reset(&pair[1], &pair[0]) {
-                    change.add(&pair[0], 1.0)?;
-                }
-            }
-        }
+        let (left, right) = (left?, right?);
+        let mut change = HistogramSum::plain(&right);
+        change.add(&left, -1.0)?;
         if change.is_reconciled() {
             histogram::info_reconciled(Combination::Subtraction, call.span, call.env);
+        }
+        if is_counter && let Some(lost) = lost_in_resets(used, &left, &right, inside_left)? {
+            change.add(&lost, 1.0)?;
         }
         if call.function == RangeFunction::Rate {
             change.divide(input.range as f64 / 1000.0);
@@ -165,6 +162,33 @@ fn histogram_rate(
             Ok(None)
         }
     }
+}
+
+/// The sum of the histograms right before a reset, if there is one. `left` and `right` stand for the first and last
+/// of `used`.
+fn lost_in_resets(
+    used: &[Arc<FloatHistogram>],
+    left: &FloatHistogram,
+    right: &FloatHistogram,
+    inside_left: bool,
+) -> Result<Option<FloatHistogram>, Incompatible> {
+    // An interpolated left end already lies after a reset of the first pair.
+    let spanned = inside_left && used.len() > 1 && is_reset(&used[1], &used[0]);
+    let (mut before, next) = if spanned { (&*used[1], 2) } else { (left, 1) };
+    if next >= used.len() {
+        return Ok(None);
+    }
+    let mut lost: Option<HistogramSum> = None;
+    for histogram in used[next..used.len() - 1].iter().map(|h| &**h).chain([right]) {
+        if is_reset(histogram, before) {
+            match &mut lost {
+                Some(lost) => lost.add(before, 1.0)?,
+                None => lost = Some(HistogramSum::plain(before)),
+            }
+        }
+        before = histogram;
+    }
+    Ok(lost.map(|lost| lost.finish()))
 }
 
 /// The histogram at `at` on the line between two; a counter that was reset between them starts from zero.

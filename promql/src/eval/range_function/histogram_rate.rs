@@ -90,6 +90,9 @@ fn change(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<HistogramS
         return None;
     }
     let mut sum = HistogramSum::plain(last);
+    // The result is as coarse as the coarsest sample of the window, and is worked out at that resolution.
+    let coarsest = others.iter().map(|h| h.schema).chain([layout.schema]).min().unwrap_or(last.schema);
+    sum.coarsen(coarsest);
     let mut reconciled = false;
     if !restarted {
         sum.add(first, -1.0).ok()?;
@@ -115,9 +118,6 @@ fn change(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Option<HistogramS
                 reconciled = true;
             }
         }
-        // The result is as coarse as the coarsest sample of the window.
-        let coarsest = histograms[1..].iter().map(|h| h.schema).min().unwrap_or(last.schema);
-        sum.coarsen(coarsest);
     } else if !is_gauge(first) || !is_gauge(last) {
         histogram::warn_not_gauge(labels, span, call.env);
     }
@@ -176,14 +176,13 @@ impl SameLayoutChange<'_> {
         let (positive, negative) = counts.split_at(like.positive_buckets.len());
         let (positive_spans, positive_buckets) = scaled(&like.positive_spans, positive, factor);
         let (negative_spans, negative_buckets) = scaled(&like.negative_spans, negative, factor);
-        // Zero is added for what it does to a negative zero.
         FloatHistogram {
             reset_hint: ResetHint::Gauge,
             schema: like.schema,
             zero_threshold: like.zero_threshold,
-            zero_count: self.zero_count * factor + 0.0,
-            count: self.count * factor + 0.0,
-            sum: self.sum * factor + 0.0,
+            zero_count: self.zero_count * factor,
+            count: self.count * factor,
+            sum: self.sum * factor,
             positive_spans,
             negative_spans,
             positive_buckets,
