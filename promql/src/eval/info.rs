@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
+use hashbrown::{HashMap, HashSet};
 use skald_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
 use super::context::Charge;
@@ -10,7 +11,7 @@ use super::env::Env;
 use super::error::EvalError;
 use super::group_index::{GroupIndex, LabelSubset};
 use super::operator::Operator;
-use super::points::{Points, StepSeries};
+use super::points::{Bits, Points, StepSeries};
 use crate::ast::Span;
 use crate::plan::Grid;
 
@@ -53,9 +54,7 @@ impl InfoSelection {
     }
 
     fn copies(&self, label: &str) -> bool {
-        label != METRIC_NAME
-            && !IDENTIFYING.contains(&label)
-            && (self.data.is_empty() || self.data.iter().any(|m| m.name() == label))
+        label != METRIC_NAME && (self.data.is_empty() || self.data.iter().any(|m| m.name() == label))
     }
 
     /// Whether a series without info series stays.
@@ -72,8 +71,17 @@ pub(crate) struct Info {
     selection: InfoSelection,
     index: GroupIndex,
     groups: Vec<Vec<InfoMetric>>,
+    /// The series of the base, once all are read.
+    bases: VecDeque<StepSeries>,
+    based: bool,
+    /// The steps where the base has an element.
+    present: Bits,
+    /// The values that each identifying label has in the base.
+    identities: [HashSet<String, foldhash::fast::RandomState>; 2],
     loaded: bool,
     ready: VecDeque<StepSeries>,
+    /// The steps of each label set of the result.
+    results: HashMap<Labels, Bits, foldhash::fast::RandomState>,
     grid: Grid,
     charge: Charge,
     span: Span,
@@ -103,15 +111,57 @@ impl Info {
             selection,
             index: GroupIndex::new(identity),
             groups: Vec::new(),
+            bases: VecDeque::new(),
+            based: false,
+            present: Bits::new(grid.count),
+            identities: Default::default(),
             loaded: false,
             ready: VecDeque::new(),
+            results: HashMap::default(),
             grid,
             charge,
             span,
         }
     }
 
+    /// Keeps a series of the base; what identifies it tells which info series count.
+    fn keep_base(&mut self, mut series: StepSeries) -> Result<(), EvalError> {
+        let mut steps = Bits::default();
+        series.points.presence(&mut steps);
+        self.present.unite(&steps);
+        if !self.selection.is_info(&series.labels) {
+            for (name, values) in IDENTIFYING.iter().zip(&mut self.identities) {
+                if let Some(value) = series.labels.get(name)
+                    && !values.contains(value)
+                {
+                    self.charge.grow(48 + value.len(), self.span)?;
+                    values.insert(value.to_owned());
+                }
+            }
+        }
+        series.points.hold()?;
+        self.bases.push_back(series);
+        Ok(())
+    }
+
+    /// Whether Prometheus would read an info series: for each identifying label that the base has at all, the value
+    /// must be one that occurs there.
+    fn counts(&self, labels: &Labels) -> bool {
+        let known = |(name, values): (&&str, &HashSet<String, _>)| {
+            values.is_empty() || labels.get(name).is_some_and(|value| values.contains(value))
+        };
+        IDENTIFYING.iter().zip(&self.identities).all(known) && self.identities.iter().any(|values| !values.is_empty())
+    }
+
+    /// Keeps an info series.
     fn keep(&mut self, series: &StepSeries) -> Result<(), EvalError> {
+        if !self.counts(&series.labels) {
+            return Ok(());
+        }
+        if series.points.has_histograms() {
+            let text = format!("this should be an info metric, with float samples: {}", series.labels);
+            return Err(EvalError::Execution(text));
+        }
         let id = self.index.insert(&series.labels);
         if id == self.groups.len() {
             self.groups.push(Vec::new());
@@ -131,7 +181,8 @@ impl Info {
         let metric = &mut group[at];
         let new = metric.series.len() as u32;
         metric.series.push(series.labels.clone());
-        for step in series.points.floats.ones() {
+        // Where the base has nothing, conflicts do not matter.
+        for step in series.points.floats.ones().filter(|step| self.present.get(*step)) {
             let time = series.points.values[step];
             let newest = &mut metric.newest[step];
             match newest {
@@ -152,14 +203,11 @@ impl Info {
 
     fn enrich(&mut self, base: StepSeries, env: &mut Env<'_>) -> Result<(), EvalError> {
         if self.selection.is_info(&base.labels) {
-            self.ready.push_back(base);
-            return Ok(());
+            return self.yields(base);
         }
-        let identified = IDENTIFYING.iter().any(|label| base.labels.get(label).is_some());
-        let group = self.index.get(&base.labels).filter(|_| identified).map(|id| &self.groups[id]);
-        let Some(group) = group else {
+        let Some(group) = self.index.get(&base.labels).map(|id| &self.groups[id]) else {
             if self.selection.optional() {
-                self.ready.push_back(base);
+                self.yields(base)?;
             } else {
                 env.recycle(base.points);
             }
@@ -183,11 +231,29 @@ impl Info {
             parts[at].1.push(step, point, self.span)?;
         }
         env.tick(self.grid.count)?;
+        let mut enriched = Vec::with_capacity(parts.len());
         for (found, points) in parts {
             let labels = self.selection.add_labels(&base.labels, group, &found)?;
-            self.ready.push_back(StepSeries { labels, drop_name: base.drop_name, points });
+            enriched.push(StepSeries { labels, drop_name: base.drop_name, points });
         }
+        enriched.into_iter().try_for_each(|series| self.yields(series))?;
         env.recycle(base.points);
+        Ok(())
+    }
+
+    /// Queues a series of the result; two elements of equal labels at one step are refused.
+    fn yields(&mut self, series: StepSeries) -> Result<(), EvalError> {
+        let mut steps = Bits::default();
+        series.points.presence(&mut steps);
+        match self.results.get_mut(&series.labels) {
+            Some(seen) if seen.intersects(&steps) => return Err(EvalError::duplicate_labels()),
+            Some(seen) => seen.unite(&steps),
+            None => {
+                self.charge.grow(96 + self.grid.count / 8, self.span)?;
+                self.results.insert(series.labels.clone(), steps);
+            }
+        }
+        self.ready.push_back(series);
         Ok(())
     }
 }
@@ -217,6 +283,15 @@ impl InfoSelection {
 
 impl Operator for Info {
     fn poll_next(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Poll<Result<Option<StepSeries>, EvalError>> {
+        while !self.based {
+            match ready!(self.base.poll_next(cx, env))? {
+                Some(series) => {
+                    env.tick(self.grid.count)?;
+                    self.keep_base(series)?;
+                }
+                None => self.based = true,
+            }
+        }
         while !self.loaded {
             match ready!(self.infos.poll_next(cx, env))? {
                 Some(series) => {
@@ -231,7 +306,7 @@ impl Operator for Info {
             if let Some(series) = self.ready.pop_front() {
                 return Poll::Ready(Ok(Some(series)));
             }
-            let Some(base) = ready!(self.base.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
+            let Some(base) = self.bases.pop_front() else { return Poll::Ready(Ok(None)) };
             self.enrich(base, env)?;
         }
     }

@@ -195,7 +195,7 @@ pub enum Yields {
     Timestamp,
     /// Its start timestamp in seconds, 0 if it has none: `start_timestamp(selector)`.
     StartTimestamp,
-    /// Its own time in seconds, the name kept: `info`, which takes no native histograms.
+    /// Its own time in seconds, the name kept: `info`. Native histograms are left as they are.
     InfoTime,
 }
 
