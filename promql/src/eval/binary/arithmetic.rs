@@ -1,6 +1,7 @@
 //! Operators on two values.
 
 use super::vector_vector::Side;
+use crate::eval::histogram::bucket::is_custom;
 use crate::eval::histogram::reset::equal;
 use crate::eval::histogram::sum::HistogramSum;
 use crate::eval::histogram::trim::trim;
@@ -176,6 +177,32 @@ impl Operation {
             }
         }
         Ok(())
+    }
+
+    /// Takes from `met` the steps whose values the operator has no meaning for: such a pair counts as not met.
+    pub(crate) fn retain_fitting(self, lhs: &Side<'_>, rhs: &Side<'_>, met: &mut Bits) {
+        if !(lhs.has_histograms() || rhs.has_histograms() || is_trim(self.op)) {
+            return;
+        }
+        for step in met.ones().collect::<Vec<_>>() {
+            let pair = lhs.get(step).zip(rhs.get(step));
+            if !pair.is_some_and(|(a, b)| self.fits(&a, &b)) {
+                met.unset(step);
+            }
+        }
+    }
+
+    fn fits(self, lhs: &Point, rhs: &Point) -> bool {
+        use BinaryOp::{Add, Div, Eq, Mul, Ne, Sub};
+        match (lhs, rhs) {
+            (Point::Float(_), Point::Float(_)) => !is_trim(self.op),
+            (Point::Float(_), Point::Histogram(_)) => self.op == Mul,
+            (Point::Histogram(_), Point::Float(_)) => matches!(self.op, Mul | Div) || is_trim(self.op),
+            (Point::Histogram(a), Point::Histogram(b)) => match self.op {
+                Add | Sub => is_custom(a) == is_custom(b),
+                op => matches!(op, Eq | Ne),
+            },
+        }
     }
 
     fn apply_mixed(

@@ -63,7 +63,7 @@ struct Conflict {
     series: [Labels; 2],
 }
 
-/// Conflicts kept; more of them would only repeat the error.
+/// Conflicts kept with their series; of further ones only the steps, which the last one takes over.
 const CONFLICTS: usize = 64;
 
 impl VectorVector {
@@ -129,19 +129,29 @@ impl VectorVector {
         series.hold(self.span)?;
         let group = &mut self.groups[id];
         series.points.presence(&mut self.scratch);
-        if group.present.intersects(&self.scratch) && self.conflicts.len() < CONFLICTS {
+        if group.present.intersects(&self.scratch) {
             let mut steps = self.scratch.clone();
             steps.intersect(&group.present);
-            let other = group.series.iter().find(|other| {
-                let mut present = Bits::default();
-                other.points.presence(&mut present);
-                present.intersects(&steps)
-            });
-            let other = other.map_or_else(Labels::empty, |s| s.labels.clone());
-            self.conflicts.push(Conflict { steps, group: id, series: [other, series.labels.clone()] });
+            let full = self.conflicts.len() >= CONFLICTS;
+            match self.conflicts.last_mut().filter(|_| full) {
+                Some(last) => last.steps.unite(&steps),
+                None => {
+                    let other = group.series.iter().find(|other| {
+                        let mut present = Bits::default();
+                        other.points.presence(&mut present);
+                        present.intersects(&steps)
+                    });
+                    let other = other.map_or_else(Labels::empty, |s| s.labels.clone());
+                    self.conflicts.push(Conflict { steps, group: id, series: [other, series.labels.clone()] });
+                }
+            }
         }
         group.present.unite(&self.scratch);
         group.series.push(series);
+        // With a fill value it does not matter whether the other side has anything.
+        if self.fill_one().is_some() || self.fill_many().is_some() {
+            return self.check_conflicts();
+        }
         Ok(())
     }
 
@@ -171,11 +181,8 @@ impl VectorVector {
             }
             (None, Some(_)) => self.group(&many.labels)?,
         };
+        let meeting = self.meeting(id, &many.points, fill);
         let group = &mut self.groups[id];
-        let mut meeting = self.scratch.clone();
-        if fill.is_none() {
-            meeting.intersect(&group.present);
-        }
         if self.matching.cardinality == Cardinality::OneToOne && group.matched.intersects(&meeting) {
             let text = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
             return Err(EvalError::Execution(text.to_owned()));
@@ -184,14 +191,7 @@ impl VectorVector {
         // Series are taken out while they are combined, so that the rest of the operator stays reachable.
         let partners = std::mem::take(&mut group.series);
         for one in &partners {
-            self.combine(
-                &many.labels,
-                many.drop_name,
-                Side::Of(&many.points),
-                &one.labels,
-                Side::Of(&one.points),
-                env,
-            )?;
+            self.combine(&many.labels, Side::Of(&many.points), &one.labels, Side::Of(&one.points), env)?;
         }
         self.groups[id].series = partners;
         if let Some(value) = fill {
@@ -200,11 +200,38 @@ impl VectorVector {
             if !alone.is_empty() {
                 let labels = self.index.labels(id);
                 let filled = Side::Constant(value, &alone);
-                self.combine(&many.labels, many.drop_name, Side::Of(&many.points), &labels, filled, env)?;
+                self.combine(&many.labels, Side::Of(&many.points), &labels, filled, env)?;
             }
         }
         env.recycle(many.points);
         Ok(())
+    }
+
+    /// The steps where a "many" series meets an element of its group, or the fill value, and the operator has a meaning
+    /// for the two.
+    fn meeting(&self, id: usize, many: &Points, fill: Option<f64>) -> Bits {
+        let mut all = self.scratch.clone();
+        let group = &self.groups[id];
+        if fill.is_none() {
+            all.intersect(&group.present);
+        }
+        let mut alone = self.scratch.clone();
+        alone.subtract(&group.present);
+        let constant = fill.map(|value| Side::Constant(value, &alone));
+        let ones = group.series.iter().map(|one| Side::Of(&one.points)).chain(constant);
+        let (mut fitting, mut present) = (Bits::new(self.steps), Bits::default());
+        for one in ones {
+            one.presence(&mut present, self.steps);
+            present.intersect(&all);
+            self.retain_fitting(&Side::Of(many), &one, &mut present);
+            fitting.unite(&present);
+        }
+        fitting
+    }
+
+    fn retain_fitting(&self, many: &Side<'_>, one: &Side<'_>, met: &mut Bits) {
+        let (lhs, rhs) = if self.many_right { (one, many) } else { (many, one) };
+        self.operation.retain_fitting(lhs, rhs, met);
     }
 
     /// Pairs the elements of the "one" side that met nobody with the fill value of the "many" side.
@@ -217,7 +244,7 @@ impl VectorVector {
         let partners = std::mem::take(&mut group.series);
         for one in &partners {
             let filled = Side::Constant(value, &alone);
-            self.combine(&labels, one.drop_name, filled, &one.labels, Side::Of(&one.points), env)?;
+            self.combine(&labels, filled, &one.labels, Side::Of(&one.points), env)?;
         }
         Ok(())
     }
@@ -226,7 +253,6 @@ impl VectorVector {
     fn combine(
         &mut self,
         many_labels: &Labels,
-        drop_name: bool,
         many: Side<'_>,
         one_labels: &Labels,
         one: Side<'_>,
@@ -247,14 +273,15 @@ impl VectorVector {
         self.operation.apply(lhs, rhs, &met, &mut out, self.span, env)?;
         let labels = self.result_labels(many_labels, one_labels, env);
         if !self.one_to_one() && !self.many_unique {
+            self.operation.retain_fitting(lhs, rhs, &mut met);
             self.check_result(&labels, &met)?;
         }
         if out.is_empty() {
             env.recycle(out);
             return Ok(());
         }
-        let return_bool = self.operation.return_bool;
-        let drop_name = env.names.delayed && keeps_name(self.operation.op) && (drop_name || return_bool);
+        // As in Prometheus, what a filter lets through is no longer marked as without a name.
+        let drop_name = env.names.delayed && self.operation.return_bool;
         self.ready.push_back(StepSeries { labels, drop_name, points: out });
         Ok(())
     }

@@ -58,3 +58,21 @@ fn names_stay_where_values_do() {
     check(r#"label_replace(rate(same_a[1m]), "old", "$1", "__name__", "(.+)")"#, Ok(&[r#"{env="x"}"#]));
     check(r#"label_replace(same_a, "__name__", "new", "", "")"#, Ok(&[r#"{__name__="new", env="x"}"#]));
 }
+
+#[test]
+fn names_tell_classic_histograms_apart() {
+    // What is asked about them has no name: two histograms of other names and equal labels collide.
+    let bucket = |name: &str| format!(r#"label_replace({name}, "le", "+Inf", "", "")"#);
+    let both = format!("histogram_quantile(0.5, {} or on (none) {})", bucket("same_a"), bucket("early"));
+    check(&both, Ok(&[r#"{env="x"}"#]));
+    let both = r#"histogram_quantile(0.5, label_replace({__name__=~"same_."}, "le", "+Inf", "", ""))"#;
+    check(both, Err("vector cannot contain metrics with the same labelset"));
+}
+
+#[test]
+fn matching_on_the_name_leaves_equal_labels() {
+    const DUPLICATE: Result<&[&str], &str> = Err("vector cannot contain metrics with the same labelset");
+    check("-(same_a or on (__name__) same_b)", DUPLICATE);
+    check(r#"{__name__=~"same_."} + on (__name__, env) {__name__=~"same_."} + 1"#, DUPLICATE);
+    check("-(same_a or on (env) same_b)", Ok(&[r#"{env="x"}"#]));
+}

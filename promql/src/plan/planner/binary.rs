@@ -1,5 +1,7 @@
 //! Plans binary operators with a vector on at least one side.
 
+use skald_model::METRIC_NAME;
+
 use super::{Planned, Planner};
 use crate::ast::{Binary, BinaryOp, Cardinality, Expr, ValueType, VectorMatching};
 use crate::eval::{EvalError, keeps_name};
@@ -48,13 +50,15 @@ impl Planner<'_> {
             fill_right: None,
         });
         let (op, return_bool, span) = (binary.op, binary.return_bool, binary.span);
+        // Elements that only their names tell apart do not meet then.
+        let on_name = matching.on && matching.labels.iter().any(|label| label == METRIC_NAME);
         if matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Unless) {
             let op = Op::Binary { op, return_bool, matching: Some(matching), many_unique: false };
             let id = self.push(op, &inputs, grid, ValueType::Vector, span);
             let (unique_without_name, split) = if binary.op == BinaryOp::Or {
                 // Elements of the right side have another match key than every one of the left at that step, but two
                 // series that never meet may have equal labels.
-                (lhs.unique_without_name && rhs.unique_without_name, true)
+                (lhs.unique_without_name && rhs.unique_without_name && !on_name, true)
             } else {
                 (lhs.unique_without_name, lhs.split)
             };
@@ -66,8 +70,13 @@ impl Planner<'_> {
         let filled = matching.fill_left.is_some() || matching.fill_right.is_some();
         let many_unique = many.unique_without_name && !many.split;
         let op = Op::Binary { op, return_bool, matching: Some(matching), many_unique };
-        let id = self.push(op, &inputs, grid, ValueType::Vector, span);
-        let unique_without_name = one_to_one || (many.unique_without_name && keeps_labels && !filled);
+        let mut id = self.push(op, &inputs, grid, ValueType::Vector, span);
+        // Pairs of different match groups can have equal labels then.
+        let collide = on_name || filled || !keeps_labels;
+        if collide && (!self.params.delayed_name_removal || grid.count > 1) {
+            id = self.push(Op::Disjoint, &[(id, span)], grid, ValueType::Vector, span);
+        }
+        let unique_without_name = (one_to_one && !on_name) || (many.unique_without_name && keeps_labels && !filled);
         Ok(Planned { id, unique_without_name, split: true })
     }
 }

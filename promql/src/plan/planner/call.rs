@@ -103,7 +103,13 @@ impl Planner<'_> {
             inputs.push((id, arg.span()));
         }
         let id = self.push(Op::Call(call.function), &inputs, grid, ValueType::Vector, call.span);
-        Ok(self.dropped_names(Planned { id, unique_without_name: false, split: true }, grid, call.span))
+        let planned = Planned { id, unique_without_name: false, split: true };
+        if call.function.name == "histogram_quantiles" && self.params.delayed_name_removal && grid.count > 1 {
+            // The same quantile twice; as in Prometheus an instant query may have that until the names are dropped.
+            let id = self.push(Op::Disjoint, &[(id, call.span)], grid, ValueType::Vector, call.span);
+            return Ok(Planned { id, ..planned });
+        }
+        Ok(self.dropped_names(planned, grid, call.span))
     }
 
     fn label_call(&mut self, call: &Call, grid: Grid) -> Result<Planned, EvalError> {
