@@ -77,18 +77,22 @@ impl Operator for Absent {
     }
 }
 
-/// The labels that a selector asks for by equality, each by one matcher only; none for other expressions.
+/// The labels that a selector asks for by equality; none for other expressions.
 pub(crate) fn absent_labels(expr: &Expr) -> Labels {
     let matchers = match expr {
         Expr::Vector(selector) => &selector.matchers,
         Expr::Matrix(matrix) => &matrix.selector.matchers,
         _ => return Labels::empty(),
     };
+    // In the order of the text: the first equality of a label sets it, everything else removes it again.
     let mut labels = LabelsBuilder::default();
+    let mut set: Vec<&str> = Vec::new();
     for matcher in matchers.iter().filter(|m| m.name() != METRIC_NAME) {
-        let alone = matchers.iter().filter(|m| m.name() == matcher.name()).count() == 1;
-        if alone && matcher.op() == MatchOp::Equal {
+        if matcher.op() == MatchOp::Equal && !set.contains(&matcher.name()) {
             labels.set(matcher.name(), matcher.value());
+            set.push(matcher.name());
+        } else {
+            labels.set(matcher.name(), "");
         }
     }
     labels.build()

@@ -140,7 +140,6 @@ impl CountValues {
             }
         };
         let result = &mut self.results[id];
-        result.drop_name |= series.drop_name && self.subset.has_name();
         let before = if result.points.floats.get(step) { result.points.values[step] } else { 0.0 };
         result.points.set_float(step, before + 1.0);
         Ok(())

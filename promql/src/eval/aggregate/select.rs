@@ -196,14 +196,22 @@ impl Limits {
             return Poll::Ready(Ok(()));
         }
         ready!(self.scalar.poll_ready(cx, env))?;
-        let counts = (0..steps).map(|step| limit(self.scalar.value().at(step))).collect::<Result<_, _>>()?;
-        self.counts = Some(counts);
+        let value = self.scalar.value();
+        self.counts = Some(limit_of_steps(steps, |step| value.at(step))?);
         Poll::Ready(Ok(()))
     }
 
     fn at(&self, step: usize) -> usize {
         self.counts.as_ref().map_or(0, |counts| counts[step])
     }
+}
+
+/// Where no step keeps anything, Prometheus does not look at how little that is.
+fn limit_of_steps(steps: usize, k: impl Fn(usize) -> f64) -> Result<Vec<usize>, EvalError> {
+    if (0..steps).all(|step| k(step) < 1.0) {
+        return Ok(vec![0; steps]);
+    }
+    (0..steps).map(|step| limit(k(step))).collect()
 }
 
 fn limit(k: f64) -> Result<usize, EvalError> {
@@ -351,6 +359,13 @@ mod tests {
         check(false, &[-inf, -2.0, -1.0, 0.5, 2.0, inf, -nan]);
         assert!(Candidate::new(0.0, 1, true) > Candidate::new(-0.0, 2, true));
         assert!(Candidate::new(-0.0, 1, true) > Candidate::new(0.0, 2, true));
+    }
+
+    #[test]
+    fn limits_below_one_are_never_too_small() {
+        let counts = |steps: &[f64]| limit_of_steps(steps.len(), |step| steps[step]);
+        assert_eq!(counts(&[f64::NEG_INFINITY, 0.5]).unwrap(), [0, 0]);
+        assert!(counts(&[f64::NEG_INFINITY, 2.0]).is_err() && counts(&[f64::NAN, 0.0]).is_err());
     }
 
     #[test]
