@@ -63,6 +63,8 @@ enum Pattern {
     Suffix(String),
     /// `.*infix.*`
     Contains(String),
+    /// Literals with gaps between them, such as `a.*b|c.+`; any of these.
+    Globs(Vec<Glob>),
     /// `.*`
     Anything,
     /// `.+`
@@ -71,10 +73,20 @@ enum Pattern {
     General { prefix: String, regex: Box<Regex>, states: usize },
 }
 
+/// Literals with gaps between them: `head(.*literal)…`, the last literal at the value's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Glob {
+    head: String,
+    /// Each gap with the least number of characters it spans and the literal behind it, which may be empty.
+    tail: Vec<(usize, String)>,
+}
+
 /// Compiled size one regex may reach; a larger one is refused, not compiled.
 const REGEX_SIZE_LIMIT: usize = 10 << 20;
 /// Most values a regex may list and still be matched as a set.
 const SET_LIMIT: usize = 4096;
+/// Most alternatives with gaps that are tried one after the other; beyond, an automaton is faster.
+const GLOB_LIMIT: usize = 32;
 
 impl Matcher {
     /// Builds a matcher; regexes are anchored at both ends and `.` matches newlines, as in Prometheus 3.
@@ -136,6 +148,7 @@ impl Matcher {
     pub fn regex_cost(&self) -> usize {
         match &self.pattern {
             Some(Pattern::Set(values)) => values.len(),
+            Some(Pattern::Globs(globs)) => globs.iter().map(|glob| 1 + glob.tail.len()).sum(),
             Some(Pattern::General { states, .. }) => *states,
             _ => 0,
         }
@@ -145,6 +158,10 @@ impl Matcher {
     pub fn prefix(&self) -> &str {
         match &self.pattern {
             Some(Pattern::Prefix(prefix) | Pattern::General { prefix, .. }) => prefix,
+            Some(Pattern::Globs(globs)) => {
+                let first = globs.first().map_or("", |glob| glob.head.as_str());
+                globs.iter().fold(first, |prefix, glob| common_prefix(prefix, &glob.head))
+            }
             _ => "",
         }
     }
@@ -185,15 +202,14 @@ impl Pattern {
             Some(1) => return Some(Self::NonEmpty),
             _ => {}
         }
-        let HirKind::Concat(parts) = hir.kind() else { return None };
-        match parts.as_slice() {
-            [a, b] if any_repetition(b) == Some(0) => Some(Self::Prefix(literal(a)?)),
-            [a, b] if any_repetition(a) == Some(0) => Some(Self::Suffix(literal(b)?)),
-            [a, b, c] if any_repetition(a) == Some(0) && any_repetition(c) == Some(0) => {
-                Some(Self::Contains(literal(b)?))
-            }
-            _ => None,
-        }
+        let globs = globs(hir)?;
+        let [Glob { head, tail }] = globs.as_slice() else { return Some(Self::Globs(globs)) };
+        Some(match tail.as_slice() {
+            [(0, end)] if end.is_empty() => Self::Prefix(head.clone()),
+            [(0, end)] if head.is_empty() => Self::Suffix(end.clone()),
+            [(0, infix), (0, end)] if head.is_empty() && end.is_empty() => Self::Contains(infix.clone()),
+            _ => Self::Globs(globs),
+        })
     }
 
     #[inline]
@@ -203,11 +219,58 @@ impl Pattern {
             Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
             Self::Suffix(suffix) => value.ends_with(suffix.as_str()),
             Self::Contains(infix) => value.contains(infix.as_str()),
+            Self::Globs(globs) => globs.iter().any(|glob| glob.matches(value)),
             Self::Anything => true,
             Self::NonEmpty => !value.is_empty(),
             Self::General { prefix, regex, .. } => value.starts_with(prefix.as_str()) && regex.is_match(value),
         }
     }
+}
+
+impl Glob {
+    fn literal(text: &str) -> Self {
+        Self { head: text.to_owned(), tail: Vec::new() }
+    }
+
+    /// This one, then `next`.
+    fn then(&self, next: &Self) -> Self {
+        let mut joined = self.clone();
+        joined.tail.last_mut().map_or(&mut joined.head, |(_, literal)| literal).push_str(&next.head);
+        for (gap, literal) in &next.tail {
+            match joined.tail.last_mut() {
+                // Two gaps with nothing between them are one.
+                Some((before, between)) if between.is_empty() => {
+                    *before += gap;
+                    *between = literal.clone();
+                }
+                _ => joined.tail.push((*gap, literal.clone())),
+            }
+        }
+        joined
+    }
+
+    /// Each literal where it first occurs behind the one before: if any places fit, these do.
+    fn matches(&self, value: &str) -> bool {
+        let Some(mut rest) = value.strip_prefix(self.head.as_str()) else { return false };
+        let Some(((last_gap, last), middle)) = self.tail.split_last() else { return rest.is_empty() };
+        for (gap, literal) in middle {
+            let Some(behind) = behind_gap(rest, *gap) else { return false };
+            let Some(at) = behind.find(literal.as_str()) else { return false };
+            rest = &behind[at + literal.len()..];
+        }
+        behind_gap(rest, *last_gap).is_some_and(|behind| behind.ends_with(last.as_str()))
+    }
+}
+
+/// `text` without its first `gap` characters, if it has so many.
+fn behind_gap(text: &str, gap: usize) -> Option<&str> {
+    let mut chars = text.chars();
+    (0..gap).all(|_| chars.next().is_some()).then_some(chars.as_str())
+}
+
+fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
+    let same = a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map(|((at, _), _)| at);
+    &a[..same.unwrap_or_else(|| a.len().min(b.len()))]
 }
 
 fn one_line(text: &str) -> String {
@@ -250,6 +313,39 @@ fn any_repetition(hir: &Hir) -> Option<u32> {
         }
         _ => None,
     }
+}
+
+/// The expression as a few alternatives of literals with gaps, when it is nothing else.
+fn globs(hir: &Hir) -> Option<Vec<Glob>> {
+    if let Some(least) = any_repetition(hir) {
+        return Some(vec![Glob { head: String::new(), tail: vec![(least as usize, String::new())] }]);
+    }
+    let globs = match hir.kind() {
+        HirKind::Capture(capture) => globs(&capture.sub)?,
+        HirKind::Alternation(parts) => {
+            let mut all = Vec::new();
+            for part in parts {
+                all.extend(globs(part)?);
+                if all.len() > GLOB_LIMIT {
+                    return None;
+                }
+            }
+            all
+        }
+        HirKind::Concat(parts) => {
+            let mut all = vec![Glob::literal("")];
+            for part in parts {
+                let tails = globs(part)?;
+                if all.len() * tails.len() > GLOB_LIMIT {
+                    return None;
+                }
+                all = all.iter().flat_map(|head| tails.iter().map(|tail| head.then(tail))).collect();
+            }
+            all
+        }
+        _ => literal_set(hir)?.iter().map(|text| Glob::literal(text)).collect(),
+    };
+    (globs.len() <= GLOB_LIMIT).then_some(globs)
 }
 
 /// Every string the expression matches, when that is a short list.
@@ -325,6 +421,8 @@ impl fmt::Debug for Matcher {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -359,6 +457,37 @@ mod tests {
         let set = Matcher::new(MatchOp::Regex, "l", "b|a|a[12]").unwrap();
         assert_eq!(set.set_matches().unwrap(), ["a", "a1", "a2", "b"]);
         assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo[0-9]+").unwrap().prefix(), "foo");
+        assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo-.*-a|fo-.+|foé.*").unwrap().prefix(), "fo");
+        let is_glob = |regex: &str| {
+            let matcher = Matcher::new(MatchOp::Regex, "l", regex).unwrap();
+            matches!(matcher.pattern, Some(Pattern::Globs(_)))
+        };
+        for regex in ["a.*b", "a.+", ".+a", ".*a.*b.*", "a.*|b.*", "(x|y).*z", "a[0-9]b.*", "app-1.*|app-2.*", ".*.+a"]
+        {
+            assert!(is_glob(regex), "{regex}");
+        }
+        for regex in ["[0-9]+", "a.b", "a.*[a-z][a-z]", "a{2,}.*", "(?i)abcdef.*"] {
+            assert!(!is_glob(regex), "{regex}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn shapes_match_what_the_regex_matches(
+            regex in r"((a|b|é|ab|\.\*|\.\+|\.|\(a\|b\)|\[ab\]|\(a\.\*\|b\)|\|){1,6})",
+            values in proptest::collection::vec("[abé\n]{0,7}", 20),
+        ) {
+            let matcher = Matcher::new(MatchOp::Regex, "l", regex.clone());
+            let full = Regex::new(&format!("^(?s:{regex})$"));
+            prop_assert_eq!(matcher.is_ok(), full.is_ok(), "{}", regex);
+            if let (Ok(matcher), Ok(full)) = (matcher, full) {
+                for value in values {
+                    prop_assert_eq!(matcher.matches(&value), full.is_match(&value), "{} {:?}", regex, value);
+                    prop_assert!(!matcher.matches(&value) || value.starts_with(matcher.prefix()));
+                }
+            }
+        }
     }
 
     #[test]

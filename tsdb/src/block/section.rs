@@ -9,7 +9,8 @@ use super::framing::{FRAME_LEN, u32_at};
 use super::{BlockError, BlockFile};
 use crate::disk::DiskFile;
 
-/// How much of a file is read at once when walking it.
+/// How much of a file is read first when walking it, which is enough for a lookup, and how much at once later on.
+const FIRST_WINDOW: u64 = 4 << 10;
 const WINDOW: u64 = 64 << 10;
 /// How much of a file is read at once when checking its checksum.
 const CHECK_WINDOW: usize = 256 << 10;
@@ -111,7 +112,7 @@ impl Section {
         }
         let mut at = range.start;
         let mut buffer = Vec::new();
-        let mut want = WINDOW;
+        let mut want = FIRST_WINDOW;
         while at < range.end {
             let window = match &self.source {
                 Source::Memory(bytes) => &bytes[at as usize..range.end as usize],
@@ -123,6 +124,7 @@ impl Section {
                 }
             };
             let mut used = 0;
+            let next = want.saturating_mul(4).clamp(FIRST_WINDOW, WINDOW);
             while used < window.len() {
                 match entry(at + used as u64, &window[used..])? {
                     Some(0) => return Ok(()),
@@ -140,7 +142,7 @@ impl Section {
                 }
                 n => {
                     at += n as u64;
-                    want = WINDOW;
+                    want = next;
                 }
             }
         }
