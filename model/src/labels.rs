@@ -120,6 +120,23 @@ impl Labels {
         self.without(METRIC_NAME)
     }
 
+    /// What a Prometheus built as it is released hashes series to, which decides what `limit_ratio` picks: xxHash64
+    /// (seed 0) over each name and value behind its length (one byte, from 255 on 0xFF and three bytes, little-endian).
+    pub fn prometheus_hash(&self) -> u64 {
+        let mut joined = Vec::with_capacity(self.bytes.len() + 16);
+        for text in self.iter().flat_map(|(name, value)| [name, value]) {
+            match u8::try_from(text.len()) {
+                Ok(length) if length < u8::MAX => joined.push(length),
+                _ => {
+                    let [a, b, c, ..] = (text.len() as u64).to_le_bytes();
+                    joined.extend_from_slice(&[u8::MAX, a, b, c]);
+                }
+            }
+            joined.extend_from_slice(text.as_bytes());
+        }
+        xxhash_rust::xxh64::xxh64(&joined, 0)
+    }
+
     /// xxHash64 (seed 0) over `name 0xFF value 0xFF` of each label: Prometheus' stable label hash.
     pub fn stable_hash(&self) -> u64 {
         let mut joined = Vec::with_capacity(self.bytes.len() + 16);

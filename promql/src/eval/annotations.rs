@@ -1,5 +1,7 @@
 //! What a query's answer has to be read with: warnings and infos.
 
+use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use skald_model::Quoted;
@@ -16,7 +18,10 @@ const KEPT: usize = 1000;
 /// Longest text of an annotation; labels that a query made may be far longer.
 const LONGEST_TEXT: usize = 4096;
 
-/// Warnings and infos, each once.
+/// Warnings and infos.
+///
+/// A text said of several parts of the query is shown of one of them, as in Prometheus: of the one evaluated last, except
+/// where occurrences are added up, which name the first.
 #[derive(Debug, Clone, Default)]
 pub struct Annotations {
     warnings: BTreeSet<Annotation>,
@@ -126,22 +131,51 @@ impl Annotations {
     /// The warnings as the API shows them, `query` being the text that was parsed: at most `limit`, then one that
     /// counts the rest.
     pub fn warnings(&self, query: &str, limit: usize) -> Vec<String> {
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.counted.iter().map(|(annotation, count)| match count {
-            1 => annotation.clone(),
-            _ => Annotation { text: format!("{} ({count} occurrences)", annotation.text), ..annotation.clone() },
-        }));
-        render(&warnings, query, limit, "warning")
+        let mut counted: BTreeMap<&str, (Place, u64)> = BTreeMap::new();
+        for (annotation, count) in &self.counted {
+            let place = Place::of(annotation);
+            let (first, all) = counted.entry(&annotation.text).or_insert((place, 0));
+            *first = place.min(*first);
+            *all += count;
+        }
+        let counted = counted.into_iter().map(|(text, (place, count))| match count {
+            1 => (place, text.to_owned()),
+            _ => (place, format!("{text} ({count} occurrences)")),
+        });
+        render(last_places(&self.warnings).chain(counted).collect(), query, limit, "warning")
     }
 
     /// The infos as the API shows them, likewise.
     pub fn infos(&self, query: &str, limit: usize) -> Vec<String> {
-        let mut infos = self.infos.clone();
-        infos.extend(self.monotonicity.iter().map(|(annotation, raised)| Annotation {
-            text: format!("{}{}", annotation.text, raised.details()),
-            ..*annotation
-        }));
-        render(&infos, query, limit, "info")
+        let mut raised: BTreeMap<&str, (Place, Raised)> = BTreeMap::new();
+        for (annotation, more) in &self.monotonicity {
+            let place = Place::of(annotation);
+            match raised.entry(&annotation.text) {
+                Entry::Vacant(entry) => {
+                    entry.insert((place, more.clone()));
+                }
+                Entry::Occupied(mut entry) => {
+                    let (first, all) = entry.get_mut();
+                    *first = place.min(*first);
+                    all.merge(more);
+                }
+            }
+        }
+        let raised = raised.into_iter().map(|(text, (place, all))| (place, format!("{text}{}", all.details())));
+        render(last_places(&self.infos).chain(raised).collect(), query, limit, "info")
+    }
+}
+
+/// A part of a query. Parts order as they are evaluated: operands before what uses them, the left before the right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    end: usize,
+    start: Reverse<usize>,
+}
+
+impl Place {
+    fn of(annotation: &Annotation) -> Self {
+        Self { end: annotation.end, start: Reverse(annotation.start) }
     }
 }
 
@@ -180,19 +214,27 @@ fn insert(set: &mut BTreeSet<Annotation>, span: Span, mut text: String) {
     }
 }
 
-fn render(set: &BTreeSet<Annotation>, query: &str, limit: usize, kind: &str) -> Vec<String> {
-    let mut distinct: Vec<(usize, &str)> = set.iter().map(|a| (a.start, a.text.as_str())).collect();
-    distinct.dedup();
-    let mut texts: Vec<String> = distinct
-        .iter()
-        .take(limit)
-        .map(|(start, text)| {
-            let (line, column) = line_and_column(query, *start);
-            format!("PromQL {kind}: {text} ({line}:{column})")
-        })
-        .collect();
-    if distinct.len() > limit {
-        texts.push(format!("{} more {kind} annotations omitted", distinct.len() - limit));
+/// Each text with the last place it was said of.
+fn last_places(set: &BTreeSet<Annotation>) -> impl Iterator<Item = (Place, String)> + '_ {
+    let mut last: BTreeMap<&str, Place> = BTreeMap::new();
+    for annotation in set {
+        let place = Place::of(annotation);
+        last.entry(&annotation.text).and_modify(|last| *last = place.max(*last)).or_insert(place);
+    }
+    last.into_iter().map(|(text, place)| (place, text.to_owned()))
+}
+
+fn render(mut said: Vec<(Place, String)>, query: &str, limit: usize, kind: &str) -> Vec<String> {
+    said.sort_by(|(a, a_text), (b, b_text)| (a.start.0, a_text).cmp(&(b.start.0, b_text)));
+    let omitted = said.len().saturating_sub(limit);
+    said.truncate(limit);
+    let place = |(place, text): (Place, String)| {
+        let (line, column) = line_and_column(query, place.start.0);
+        format!("PromQL {kind}: {text} ({line}:{column})")
+    };
+    let mut texts: Vec<String> = said.into_iter().map(place).collect();
+    if omitted > 0 {
+        texts.push(format!("{omitted} more {kind} annotations omitted"));
     }
     texts
 }
@@ -205,11 +247,34 @@ mod tests {
     fn renders_positions_and_counts_the_rest() {
         let mut annotations = Annotations::default();
         let query = "a +\n  rate(b[5m])";
-        for start in [6, 11, 11] {
-            annotations.warn(Span { start, end: 13 }, "odd");
-        }
-        assert_eq!(annotations.warnings(query, 10), ["PromQL warning: odd (2:3)", "PromQL warning: odd (2:8)"]);
+        annotations.warn(Span { start: 6, end: 16 }, "odd");
+        annotations.warn(Span { start: 0, end: 1 }, "strange");
+        assert_eq!(annotations.warnings(query, 10), ["PromQL warning: strange (1:1)", "PromQL warning: odd (2:3)"]);
         assert_eq!(annotations.warnings(query, 1)[1], "1 more warning annotations omitted");
         assert!(annotations.infos(query, 10).is_empty());
+    }
+
+    #[test]
+    fn a_text_names_the_part_evaluated_last_or_the_first_if_it_counts() {
+        let query = "rate(a[5m:]) + rate(b[5m])";
+        let [inner, whole, right] = [(5, 11), (0, 12), (20, 25)].map(|(start, end)| Span { start, end });
+        let check = |spans: &[Span], last: &str, first: &str| {
+            let mut annotations = Annotations::default();
+            for &span in spans {
+                let mut part = Annotations::default();
+                part.info(span, "odd");
+                part.warn_counted(span, "odd");
+                annotations.merge(part);
+            }
+            assert_eq!(annotations.infos(query, 10), [format!("PromQL info: odd ({last})")]);
+            let count = spans.len();
+            assert_eq!(
+                annotations.warnings(query, 10),
+                [format!("PromQL warning: odd ({count} occurrences) ({first})")]
+            );
+        };
+        check(&[inner, whole], "1:1", "1:6");
+        check(&[whole, inner], "1:1", "1:6");
+        check(&[right, whole, inner], "1:21", "1:6");
     }
 }

@@ -289,7 +289,7 @@ impl Builder<'_, '_, '_> {
             AggregateOp::Topk | AggregateOp::Bottomk => {
                 let (k, largest) = (scalar(self)?, op == AggregateOp::Topk);
                 let index = GroupIndex::new(subset);
-                Box::new(TopK::new(child, index, k, largest, steps, inner_span, charge, steps == 1))
+                Box::new(TopK::new(child, index, k, largest, steps, node.span, charge, steps == 1))
             }
             AggregateOp::Limitk => {
                 let k = scalar(self)?;

@@ -26,12 +26,20 @@ pub(crate) fn by_name(name: &str) -> Option<DatePart> {
     })
 }
 
-fn whole_seconds(t: f64) -> i64 {
-    t as i64
+/// Seconds before which Go's calendar, in which Prometheus computes, begins again after its end: the first of March of
+/// the year -292,277,022,400.
+const CALENDAR_START: i128 = days_from_civil(-292_277_022_400, 3, 1) as i128 * 86_400;
+
+/// The seconds a float means. What 63 bits do not hold, not a number included, is the earliest such time.
+fn whole_seconds(t: f64) -> i128 {
+    let seconds =
+        if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&t) { t as i64 } else { i64::MIN };
+    let seconds = i128::from(seconds);
+    if seconds < CALENDAR_START { seconds + (1 << 64) } else { seconds }
 }
 
 fn whole_days(t: f64) -> i64 {
-    whole_seconds(t).div_euclid(86_400)
+    whole_seconds(t).div_euclid(86_400) as i64
 }
 
 struct Date {
@@ -60,7 +68,7 @@ impl Date {
     }
 }
 
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);

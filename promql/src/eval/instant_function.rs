@@ -47,9 +47,9 @@ impl FloatFunction {
             "sinh" => Self::Plain(f64::sinh),
             "cosh" => Self::Plain(f64::cosh),
             "tanh" => Self::Plain(f64::tanh),
-            "asinh" => Self::Plain(f64::asinh),
-            "acosh" => Self::Plain(f64::acosh),
-            "atanh" => Self::Plain(f64::atanh),
+            "asinh" => Self::Plain(asinh),
+            "acosh" => Self::Plain(acosh),
+            "atanh" => Self::Plain(atanh),
             "rad" => Self::Plain(|v| v * std::f64::consts::PI / 180.0),
             "deg" => Self::Plain(|v| v * 180.0 / std::f64::consts::PI),
             "sgn" => Self::Plain(|v| {
@@ -68,6 +68,56 @@ impl FloatFunction {
             _ => return None,
         })
     }
+}
+
+/// From here on adding or subtracting one under a root makes no difference.
+const LARGE: f64 = (1u64 << 28) as f64;
+
+/// The inverse hyperbolic functions as FreeBSD's msun and Go have them: the standard library's overflow where these
+/// do not.
+fn acosh(x: f64) -> f64 {
+    if x >= LARGE {
+        x.ln() + std::f64::consts::LN_2
+    } else if x > 2.0 {
+        (2.0 * x - 1.0 / (x + (x * x - 1.0).sqrt())).ln()
+    } else if x >= 1.0 {
+        let t = x - 1.0;
+        (t + (2.0 * t + t * t).sqrt()).ln_1p()
+    } else {
+        f64::NAN
+    }
+}
+
+fn asinh(x: f64) -> f64 {
+    if !x.is_finite() {
+        return x;
+    }
+    let y = x.abs();
+    let result = if y > LARGE {
+        y.ln() + std::f64::consts::LN_2
+    } else if y > 2.0 {
+        (2.0 * y + 1.0 / ((y * y + 1.0).sqrt() + y)).ln()
+    } else if y < 1.0 / LARGE {
+        y
+    } else {
+        (y + y * y / (1.0 + (1.0 + y * y).sqrt())).ln_1p()
+    };
+    result.copysign(x)
+}
+
+fn atanh(x: f64) -> f64 {
+    let y = x.abs();
+    let result = if y < 1.0 / LARGE {
+        y
+    } else if y < 0.5 {
+        let twice = y + y;
+        0.5 * (twice + twice * y / (1.0 - y)).ln_1p()
+    } else if y <= 1.0 {
+        0.5 * ((y + y) / (1.0 - y)).ln_1p()
+    } else {
+        return f64::NAN;
+    };
+    result.copysign(x)
 }
 
 /// Applies a [`FloatFunction`].

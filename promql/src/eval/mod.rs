@@ -11,7 +11,7 @@
 mod absent;
 mod aggregate;
 pub mod annotations;
-mod binary;
+pub(crate) mod binary;
 mod build;
 mod combine;
 pub mod context;
@@ -30,7 +30,7 @@ mod merge;
 mod operator;
 pub mod output;
 mod points;
-mod quantile;
+pub(crate) mod quantile;
 mod range_function;
 mod reader;
 mod result;

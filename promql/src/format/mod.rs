@@ -10,6 +10,7 @@ use crate::ast::{
     Subquery, VectorMatching, VectorSelector,
 };
 use crate::duration::DurationMs;
+use crate::eval::quantile::format_g;
 
 /// Longest expression that [`Expr::prettify`] leaves on one line, in bytes.
 const LINE: usize = 100;
@@ -165,13 +166,13 @@ impl fmt::Display for Operator<'_> {
             write!(f, " group_{side} {}", Names(include))?;
         }
         match (fill_left, fill_right) {
-            (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", Float(*left)),
+            (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", format_g(*left)),
             (left, right) => {
                 if let Some(left) = left {
-                    write!(f, " fill_left ({})", Float(*left))?;
+                    write!(f, " fill_left ({})", format_g(*left))?;
                 }
                 if let Some(right) = right {
-                    write!(f, " fill_right ({})", Float(*right))?;
+                    write!(f, " fill_right ({})", format_g(*right))?;
                 }
                 Ok(())
             }
@@ -316,25 +317,6 @@ impl fmt::Display for PlainFloat {
             f64::NEG_INFINITY => f.write_str("-Inf"),
             value => write!(f, "{value}"),
         }
-    }
-}
-
-/// A float as Go's `%v` prints it, which fill values are printed with: shortest, with an exponent below 1e-4 and from 1e21 on.
-struct Float(f64);
-
-impl fmt::Display for Float {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0;
-        if value == 0.0 || !value.is_finite() || (1e-4..1e21).contains(&value.abs()) {
-            return write!(f, "{}", PlainFloat(value));
-        }
-        let text = format!("{value:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = match exponent.strip_prefix('-') {
-            Some(exponent) => ('-', exponent),
-            None => ('+', exponent),
-        };
-        write!(f, "{digits}e{sign}{exponent:0>2}")
     }
 }
 

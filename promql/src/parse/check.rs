@@ -106,8 +106,11 @@ impl Checker<'_> {
     }
 
     fn binary(&self, e: &mut Binary, lhs: ValueType, rhs: ValueType) -> Checked {
-        // From the operator to the right operand's first byte, blanks excluded.
-        let operator = Span { start: e.op_span.start, end: e.rhs.span().start };
+        // What is between the operands, without the blanks at its start; a comment there counts.
+        let start = e.lhs.span().end;
+        let between = self.input.as_bytes().get(start..).unwrap_or_default();
+        let blanks = between.iter().take_while(|b| b" \t\n\r".contains(b)).count();
+        let operator = Span { start: start + blanks, end: e.rhs.span().start };
         let scalars = lhs == ValueType::Scalar && rhs == ValueType::Scalar;
         if e.return_bool && !e.op.is_comparison() {
             return self.fail(operator, "bool modifier can only be used on comparison operators");

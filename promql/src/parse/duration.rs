@@ -355,10 +355,10 @@ impl Parser<'_> {
         Err(self.error(span, "experimental duration expression is not enabled"))
     }
 
-    /// `seconds`, if 63 bits of nanoseconds hold them.
+    /// `seconds`, if 63 bits of nanoseconds hold them, or not a number, which Prometheus lets pass here.
     fn in_range(&self, seconds: f64, span: Span) -> Result<f64, ParseError> {
         const LIMIT: f64 = 9_223_372_036.854_775;
-        if (-LIMIT..=LIMIT).contains(&seconds) {
+        if (-LIMIT..=LIMIT).contains(&seconds) || seconds.is_nan() {
             return Ok(seconds);
         }
         Err(self.error(span, "duration out of range"))
@@ -393,12 +393,13 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Seconds as the milliseconds they are rounded to.
+    /// Seconds as the milliseconds they are rounded to; those beyond 63 bits become the earliest, as in Prometheus.
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
     fn timestamp(&self, seconds: f64, span: Span) -> Result<i64, ParseError> {
-        let ms = (seconds * 1000.0).round();
-        if ms.abs() < 9_223_372_036_854_775_807.0 {
-            return Ok(ms as i64);
+        const LIMIT: f64 = 9_223_372_036_854_775_807.0;
+        if seconds.abs() < LIMIT {
+            let ms = (seconds * 1000.0).round();
+            return Ok(if ms.abs() < LIMIT { ms as i64 } else { i64::MIN });
         }
         let seconds = match seconds {
             f64::INFINITY => "+Inf".to_owned(),
@@ -444,5 +445,9 @@ fn modified(expr: &mut Expr) -> Option<Modified<'_>> {
 /// Seconds as milliseconds: rounded to nanoseconds, then cut, as Prometheus arrives at them.
 #[expect(clippy::cast_possible_truncation, reason = "literals are checked to lie in the range of 63 bits of ns")]
 fn milliseconds(seconds: f64) -> i64 {
+    if seconds.is_nan() {
+        // What the conversion yields on the machines Prometheus runs on.
+        return i64::MIN / 1_000_000;
+    }
     (seconds * 1e9).round() as i64 / 1_000_000
 }

@@ -1,10 +1,10 @@
 //! Selectors in braces, and lists of labels.
 
-use skald_model::{METRIC_NAME, MatchOp, Matcher, Quoted};
+use skald_model::{METRIC_NAME, MatchOp, Matcher, QuotedBytes};
 
 use super::error::ParseError;
 use super::expression::Parser;
-use super::literal::unquote;
+use super::literal::{unquote, unquote_bytes};
 use super::token::{Keyword, Kind, Token};
 use crate::ast::{BinaryOp, EdgeMode, Span, VectorSelector};
 
@@ -111,16 +111,18 @@ impl Parser<'_> {
 
     fn label(&mut self, token: Token) -> Result<String, ParseError> {
         self.add_node(token)?;
-        let label = match token.kind {
-            Kind::String => unquote(self.text(token)),
-            kind if kind.is_label_name() => self.text(token).to_owned(),
+        let name = match token.kind {
+            Kind::String => unquote_bytes(self.text(token)),
+            kind if kind.is_label_name() => Ok(self.text(token).to_owned()),
             _ => return Err(self.unexpected(token, "grouping opts", "label")),
         };
-        if label.is_empty() {
-            let message = format!("invalid label name for grouping: {}", Quoted(&label));
-            return Err(self.error(Span { start: token.start, end: token.end }, message));
-        }
-        Ok(label)
+        let bytes = match name {
+            Ok(name) if !name.is_empty() => return Ok(name),
+            Ok(_) => Vec::new(),
+            Err(bytes) => bytes,
+        };
+        let message = format!("invalid label name for grouping: {}", QuotedBytes(&bytes));
+        Err(self.error(Span { start: token.start, end: token.end }, message))
     }
 
     /// Consumes `keyword` if it comes next.

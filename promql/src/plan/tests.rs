@@ -127,15 +127,15 @@ fn equal_parts_are_planned_once() {
 }
 
 #[test]
-fn what_is_shared_counts_and_warns_at_each_place() {
+fn what_is_shared_counts_at_each_place_and_warns_at_the_last() {
     let once = whole("sum(rate(gauge[5m]))");
     let twice = whole("sum(rate(gauge[5m])) + sum(rate(gauge[5m]))");
     assert_eq!(twice.stats.queryable_samples, 2 * once.stats.queryable_samples);
     assert_eq!(twice.stats.samples_read, once.stats.samples_read);
     let query = "sum(rate(gauge[5m])) + sum(rate(gauge[5m]))";
     let infos = twice.annotations.infos(query, 10);
-    assert_eq!(infos.len(), 2, "{infos:?}");
-    assert!(infos[0].ends_with("(1:10)") && infos[1].ends_with("(1:33)"), "{infos:?}");
+    assert_eq!(infos.len(), 1, "{infos:?}");
+    assert!(infos[0].ends_with("(1:33)"), "{infos:?}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Operator for TopK {
                 self.picked = Some(self.pick(env)?);
                 break;
             };
-            if series.points.has_histograms() {
+            if series.points.has_histograms() && !self.k.keep_nothing() {
                 let op = if self.largest { AggregateOp::Topk } else { AggregateOp::Bottomk };
                 info_ignored(op, self.span, env);
             }
@@ -199,6 +199,11 @@ impl Limits {
         let value = self.scalar.value();
         self.counts = Some(limit_of_steps(steps, |step| value.at(step))?);
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether no step keeps anything.
+    fn keep_nothing(&self) -> bool {
+        self.counts.as_ref().is_none_or(|counts| counts.iter().all(|count| *count == 0))
     }
 
     fn at(&self, step: usize) -> usize {
@@ -308,7 +313,7 @@ impl Operator for LimitRatio {
         }
         loop {
             let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
-            let position = series.labels.stable_hash() as f64 / u64::MAX as f64;
+            let position = series.labels.prometheus_hash() as f64 / u64::MAX as f64;
             let ratio = self.ratio.value();
             retain(&mut series.points, |step| {
                 let ratio = ratio.at(step).clamp(-1.0, 1.0);
@@ -327,16 +332,18 @@ impl Operator for LimitRatio {
 
 impl LimitRatio {
     fn check(&self, env: &mut Env<'_>) -> Result<(), EvalError> {
+        let (mut least, mut most) = (0.0, 0.0);
         for step in 0..self.steps {
             let ratio = self.ratio.value().at(step);
             if ratio.is_nan() {
                 return Err(EvalError::Execution("Ratio value is NaN".to_owned()));
             }
-            if ratio.abs() > 1.0 {
-                let got = format_g(ratio);
-                let text = format!("ratio value should be between -1 and 1, got {got}, capping to {}", ratio.signum());
-                env.annotations.warn(self.span, text);
-            }
+            (least, most) = (ratio.min(least), ratio.max(most));
+        }
+        for ratio in [least, most].into_iter().filter(|ratio: &f64| ratio.abs() > 1.0) {
+            let got = format_g(ratio);
+            let text = format!("ratio value should be between -1 and 1, got {got}, capping to {}", ratio.signum());
+            env.annotations.warn(self.span, text);
         }
         Ok(())
     }

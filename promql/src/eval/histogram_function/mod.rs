@@ -305,12 +305,12 @@ fn push_result(
     (env, span): (&mut Env<'_>, Span),
 ) -> Result<(), EvalError> {
     while !points.is_empty() {
-        let mut labels = labels.clone();
+        let mut quantile = None;
         let mut rest = None;
         if let (Question::Quantiles { label, .. }, Part::Quantile(q)) = (question, part) {
             let at = |step: usize| q.value().at(step).to_bits();
             let first = points.floats.ones().next().map_or(0, at);
-            labels = LabelsBuilder::new(&labels).set(label, &format_open_metrics(f64::from_bits(first))).build();
+            quantile = Some((label, format_open_metrics(f64::from_bits(first))));
             let others: Vec<usize> = points.floats.ones().filter(|step| at(*step) != first).collect();
             if !others.is_empty() {
                 let mut later = env.points(points.steps(), span)?;
@@ -321,8 +321,11 @@ fn push_result(
                 rest = Some(later);
             }
         }
-        let mut series = StepSeries { labels, drop_name: false, points };
+        let mut series = StepSeries { labels: labels.clone(), drop_name: false, points };
         env.names.drop(&mut series);
+        if let Some((label, quantile)) = quantile {
+            series.labels = LabelsBuilder::new(&series.labels).set(label, &quantile).build();
+        }
         results.push_back(series);
         match rest {
             Some(later) => points = later,

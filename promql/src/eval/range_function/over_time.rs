@@ -18,7 +18,10 @@ pub(super) fn value(window: &Window<'_>, call: &mut Call<'_, '_, '_>) -> Result<
         F::PresentOverTime => 1.0,
         F::LastOverTime => return Ok(Some(last(window))),
         F::FirstOverTime => return Ok(Some(first(window))),
-        F::TsOfLastOverTime => seconds(window.float_times.last().max(window.histogram_times.last())),
+        // Prometheus looks for the latest after the epoch.
+        F::TsOfLastOverTime => {
+            seconds([window.float_times.last(), window.histogram_times.last(), Some(&0)].into_iter().max().flatten())
+        }
         F::TsOfFirstOverTime => {
             let times = [window.float_times.first(), window.histogram_times.first()];
             seconds(times.into_iter().flatten().min())

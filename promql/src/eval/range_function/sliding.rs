@@ -84,7 +84,7 @@ pub(super) fn fill(
         F::PresentOverTime => each.window(|_| 1.0),
         F::LastOverTime => each.window(|w| values[w.end - 1]),
         F::FirstOverTime => each.window(|w| values[w.start]),
-        F::TsOfLastOverTime => each.window(|w| seconds(w.end - 1)),
+        F::TsOfLastOverTime => each.window(|w| seconds(w.end - 1).max(0.0)),
         F::TsOfFirstOverTime => each.window(|w| seconds(w.start)),
         F::Irate => each.pair(|w| {
             let (before, last) = (values[w.end - 2], values[w.end - 1]);

@@ -42,6 +42,7 @@ impl Plan {
         if params.end_ms < params.start_ms {
             return Err(EvalError::BadData("end timestamp must not be before start time".to_owned()));
         }
+        duration::check(query, params)?;
         let instant = params.step_ms == 0;
         let whole = if instant {
             Grid::instant(params.start_ms)
@@ -198,10 +199,7 @@ impl Planner<'_> {
         yields: Yields,
         above: &str,
     ) -> Result<Planned, EvalError> {
-        if selector.edges == EdgeMode::Anchored {
-            let text = "anchored modifier can only be used with a range selector";
-            return Err(EvalError::Execution(text.to_owned()));
-        }
+        // `anchored` has no meaning for an instant selector, and does nothing, as in Prometheus.
         let smoothed = selector.edges == EdgeMode::Smoothed && yields == Yields::Value;
         let shift = self.shift(selector.at, selector.offset.as_ref())?;
         let lookback = self.params.lookback_ms;
