@@ -134,6 +134,9 @@ fn float_closeness(got: f64, want: f64, scale: f64) -> Option<bool> {
 }
 
 fn hist_closeness(got: &Hist, want: &Hist) -> Option<bool> {
+    if got.equals(want) && got.hint == want.hint {
+        return Some(true);
+    }
     let scale = want.positive.values().chain(want.negative.values()).fold(want.count.abs(), |m, v| m.max(v.abs()));
     if !scale.is_finite() {
         // What a factor of NaN or infinity makes of empty buckets depends on whether they are there.
@@ -156,4 +159,36 @@ fn hist_closeness(got: &Hist, want: &Hist) -> Option<bool> {
         }
     }
     Some(equal)
+}
+
+/// Points by labels and time.
+pub fn sorted(mut points: Vec<Point>) -> Vec<Point> {
+    points.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    points
+}
+
+/// Equal as Prometheus' scripts understand it: to the sixth digit, reset hints aside.
+pub fn close_enough(got: &V, want: &V) -> bool {
+    let float = |got: f64, want: f64| {
+        let scale = got.abs() + want.abs();
+        got == want || got.is_nan() && want.is_nan() || scale.is_finite() && (got - want).abs() / scale < 1e-6
+    };
+    match (got, want) {
+        (V::F(got), V::F(want)) => float(*got, *want),
+        (V::H(got), V::H(want)) => {
+            let (got, want) = (got.compact(), want.compact());
+            let buckets = |got: &Buckets, want: &Buckets| {
+                got.len() == want.len() && got.iter().zip(want).all(|(a, b)| a.0 == b.0 && float(*a.1, *b.1))
+            };
+            got.schema == want.schema
+                && got.bounds == want.bounds
+                && got.zero_threshold == want.zero_threshold
+                && float(got.zero_count, want.zero_count)
+                && float(got.count, want.count)
+                && float(got.sum, want.sum)
+                && buckets(&got.positive, &want.positive)
+                && buckets(&got.negative, &want.negative)
+        }
+        _ => false,
+    }
 }

@@ -296,7 +296,7 @@ impl Queries<'_> {
             let side = self.pick(&["group_left", "group_right"]);
             let include = self.pick(&["", "zone", "version", "version, region", "le"]);
             let clash = on && include.split(", ").any(|l| !l.is_empty() && matching.contains(l));
-            matching += &if clash { format!(" {side}") } else { format!(" {side} ({include})") };
+            matching += &if clash { format!(" {side} ()") } else { format!(" {side} ({include})") };
         }
         if self.random.chance(18) {
             matching += &match self.random.below(4) {
