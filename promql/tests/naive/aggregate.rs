@@ -18,8 +18,8 @@ struct Group {
 impl Naive<'_> {
     pub fn aggregate(&self, a: &Aggregate, t: i64, grid: Grid) -> Res<Vec<Elem>> {
         let mut elems = self.vector(&a.expr, t, grid)?;
-        if self.shuffled {
-            elems.sort_by_key(|e| e.labels.stable_hash());
+        if let Some(salt) = self.shuffled {
+            elems.sort_by_key(|e| (e.labels.stable_hash() ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         }
         if a.op == AggregateOp::CountValues {
             return self.count_values(a, elems, grid);
@@ -49,7 +49,7 @@ impl Naive<'_> {
                 AggregateOp::LimitRatio => {
                     let ratio = param.unwrap_or(0.0).clamp(-1.0, 1.0);
                     result.extend(group.elems.into_iter().filter(|e| {
-                        let position = e.labels.stable_hash() as f64 / u64::MAX as f64;
+                        let position = e.labels.prometheus_hash() as f64 / u64::MAX as f64;
                         if ratio >= 0.0 { position < ratio || ratio == 1.0 } else { position >= 1.0 + ratio }
                     }));
                 }

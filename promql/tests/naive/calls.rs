@@ -254,6 +254,9 @@ fn of_float(name: &str, v: f64, scalars: &[f64]) -> f64 {
         "sinh" => v.sinh(),
         "cosh" => v.cosh(),
         "tanh" => v.tanh(),
+        // The standard library's overflow where Go's do not.
+        "asinh" if v.is_finite() && v.abs() > 1e100 => (v.abs().ln() + std::f64::consts::LN_2).copysign(v),
+        "acosh" if v > 1e100 => v.ln() + std::f64::consts::LN_2,
         "asinh" => v.asinh(),
         "acosh" => v.acosh(),
         "atanh" => v.atanh(),

@@ -28,7 +28,7 @@ pub struct Naive<'d> {
     pub data: &'d Data,
     pub params: &'d EvalParams,
     /// Aggregations take their input in another order: what changes by that depends on an order that nobody promises.
-    pub shuffled: bool,
+    pub shuffled: Option<u64>,
     /// Selectors of whose histograms only counts and sums are used.
     counted: HashSet<usize>,
     subqueries: Memo<Inner>,
@@ -46,7 +46,7 @@ pub enum Answer {
 }
 
 impl<'d> Naive<'d> {
-    pub fn new(data: &'d Data, params: &'d EvalParams, shuffled: bool) -> Self {
+    pub fn new(data: &'d Data, params: &'d EvalParams, shuffled: Option<u64>) -> Self {
         let (counted, subqueries) = (HashSet::new(), Memo::default());
         Self { data, params, shuffled, counted, subqueries, range_calls: Memo::default() }
     }

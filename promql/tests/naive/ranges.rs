@@ -132,7 +132,8 @@ fn of_window(window: &Window, args: &Args) -> Res<Option<V>> {
         "first_over_time" => first.v.clone(),
         "last_over_time" => last.v.clone(),
         "ts_of_first_over_time" => seconds(first.t),
-        "ts_of_last_over_time" => seconds(last.t),
+        // Prometheus knows no time before the epoch here.
+        "ts_of_last_over_time" => seconds(last.t.max(0)),
         "sum_over_time" | "avg_over_time" if mixed => return Ok(None),
         "sum_over_time" | "avg_over_time" if floats.is_empty() => {
             let all: Vec<&Hist> = hists.iter().map(|(_, h)| &**h).collect();

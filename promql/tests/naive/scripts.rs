@@ -87,7 +87,7 @@ fn check(eval: &Eval, data: &Data) -> Result<(), String> {
         Err(_) if eval.fail.is_some() => return Ok(()),
         Err(error) => return Err(error.to_string()),
     };
-    let answer = match (Naive::new(data, &params, false).run(&query), &eval.fail) {
+    let answer = match (Naive::new(data, &params, None).run(&query), &eval.fail) {
         (Err(_), Some(_)) => return Ok(()),
         (Ok(answer), Some(_)) => return Err(format!("not refused: {answer:?}")),
         (Err(error), None) => return Err(format!("{error:?}")),

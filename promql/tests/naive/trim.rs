@@ -23,7 +23,8 @@ pub fn trim(h: &Hist, cut: f64, below: bool) -> Hist {
             b.lower = if has_positive && !has_negative { 0.0 } else { b.lower };
         }
         // Only what is more than nothing of the zero bucket is trimmed.
-        if b.count == 0.0 || b.kind == Kind::Zero && b.count < 0.0 {
+        let counts = if b.kind == Kind::Zero { b.count > 0.0 } else { b.count != 0.0 };
+        if !counts {
             continue;
         }
         let (count, middle) = part(&b, cut, below, h.is_custom());
