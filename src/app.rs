@@ -310,10 +310,9 @@ impl App {
             }
             let groups = self.ingester_groups(ingester)?;
             let blocks = BlockFinder::new(storage.indexes.clone(), self.runtime.clock.clone());
-            let promql = self.config.promql.clone();
             let metrics = querier::Metrics::new(&mut self.registry.write());
             let runtime = self.runtime.clone();
-            let querier = Querier::new(config, promql, groups, store_gateways, blocks, runtime, metrics);
+            let querier = Querier::new(config, groups, store_gateways, blocks, runtime, metrics);
             let querier: Arc<dyn QuerierClient> = Arc::new(querier);
             self.serve_grpc(querier::grpc::server(querier.clone()));
             client = Some(querier);
@@ -338,7 +337,7 @@ impl App {
             }
             let multitenancy = self.config.multitenancy_enabled;
             let frontend =
-                QueryFrontend::new(config, &self.config.promql, multitenancy, queriers, self.runtime.clone());
+                QueryFrontend::new(config, self.config.promql.clone(), multitenancy, queriers, self.runtime.clone());
             let routes = Arc::new(frontend).router();
             let http = std::mem::take(&mut self.http);
             self.http = match self.config.api.prometheus_http_prefix.as_str() {

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod logging;
 pub mod querier;
 pub mod query_frontend;
+pub mod query_plan;
 pub mod read_ahead;
 pub mod runtime;
 pub mod select;

@@ -2,6 +2,7 @@
 
 use futures::stream::BoxStream;
 use skald_model::{Exemplar, Labels, Matcher, QueryRange};
+use skald_promql::plan::SeriesShard;
 use skald_tsdb::SeriesChunks;
 
 use crate::error::ServiceError;
@@ -13,6 +14,8 @@ pub struct SelectRequest {
     pub matchers: Vec<Matcher>,
     /// Chunks that may hold samples of this range are answered whole.
     pub range: QueryRange,
+    /// Only the series of one shard; the chunks of others are not touched.
+    pub shard: Option<SeriesShard>,
 }
 
 /// Asks for labels or series.

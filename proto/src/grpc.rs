@@ -1,4 +1,4 @@
-//! Messages and service stubs generated from `proto/skald.proto`, and what turns the shared words into them and back.
+//! Messages and service stubs generated from `proto/*.proto`, and what turns the shared words into them and back.
 
 #![allow(missing_docs, reason = "generated; the comments stand in the .proto file")]
 #![allow(clippy::all, reason = "generated")]

@@ -1,6 +1,7 @@
 //! Messages of `skald.proto` to and from the types services use.
 
 use skald_model::{Labels, Matcher, QueryRange};
+use skald_promql::plan::SeriesShard;
 use skald_proto::grpc::{self, MalformedMessage};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::chunk::{Chunk, Encoding};
@@ -44,12 +45,32 @@ pub fn select_message(request: &SelectRequest, blocks: &[Ulid]) -> grpc::SelectR
         matchers: request.matchers.iter().map(Into::into).collect(),
         range: Some(request.range.into()),
         blocks: block_messages(blocks),
+        shard: request.shard.map(shard_message),
+    }
+}
+
+/// The message of a shard.
+pub fn shard_message(shard: SeriesShard) -> grpc::SeriesShard {
+    grpc::SeriesShard { index: shard.index, count: shard.count }
+}
+
+/// A shard, which must be one of its shards.
+pub fn shard(message: grpc::SeriesShard) -> Result<SeriesShard, MalformedMessage> {
+    let grpc::SeriesShard { index, count } = message;
+    if index < count {
+        Ok(SeriesShard { index, count })
+    } else {
+        Err(MalformedMessage("a shard is not one of its shards"))
     }
 }
 
 /// A select and the blocks it names.
 pub fn select(message: grpc::SelectRequest) -> Result<(SelectRequest, Vec<Ulid>), MalformedMessage> {
-    let request = SelectRequest { matchers: matchers(message.matchers)?, range: range(message.range) };
+    let request = SelectRequest {
+        matchers: matchers(message.matchers)?,
+        range: range(message.range),
+        shard: message.shard.map(shard).transpose()?,
+    };
     Ok((request, blocks(message.blocks)?))
 }
 

@@ -1,22 +1,18 @@
-//! Runs one query on the query pool.
+//! Runs one query, or a fragment of one, on the query pool.
 
 use std::sync::Arc;
 
-use skald_promql::eval::{self, EvalError, EvalParams, Interrupt, QueryContext};
-use skald_promql::parse::parse_expr;
-use skald_promql::source::SourceError;
+use skald_promql::eval::{EvalError, Interrupt, QueryContext, QueryStats, evaluate_fragment, evaluate_plan};
+use skald_promql::plan::Plan;
 use tokio::runtime::Handle;
 
-use super::client::{QueryReply, QueryRequest};
+use super::client::{FragmentReply, QueryReply, QueryRequest, query_error};
 use super::metrics::Counted;
 use super::select::{ReadingBounds, TenantSeries, Warnings};
 use super::{Querier, Shared};
-use crate::error::{ErrorKind, ServiceError};
+use crate::error::ServiceError;
 use crate::read_ahead::Place;
 use crate::tenant::TenantId;
-
-/// Warnings, and infos, that one answer carries.
-const MOST_ANNOTATIONS: usize = 10;
 
 /// Stops the query's loops when whoever asked is gone; dropping a pool task alone stops it only where it waits.
 struct CancelOnDrop(Interrupt);
@@ -27,16 +23,93 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// A query about to run.
+struct Evaluation {
+    plan: Arc<Plan>,
+    source: TenantSeries,
+    context: QueryContext,
+}
+
+impl Evaluation {
+    fn new(
+        shared: Arc<Shared>,
+        tenant: TenantId,
+        request: QueryRequest,
+        place: Place,
+        interrupt: Interrupt,
+    ) -> Result<Self, ServiceError> {
+        let plan = request.plan.ready()?;
+        let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
+        let workers = Arc::new(shared.runtime.query_pool.clone());
+        let mut context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt).with_workers(workers);
+        let bounds = ReadingBounds::new(context.clone(), memory_limit);
+        if request.explain {
+            let clock = shared.runtime.clock.clone();
+            context = context.with_clock(move || clock.monotonic());
+        }
+        let source = TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds };
+        Ok(Self { plan, source, context })
+    }
+
+    async fn query(self) -> Result<QueryReply, ServiceError> {
+        let output = evaluate_plan(&self.plan, &self.source, &self.context).await.map_err(query_error)?;
+        Ok(QueryReply {
+            value: output.value,
+            annotations: output.annotations,
+            warnings: self.source.warnings.take().collect(),
+            stats: output.stats,
+            explain: output.explain,
+            charge: Some(output.charge),
+        })
+    }
+
+    async fn fragment(self) -> Result<FragmentReply, ServiceError> {
+        let output = evaluate_fragment(&self.plan, &self.source, &self.context).await.map_err(query_error)?;
+        Ok(FragmentReply { output, warnings: self.source.warnings.take().collect() })
+    }
+}
+
 impl Querier {
     pub(super) async fn evaluate(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
+        self.observed(tenant, request, Evaluation::query, |reply| &reply.stats).await
+    }
+
+    pub(super) async fn evaluate_fragment(
+        &self,
+        tenant: &TenantId,
+        request: QueryRequest,
+    ) -> Result<FragmentReply, ServiceError> {
+        self.observed(tenant, request, Evaluation::fragment, |reply| &reply.output.stats).await
+    }
+
+    async fn observed<T, F>(
+        &self,
+        tenant: &TenantId,
+        request: QueryRequest,
+        run: fn(Evaluation) -> F,
+        stats: fn(&T) -> &QueryStats,
+    ) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
         let clock = &self.shared.runtime.clock;
         let begun = clock.monotonic();
-        let reply = self.evaluate_in_time(tenant, request).await;
-        self.shared.metrics.ended(clock.monotonic() - begun, reply.as_ref().map(|reply| &reply.stats));
+        let reply = self.in_time(tenant, request, run).await;
+        self.shared.metrics.ended(clock.monotonic() - begun, reply.as_ref().map(stats));
         reply
     }
 
-    async fn evaluate_in_time(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
+    async fn in_time<T, F>(
+        &self,
+        tenant: &TenantId,
+        request: QueryRequest,
+        run: fn(Evaluation) -> F,
+    ) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
         let shared = &self.shared;
         let interrupt = Interrupt::default();
         let _cancel = CancelOnDrop(interrupt.clone());
@@ -47,63 +120,17 @@ impl Querier {
             drop(waiting);
             let _running = Counted::new(&shared.metrics.running);
             let place = Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() };
-            let run = run(shared.clone(), tenant.clone(), request, place, interrupt.clone());
-            shared.runtime.query_pool.spawn(run).await?
+            let (shared, tenant, interrupt) = (shared.clone(), tenant.clone(), interrupt.clone());
+            let query_pool = shared.runtime.query_pool.clone();
+            let work = async move { run(Evaluation::new(shared, tenant, request, place, interrupt)?).await };
+            query_pool.spawn(work).await?
         };
         tokio::select! {
             reply = evaluated => reply,
             () = timeout => {
                 interrupt.time_out();
-                Err(service_error(EvalError::Timeout))
+                Err(query_error(EvalError::Timeout))
             }
         }
     }
-}
-
-async fn run(
-    shared: Arc<Shared>,
-    tenant: TenantId,
-    request: QueryRequest,
-    place: Place,
-    interrupt: Interrupt,
-) -> Result<QueryReply, ServiceError> {
-    let expr = parse_expr(&request.query, &shared.promql.parse_options())
-        .map_err(|e| ServiceError::new(ErrorKind::BadData, "invalid-query", e.to_string()))?;
-    let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
-    let workers = Arc::new(shared.runtime.query_pool.clone());
-    let context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt).with_workers(workers);
-    let bounds = ReadingBounds::new(context.clone(), memory_limit);
-    let source = TenantSeries { shared: shared.clone(), tenant, place, warnings: Warnings::default(), bounds };
-    let params = EvalParams {
-        lookback_ms: request.lookback,
-        default_subquery_step_ms: shared.promql.default_subquery_step.as_millis() as i64,
-        delayed_name_removal: shared.promql.delayed_name_removal,
-        per_step_stats: request.per_step_stats,
-        ..EvalParams::range(request.start, request.end, request.step)
-    };
-    let output = eval::evaluate(&expr, &params, &source, &context).await.map_err(service_error)?;
-    Ok(QueryReply {
-        warnings: source.warnings.take().chain(output.annotations.warnings(&request.query, MOST_ANNOTATIONS)).collect(),
-        infos: output.annotations.infos(&request.query, MOST_ANNOTATIONS),
-        value: output.value,
-        stats: output.stats,
-        charge: Some(output.charge),
-    })
-}
-
-fn service_error(error: EvalError) -> ServiceError {
-    let (kind, reason) = match &error {
-        EvalError::Execution(_) => (ErrorKind::Unprocessable, "query-execution"),
-        EvalError::BadData(_) => (ErrorKind::BadData, "invalid-query"),
-        EvalError::Timeout => (ErrorKind::Timeout, "query-timeout"),
-        EvalError::Canceled => (ErrorKind::Canceled, "query-canceled"),
-        EvalError::TooManySamples => (ErrorKind::Unprocessable, "max-samples-per-query"),
-        EvalError::MemoryLimit { .. } => (ErrorKind::Unprocessable, "max-memory-per-query"),
-        EvalError::Source(SourceError::Limit(_)) => (ErrorKind::Unprocessable, "query-limit"),
-        EvalError::Source(SourceError::Unavailable(_)) => (ErrorKind::Unavailable, "source-unavailable"),
-        EvalError::Source(SourceError::Interrupted(_)) => (ErrorKind::Timeout, "query-timeout"),
-        EvalError::Source(SourceError::Corrupt(_)) => (ErrorKind::Internal, "source-corrupt"),
-        EvalError::Internal(_) => (ErrorKind::Internal, "internal"),
-    };
-    ServiceError::new(kind, reason, error.to_string())
 }

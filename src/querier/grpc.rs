@@ -7,14 +7,16 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use skald_model::{Columns, HistogramValue, Labels, MetricMetadata, QueryRange};
-use skald_promql::eval::{AnswerCharge, Element, QueryStats, SampleValue, Series, Value};
+use skald_promql::eval::{AnswerCharge, Element, FragmentOutput, SampleValue, Series, Value};
 use skald_proto::grpc::{self as messages, MalformedMessage, querier_client, querier_server};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::client::{QuerierClient, QueryReply, QueryRequest};
-use crate::error::ServiceError;
+use super::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
+use crate::error::{ErrorKind, ServiceError};
 use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::query_plan::fragment::{add_groups, group_messages};
+use crate::query_plan::{MAX_PLAN_BYTES, SentPlan, said};
 use crate::select::{LabelRequest, SeriesExemplars};
 use crate::tenant::TenantId;
 
@@ -25,6 +27,9 @@ const SAMPLES_OF_HISTOGRAM: usize = 32;
 
 /// Longest evaluation a peer may ask for; the query-frontend's own limit is far below.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Largest request taken: a plan, the text it was made of, and little else.
+const MAX_REQUEST_BYTES: usize = MAX_PLAN_BYTES + (1 << 20);
 
 /// A remote querier.
 #[derive(Clone)]
@@ -41,30 +46,31 @@ impl GrpcQuerierClient {
 
 /// The gRPC service of a local querier.
 pub fn server(querier: Arc<dyn QuerierClient>) -> querier_server::QuerierServer<Served<dyn QuerierClient>> {
-    querier_server::QuerierServer::new(Served(querier)).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    querier_server::QuerierServer::new(Served(querier))
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
-fn query_message(request: QueryRequest) -> messages::QueryRequest {
-    messages::QueryRequest {
-        query: request.query,
-        start: request.start,
-        end: request.end,
-        step: request.step,
-        lookback: request.lookback,
-        timeout_ms: request.timeout.as_millis() as u64,
-        per_step_stats: request.per_step_stats,
+fn query_message(request: QueryRequest) -> Result<messages::QueryRequest, ServiceError> {
+    let plan = request.plan.encoded();
+    if plan.len() > MAX_PLAN_BYTES {
+        let text = format!("the query's plan has {} bytes, more than the limit of {MAX_PLAN_BYTES}", plan.len());
+        return Err(ServiceError::new(ErrorKind::BadData, "plan-too-large", text));
     }
+    Ok(messages::QueryRequest {
+        query: request.query.as_ref().to_owned(),
+        timeout_ms: request.timeout.as_millis() as u64,
+        plan,
+        explain: request.explain,
+    })
 }
 
 fn query_request(message: messages::QueryRequest) -> QueryRequest {
     QueryRequest {
-        query: message.query,
-        start: message.start,
-        end: message.end,
-        step: message.step,
-        lookback: message.lookback,
+        query: message.query.into(),
+        plan: SentPlan::Encoded(message.plan),
         timeout: Duration::from_millis(message.timeout_ms).min(LONGEST_TIMEOUT),
-        per_step_stats: message.per_step_stats,
+        explain: message.explain,
     }
 }
 
@@ -145,19 +151,12 @@ impl ReplyMessages {
                 Box::new(series.into_iter().flat_map(series_messages))
             }
         };
-        let stats = reply.stats;
         let last = messages::QueryResponse {
             last: true,
             warnings: reply.warnings,
-            infos: reply.infos,
-            stats: Some(messages::QueryStats {
-                series_read: stats.series_read,
-                samples_read: stats.samples_read,
-                queryable_samples: stats.queryable_samples,
-                queryable_samples_per_step: stats.queryable_samples_per_step,
-                peak_samples: stats.peak_samples,
-                peak_bytes: stats.peak_bytes,
-            }),
+            annotations: said::annotation_messages(&reply.annotations),
+            stats: Some(said::stats_message(reply.stats)),
+            costs: said::cost_messages(reply.explain.as_deref()),
             ..messages::QueryResponse::default()
         };
         Self { head: Some(head), series, last: Some(last), _charge: reply.charge }
@@ -214,8 +213,7 @@ fn element(message: messages::QuerySeries) -> Result<Element, MalformedMessage> 
 
 /// Puts an answer together from its messages.
 async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<QueryReply, ServiceError> {
-    let broken = || ServiceError::new(crate::error::ErrorKind::Unavailable, "query-answer-cut", "the answer was cut");
-    let mut head = stream.message().await?.ok_or_else(broken)?;
+    let mut head = stream.message().await?.ok_or_else(cut)?;
     let first = std::mem::take(&mut head.series);
     let mut elements = Vec::new();
     let mut series: Vec<Series> = Vec::new();
@@ -236,7 +234,7 @@ async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<
     };
     take(first).map_err(malformed)?;
     let last = loop {
-        let mut message = stream.message().await?.ok_or_else(broken)?;
+        let mut message = stream.message().await?.ok_or_else(cut)?;
         take(std::mem::take(&mut message.series)).map_err(malformed)?;
         if message.last {
             break message;
@@ -249,27 +247,66 @@ async fn reply(mut stream: tonic::Streaming<messages::QueryResponse>) -> Result<
         value_type::MATRIX => Value::Matrix(series),
         _ => return Err(malformed(MalformedMessage("unknown type of answer"))),
     };
-    let stats = last.stats.unwrap_or_default();
     Ok(QueryReply {
         value,
+        annotations: said::annotations(last.annotations).map_err(malformed)?,
         warnings: last.warnings,
-        infos: last.infos,
-        stats: QueryStats {
-            series_read: stats.series_read,
-            samples_read: stats.samples_read,
-            queryable_samples: stats.queryable_samples,
-            queryable_samples_per_step: stats.queryable_samples_per_step,
-            peak_samples: stats.peak_samples,
-            peak_bytes: stats.peak_bytes,
-        },
+        stats: said::stats(last.stats),
+        explain: said::costs(last.costs),
         charge: None,
     })
+}
+
+/// A fragment's groups as messages of bounded size, the last one with what was said about them.
+fn fragment_messages(reply: FragmentReply) -> impl Iterator<Item = messages::FragmentResponse> {
+    let FragmentOutput { groups, annotations, stats, explain } = reply.output;
+    let last = messages::FragmentResponse {
+        last: true,
+        warnings: reply.warnings,
+        stats: Some(said::stats_message(stats)),
+        annotations: said::annotation_messages(&annotations),
+        costs: said::cost_messages(explain.as_deref()),
+        ..messages::FragmentResponse::default()
+    };
+    let groups = group_messages(groups)
+        .map(|groups| messages::FragmentResponse { groups, ..messages::FragmentResponse::default() });
+    groups.chain(std::iter::once(last))
+}
+
+/// Puts a fragment's result together from its messages.
+async fn fragment_reply(
+    mut stream: tonic::Streaming<messages::FragmentResponse>,
+) -> Result<FragmentReply, ServiceError> {
+    let mut groups = Vec::new();
+    loop {
+        let mut message = stream.message().await?.ok_or_else(cut)?;
+        add_groups(&mut groups, std::mem::take(&mut message.groups)).map_err(malformed)?;
+        if message.last {
+            let output = FragmentOutput {
+                groups,
+                annotations: said::annotations(message.annotations).map_err(malformed)?,
+                stats: said::stats(message.stats),
+                explain: said::costs(message.costs),
+            };
+            return Ok(FragmentReply { output, warnings: message.warnings });
+        }
+    }
+}
+
+fn cut() -> ServiceError {
+    ServiceError::new(ErrorKind::Unavailable, "query-answer-cut", "the answer was cut")
 }
 
 #[async_trait]
 impl QuerierClient for GrpcQuerierClient {
     async fn query(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
-        reply(self.client.clone().query(grpc::request(tenant, query_message(request))).await?.into_inner()).await
+        let message = query_message(request)?;
+        reply(self.client.clone().query(grpc::request(tenant, message)).await?.into_inner()).await
+    }
+
+    async fn fragment(&self, tenant: &TenantId, request: QueryRequest) -> Result<FragmentReply, ServiceError> {
+        let message = query_message(request)?;
+        fragment_reply(self.client.clone().fragment(grpc::request(tenant, message)).await?.into_inner()).await
     }
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
@@ -318,6 +355,17 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
         let tenant = grpc::tenant_of(&request)?;
         let reply = self.0.query(&tenant, query_request(request.into_inner())).await?;
         Ok(Response::new(futures::stream::iter(ReplyMessages::new(reply).map(Ok)).boxed()))
+    }
+
+    type FragmentStream = BoxStream<'static, Result<messages::FragmentResponse, Status>>;
+
+    async fn fragment(
+        &self,
+        request: Request<messages::QueryRequest>,
+    ) -> Result<Response<Self::FragmentStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let reply = self.0.fragment(&tenant, query_request(request.into_inner())).await?;
+        Ok(Response::new(futures::stream::iter(fragment_messages(reply).map(Ok)).boxed()))
     }
 
     async fn label_names(
@@ -380,6 +428,8 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
 
 #[cfg(test)]
 mod tests {
+    use skald_promql::eval::{Annotations, QueryStats};
+
     use super::*;
 
     #[test]
@@ -392,8 +442,9 @@ mod tests {
         let reply = QueryReply {
             value: Value::Matrix(vec![one("1", 10_000), one("2", 40_000), one("3", 10), one("4", 10)]),
             warnings: vec!["w".into()],
-            infos: Vec::new(),
+            annotations: Annotations::default(),
             stats: QueryStats::default(),
+            explain: None,
             charge: None,
         };
         let messages: Vec<_> = ReplyMessages::new(reply).collect();
@@ -410,8 +461,9 @@ mod tests {
         let reply = QueryReply {
             value: Value::Vector(Vec::new()),
             warnings: Vec::new(),
-            infos: Vec::new(),
+            annotations: Annotations::default(),
             stats: QueryStats::default(),
+            explain: None,
             charge: None,
         };
         let messages: Vec<_> = ReplyMessages::new(reply).collect();

@@ -9,7 +9,7 @@ use skald_model::{Labels, MetricMetadata};
 use ulid::Ulid;
 
 use super::Querier;
-use super::client::{QuerierClient, QueryReply, QueryRequest};
+use super::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
 use super::select::{check_served, no_store_gateway, store_gateways};
 use super::sources::sources;
 use crate::error::ServiceError;
@@ -114,6 +114,10 @@ impl Querier {
 impl QuerierClient for Querier {
     async fn query(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
         self.evaluate(tenant, request).await
+    }
+
+    async fn fragment(&self, tenant: &TenantId, request: QueryRequest) -> Result<FragmentReply, ServiceError> {
+        self.evaluate_fragment(tenant, request).await
     }
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {

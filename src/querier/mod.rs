@@ -1,11 +1,11 @@
 //! The querier: evaluates queries over ingesters and store-gateways.
 //!
-//! A query's way: [`evaluate`] parses it and runs it on the query pool; each of its selectors becomes a [`select`], which
+//! A query's way: [`evaluate`] runs its plan on the query pool; each of its selectors becomes a [`select`], which
 //! asks the [`sources`] of its time range: every ingester group, and, for the blocks that [`blocks`] finds in the bucket
 //! index, a store-gateway. [`merge`] makes one stream of series out of the answers. [`metadata`] asks the same sources for
 //! labels and series.
 //!
-//! Absent on purpose: no sample is kept between queries, no block is read here.
+//! Absent on purpose: no query is parsed, no sample is kept between queries, no block is read here.
 
 pub mod blocks;
 pub mod client;
@@ -26,7 +26,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::ingester::client::IngesterClient;
-use crate::query_frontend::PromqlConfig;
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
 use crate::store_gateway::client::StoreGatewayClient;
@@ -89,7 +88,6 @@ pub struct Querier {
 
 struct Shared {
     config: Config,
-    promql: PromqlConfig,
     ingesters: Vec<IngesterGroup>,
     store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
     blocks: BlockFinder,
@@ -102,7 +100,6 @@ impl Querier {
     /// A querier over these ingesters and store-gateways.
     pub fn new(
         config: Config,
-        promql: PromqlConfig,
         ingesters: Vec<IngesterGroup>,
         store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
         blocks: BlockFinder,
@@ -110,7 +107,7 @@ impl Querier {
         metrics: Metrics,
     ) -> Self {
         let concurrency = Semaphore::new(config.max_concurrent);
-        let shared = Shared { config, promql, ingesters, store_gateways, blocks, concurrency, runtime, metrics };
+        let shared = Shared { config, ingesters, store_gateways, blocks, concurrency, runtime, metrics };
         Self { shared: Arc::new(shared) }
     }
 }

@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use skald_model::{Columns, Labels, QueryRange};
 use skald_promql::eval::QueryContext;
-use skald_promql::plan::SeriesShard;
 use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceError};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::decode::decode_series;
@@ -64,7 +63,7 @@ impl Queryable for TenantSeries {
     fn select(&self, select: Select) -> Box<dyn SeriesSource> {
         let (shared, tenant) = (self.shared.clone(), self.tenant.clone());
         let warnings = self.warnings.clone();
-        let request = SelectRequest { matchers: select.matchers, range: select.range };
+        let request = SelectRequest { matchers: select.matchers, range: select.range, shard: select.shard };
         let (place, context) = (self.place.clone(), self.bounds.context.clone());
         let opening = async move { open(&shared, &place, &tenant, request, &warnings, &context).await };
         let ahead = Arc::clone(&self.bounds.ahead).try_acquire_owned().ok();
@@ -83,7 +82,7 @@ impl Queryable for TenantSeries {
             Ok::<_, ServiceError>(merge(inputs, tolerances))
         };
         let stream = stream::once(stream).try_flatten().boxed();
-        Box::new(StreamSource { stream, shard: select.shard, _ahead: ahead })
+        Box::new(StreamSource { stream, _ahead: ahead })
     }
 }
 
@@ -110,7 +109,7 @@ async fn open(
     if let Some(range) = sources.ingesters {
         let groups = shared.ingesters.iter().map(|group| async {
             let members = group.members.iter().map(|member| {
-                let request = SelectRequest { matchers: request.matchers.clone(), range };
+                let request = SelectRequest { range, ..request.clone() };
                 async move { member.select(tenant, request).await }
             });
             (group.tolerated_failures(), join_all(members).await)
@@ -128,7 +127,7 @@ async fn open(
         }
     }
     if let Some(range) = sources.store {
-        let request = SelectRequest { matchers: request.matchers, range };
+        let request = SelectRequest { range, ..request };
         match open_store(shared, tenant, request).await {
             Ok(None) => {}
             Ok(Some(stream)) => {
@@ -258,7 +257,6 @@ pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), Servi
 
 /// A stream of batches as the engine polls it.
 struct StreamSource {
-    shard: Option<SeriesShard>,
     stream: SeriesStream,
     /// Lets another select be opened ahead once this one is dropped.
     _ahead: Option<OwnedSemaphorePermit>,
@@ -271,10 +269,7 @@ impl SeriesSource for StreamSource {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(source_error(error))),
-                Poll::Ready(Some(Ok(mut series))) => {
-                    if let Some(shard) = self.shard {
-                        series.retain(|series| shard.holds(&series.labels));
-                    }
+                Poll::Ready(Some(Ok(series))) => {
                     if !series.is_empty() {
                         return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series)))));
                     }

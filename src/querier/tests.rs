@@ -9,7 +9,9 @@ use futures::StreamExt;
 use futures::stream;
 use prometheus_client::registry::Registry;
 use skald_model::{Columns, Labels, MetricMetadata};
-use skald_promql::eval::{QueryContext, Value};
+use skald_promql::eval::{EvalParams, QueryContext, Value};
+use skald_promql::parse::{ParseOptions, parse_expr};
+use skald_promql::plan::Plan;
 use skald_promql::source::Queryable;
 use skald_promql::testing::source_conformance;
 use skald_proto::WriteBatch;
@@ -25,7 +27,7 @@ use crate::bucket::MemBucket;
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{IngesterClient, PushReply};
-use crate::query_frontend::PromqlConfig;
+use crate::query_plan::SentPlan;
 use crate::read_ahead::Place;
 use crate::runtime::{Clock, MemNet, Pool, Rng, Runtime, SystemClock};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
@@ -57,8 +59,10 @@ impl IngesterClient for FakeIngester {
     }
 
     async fn select(&self, _: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
-        let wanted =
-            |labels: &Labels| request.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default()));
+        let wanted = |labels: &Labels| {
+            request.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default()))
+                && request.shard.is_none_or(|shard| shard.holds(labels))
+        };
         let mut found: Vec<SeriesChunks> = self
             .series
             .iter()
@@ -122,7 +126,6 @@ fn querier(replicas: Vec<FakeIngester>) -> Querier {
     let members = replicas.into_iter().map(|one| Arc::new(one) as Arc<dyn IngesterClient>).collect();
     Querier::new(
         Config::default(),
-        PromqlConfig::default(),
         vec![IngesterGroup { members }],
         Vec::new(),
         BlockFinder::new(indexes, clock),
@@ -141,15 +144,9 @@ fn gauges(count: usize) -> Vec<(Labels, Columns)> {
 }
 
 fn instant(query: &str, timeout: Duration) -> QueryRequest {
-    QueryRequest {
-        query: query.to_owned(),
-        start: 2_000_000,
-        end: 2_000_000,
-        step: 0,
-        lookback: 300_000,
-        timeout,
-        per_step_stats: false,
-    }
+    let expr = parse_expr(query, &ParseOptions::default()).unwrap();
+    let plan = Plan::of(&expr, &EvalParams::instant(2_000_000)).unwrap();
+    QueryRequest { query: query.into(), plan: SentPlan::Here(Arc::new(plan)), timeout, explain: false }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The query-frontend: Prometheus' query API over HTTP, answered by queriers.
 //!
 //! A request's way: [`params`] reads it, one of [`query`], [`labels`], [`expressions`] checks it and asks a querier, and
-//! [`answer`] with [`json`] writes what Prometheus would, large answers piece by piece.
+//! [`answer`] with [`json`] writes what Prometheus would, large answers piece by piece. Queries are parsed and planned
+//! here and nowhere else.
 //!
-//! Absent on purpose: samples are never read here, and no expression is evaluated.
+//! Absent on purpose: samples are never read here.
 
 mod answer;
 mod expressions;
@@ -74,6 +75,7 @@ impl PromqlConfig {
 /// The query-frontend of a process.
 pub struct QueryFrontend {
     config: Config,
+    promql: PromqlConfig,
     parse_options: ParseOptions,
     multitenancy_enabled: bool,
     queriers: Vec<Arc<dyn QuerierClient>>,
@@ -89,14 +91,14 @@ impl QueryFrontend {
     /// Without any querier.
     pub fn new(
         config: Config,
-        promql: &PromqlConfig,
+        promql: PromqlConfig,
         multitenancy_enabled: bool,
         queriers: Vec<Arc<dyn QuerierClient>>,
         runtime: Runtime,
     ) -> Self {
         assert!(!queriers.is_empty(), "a query-frontend needs a querier");
         let parse_options = promql.parse_options();
-        Self { config, parse_options, multitenancy_enabled, queriers, turn: AtomicUsize::new(0), runtime }
+        Self { config, promql, parse_options, multitenancy_enabled, queriers, turn: AtomicUsize::new(0), runtime }
     }
 
     /// The querier whose turn it is.

@@ -7,16 +7,23 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use skald_promql::ast::ValueType;
-use skald_promql::eval::{AnswerCharge, QueryStats, Value};
+use skald_promql::ast::{Expr, ValueType};
+use skald_promql::eval::{AnswerCharge, EvalParams, QueryStats, Value};
 use skald_promql::parse::parse_expr;
+use skald_promql::plan::Plan;
 
 use super::QueryFrontend;
 use super::answer::{Data, Notes, Success};
 use super::json::{ValueData, put_list, put_time};
 use super::params::{Params, invalid};
 use crate::error::{ErrorKind, ServiceError};
-use crate::querier::client::{QueryReply, QueryRequest};
+use crate::querier::client::{QueryReply, QueryRequest, query_error};
+use crate::query_plan::SentPlan;
+
+/// Warnings, and infos, that one answer carries.
+const MOST_ANNOTATIONS: usize = 10;
+/// Bytes up to which a query is parsed and planned where it arrives; longer ones are work for the query pool.
+const SHORT_QUERY: usize = 4096;
 
 /// `/api/v1/query`
 pub async fn instant(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
@@ -32,8 +39,8 @@ impl QueryFrontend {
     async fn instant(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let time = params.time("time")?.unwrap_or_else(|| self.runtime.clock.now_ms());
-        parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
-        self.run(&params, time, time, 0).await
+        let expr = self.parsed(params.get("query")).await?;
+        self.run(&params, expr, time, time, 0).await
     }
 
     async fn range(&self, request: Request<Body>) -> Result<Success, ServiceError> {
@@ -61,7 +68,7 @@ impl QueryFrontend {
         if step == 0 {
             return Err(invalid("step", "steps below 1ms are not supported"));
         }
-        let expr = parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
+        let expr = self.parsed(params.get("query")).await?;
         let kind = match expr.value_type() {
             ValueType::Scalar | ValueType::Vector => None,
             ValueType::String => Some("string"),
@@ -71,10 +78,29 @@ impl QueryFrontend {
             let why = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
             return Err(invalid("query", why));
         }
-        self.run(&params, start, end, step).await
+        self.run(&params, expr, start, end, step).await
     }
 
-    async fn run(&self, params: &Params, start: i64, end: i64, step: i64) -> Result<Success, ServiceError> {
+    /// Parses a query; a long one on the query pool.
+    async fn parsed(&self, query: &str) -> Result<Expr, ServiceError> {
+        let options = self.parse_options;
+        let expr = if query.len() <= SHORT_QUERY {
+            parse_expr(query, &options)
+        } else {
+            let query = query.to_owned();
+            self.runtime.query_pool.run(move || parse_expr(&query, &options)).await?
+        };
+        expr.map_err(|e| invalid("query", e))
+    }
+
+    /// Plans a query; a long one on the query pool.
+    async fn planned(&self, query: &str, expr: Expr, params: EvalParams) -> Result<Plan, ServiceError> {
+        let plan = move || Plan::of(&expr, &params);
+        let plan = if query.len() <= SHORT_QUERY { plan() } else { self.runtime.query_pool.run(plan).await? };
+        plan.map_err(query_error)
+    }
+
+    async fn run(&self, params: &Params, expr: Expr, start: i64, end: i64, step: i64) -> Result<Success, ServiceError> {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
         let timeout = match params.duration_ns("timeout")? {
@@ -87,23 +113,24 @@ impl QueryFrontend {
             Some(_) => return Err(invalid("lookback_delta", "it must be at least 1ms")),
         };
         let stats = params.get("stats");
-        let request = QueryRequest {
-            query: params.get("query").to_owned(),
-            start,
-            end,
-            step,
-            lookback,
-            timeout,
-            per_step_stats: stats == "all",
-        };
+        let query: Arc<str> = params.get("query").into();
         let begun = self.runtime.clock.monotonic();
+        let eval_params = EvalParams {
+            lookback_ms: lookback,
+            default_subquery_step_ms: self.promql.default_subquery_step.as_millis() as i64,
+            delayed_name_removal: self.promql.delayed_name_removal,
+            per_step_stats: stats == "all",
+            ..EvalParams::range(start, end, step)
+        };
+        let plan = Arc::new(self.planned(&query, expr, eval_params).await?);
+        let request = QueryRequest { query: query.clone(), plan: SentPlan::Here(plan), timeout, explain: false };
         let reply = tokio::select! {
             reply = self.querier().query(&tenant, request) => reply?,
             () = self.runtime.clock.sleep(timeout) => return Err(timed_out()),
         };
         let took = self.runtime.clock.monotonic() - begun;
         let stats = (!stats.is_empty()).then_some(took);
-        Ok(success(reply, limit, stats, (start, step)))
+        Ok(success(&query, reply, limit, stats, (start, step)))
     }
 }
 
@@ -125,8 +152,15 @@ fn thousands(number: u64) -> String {
 }
 
 /// The answer to a reply. `stats` is the time the query took, when statistics were asked for.
-fn success(reply: QueryReply, limit: Option<usize>, stats: Option<Duration>, (start, step): (i64, i64)) -> Success {
-    let mut notes = Notes { warnings: reply.warnings, infos: reply.infos };
+fn success(
+    query: &str,
+    reply: QueryReply,
+    limit: Option<usize>,
+    stats: Option<Duration>,
+    (start, step): (i64, i64),
+) -> Success {
+    let mut notes = Notes { warnings: reply.warnings, infos: reply.annotations.infos(query, MOST_ANNOTATIONS) };
+    notes.warnings.extend(reply.annotations.warnings(query, MOST_ANNOTATIONS));
     let mut value = reply.value;
     if let Some(limit) = limit {
         let cut = match &mut value {

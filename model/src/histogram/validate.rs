@@ -143,6 +143,11 @@ impl FloatHistogram {
         }
     }
 
+    /// Whether spans, buckets and bounds fit together, whatever the counts: differences and compensations may be negative.
+    pub fn check_layout(&self) -> Result<(), HistogramError> {
+        self.frame().check()
+    }
+
     fn frame(&self) -> Frame<'_> {
         Frame {
             schema: self.schema,

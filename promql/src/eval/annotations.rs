@@ -1,5 +1,7 @@
 //! What a query's answer has to be read with: warnings and infos.
 
+mod parts;
+
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +13,8 @@ use super::histogram_function::classic::ForcedMonotonicity;
 use super::quantile::{format_g, format_two_digits};
 use crate::ast::Span;
 use crate::parse::line_and_column;
+
+pub use parts::AnnotationPart;
 
 /// Distinct annotations kept of one query; further ones are only counted.
 const KEPT: usize = 1000;
@@ -62,7 +66,8 @@ impl Annotations {
 
     fn count(&mut self, annotation: Annotation, more: u64) {
         if self.counted.len() < KEPT || self.counted.contains_key(&annotation) {
-            *self.counted.entry(annotation).or_default() += more;
+            let count = self.counted.entry(annotation).or_default();
+            *count = count.saturating_add(more);
         }
     }
 
@@ -187,7 +192,7 @@ impl Raised {
         mine.max_difference = mine.max_difference.max(theirs.max_difference);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
-        self.samples += other.samples;
+        self.samples = self.samples.saturating_add(other.samples);
     }
 
     fn details(&self) -> String {

@@ -9,6 +9,7 @@ use super::aggregate::partial::PartialGroup;
 use super::annotations::Annotations;
 use super::env::{Env, Said};
 use super::error::EvalError;
+use super::explain::NodeCost;
 use super::operator::Operator;
 use super::output::QueryStats;
 use super::points::StepSeries;
@@ -23,6 +24,8 @@ pub struct FragmentOutput {
     pub annotations: Annotations,
     /// What it took.
     pub stats: QueryStats,
+    /// What each node of the fragment took, by its id, if that was measured.
+    pub explain: Option<Vec<NodeCost>>,
 }
 
 /// The answer of a fragment, some time.

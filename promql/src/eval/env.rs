@@ -166,7 +166,7 @@ impl<'q> Env<'q> {
             }
             Counted::EveryStep(steps, times) => {
                 let samples = samples * u64::from(times);
-                stats.queryable_samples += samples * steps as u64;
+                stats.queryable_samples = stats.queryable_samples.saturating_add(samples.saturating_mul(steps as u64));
                 stats.queryable_samples_per_step.iter_mut().for_each(|at_step| *at_step += samples);
             }
         }

@@ -49,7 +49,7 @@ pub(crate) use absent::absent_labels;
 pub(crate) use aggregate::name as aggregate_name;
 pub use aggregate::partial::PartialGroup;
 pub(crate) use aggregate::partial::is_divisible;
-pub use annotations::{Annotation, Annotations};
+pub use annotations::{Annotation, AnnotationPart, Annotations};
 pub(crate) use binary::arithmetic::{keeps_name, symbol};
 pub use combine::{FragmentFuture, FragmentOutput, FragmentRunner};
 pub use context::{AnswerCharge, Interrupt, QueryContext, SourceCharge, Workers};
@@ -151,7 +151,8 @@ pub async fn evaluate_fragment(
         peak_bytes: context.peak_bytes() as u64,
         ..std::mem::take(&mut env.stats)
     };
-    let mut annotations = std::mem::take(&mut env.annotations);
-    annotations.repeat(&plan.twins);
-    Ok(FragmentOutput { groups, annotations, stats })
+    // What is said of a place is said of its twins by the whole plan, once.
+    let annotations = std::mem::take(&mut env.annotations);
+    let explain = env.explain.as_ref().map(|explain| explain.costs());
+    Ok(FragmentOutput { groups, annotations, stats, explain })
 }

@@ -9,7 +9,7 @@ pub(crate) const MAX_STEPS: usize = 100_000_000;
 /// Deepest chain of nodes: what the planner makes of the deepest expression it takes.
 const MAX_DEPTH: u32 = 4 * super::planner::MAX_DEPTH as u32;
 /// Most nodes: several times what the parser allows.
-const MAX_NODES: usize = 400_000;
+pub const MAX_NODES: usize = 400_000;
 
 impl Plan {
     /// Refuses what [`Plan::of`] would not have made and what could not be run: unknown inputs, wrong types, depths that

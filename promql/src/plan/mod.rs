@@ -19,6 +19,7 @@ mod tests;
 
 use skald_model::{Labels, Matcher, QueryRange};
 
+pub use self::check::MAX_NODES;
 pub use self::grid::{Grid, TimeShift};
 use crate::ast::{AggregateOp, BinaryOp, EdgeMode, Span, ValueType, VectorMatching};
 use crate::functions::Function;
