@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use skald_model::{Labels, Matcher, MetricMetadata, QueryRange};
 use skald_proto::WriteBatch;
-use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
 use skald_tsdb::head::{Head, Select};
+use skald_tsdb::{SeriesChunks, SeriesFilter};
 
 use super::Ingester;
 use super::client::{IngesterClient, PushReply};
@@ -112,10 +112,18 @@ fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
 }
 
 fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, ServiceError> {
-    let head = tenant.head.select(&request.matchers, request.range);
+    let mut head = tenant.head.select(&request.matchers, request.range);
+    let keep = || request.shard.map(|shard| Box::new(move |labels: &Labels| shard.holds(labels)) as SeriesFilter);
+    if let Some(keep) = keep() {
+        head = head.only(keep);
+    }
     let mut sources = vec![Source::Head(Box::new(head), Vec::new().into_iter())];
     for block in blocks(tenant, request.range) {
-        sources.push(Source::Block(Box::new(block.select(&request.matchers, request.range).map_err(block_error)?)));
+        let mut block = block.select(&request.matchers, request.range).map_err(block_error)?;
+        if let Some(keep) = keep() {
+            block = block.only(keep);
+        }
+        sources.push(Source::Block(Box::new(block)));
     }
     Merge::new(sources)
 }

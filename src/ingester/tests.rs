@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use prometheus_client::registry::Registry;
 use skald_model::{Columns, MatchOp, Matcher, MetricMetadata, MetricType, QueryRange};
+use skald_promql::plan::SeriesShard;
 use skald_proto::WriteBatchBuilder;
 use skald_tsdb::decode::decode_series;
 use skald_tsdb::disk::MemDisk;
@@ -88,7 +89,16 @@ fn all() -> QueryRange {
 }
 
 async fn values(client: &dyn IngesterClient, tenant: &TenantId, metric: &str) -> Vec<(i64, f64)> {
-    let request = SelectRequest { matchers: vec![Matcher::equal("__name__", metric)], range: all() };
+    shard_values(client, tenant, metric, None).await
+}
+
+async fn shard_values(
+    client: &dyn IngesterClient,
+    tenant: &TenantId,
+    metric: &str,
+    shard: Option<SeriesShard>,
+) -> Vec<(i64, f64)> {
+    let request = SelectRequest { matchers: vec![Matcher::equal("__name__", metric)], range: all(), shard };
     let batches: Vec<_> = client.select(tenant, request).await.unwrap().try_collect().await.unwrap();
     let mut found = Vec::new();
     let mut columns = Columns::default();
@@ -154,6 +164,16 @@ async fn conformance(client: &dyn IngesterClient, disk: &MemDisk) {
     assert_eq!(client.push(&a, Arc::new(many.build())).await.unwrap().samples, 900);
     let expected: Vec<_> = (0..900).map(|i| (NOW, f64::from(i))).collect();
     assert_eq!(values(client, &a, "many").await, expected);
+
+    // Shards are disjoint and together everything.
+    let mut together = Vec::new();
+    for index in 0..4 {
+        let part = shard_values(client, &a, "many", Some(SeriesShard { index, count: 4 })).await;
+        assert!((150..300).contains(&part.len()), "{}", part.len());
+        together.extend(part);
+    }
+    together.sort_by(|a, b| a.1.total_cmp(&b.1));
+    assert_eq!(together, expected);
 
     // A limit of the tenant refuses new series only.
     let mut over = WriteBatchBuilder::default();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use skald_model::{Matcher, QueryRange};
+use skald_promql::plan::SeriesShard;
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::join_parts;
 use tokio::runtime::Handle;
@@ -51,6 +52,7 @@ pub(super) fn select(
             block,
             matchers: matchers.clone(),
             range: request.range,
+            shard: request.shard,
             fetch_bytes,
             found: None,
             indexed: VecDeque::new(),
@@ -72,6 +74,7 @@ struct BlockReader {
     block: Arc<OpenBlock>,
     matchers: Arc<[Matcher]>,
     range: QueryRange,
+    shard: Option<SeriesShard>,
     fetch_bytes: usize,
     found: Option<Found>,
     /// Series whose chunks are still to be read.
@@ -116,6 +119,10 @@ impl BlockReader {
             let wanted = Wanted::Overlapping(self.range);
             self.indexed =
                 self.reading.index_series(&self.block, portion.to_vec(), &found.deferred, wanted).await?.into();
+            // Before any of their chunks is fetched.
+            if let Some(shard) = self.shard {
+                self.indexed.retain(|series| shard.holds(&series.labels));
+            }
         }
         let fetch = self.take();
         Ok(Some(self.reading.read_chunks(&self.block, fetch).await?))

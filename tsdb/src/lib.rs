@@ -12,4 +12,4 @@ pub mod postings;
 mod series_chunks;
 pub mod wal;
 
-pub use series_chunks::SeriesChunks;
+pub use series_chunks::{SeriesChunks, SeriesFilter};

@@ -15,6 +15,9 @@ pub struct SeriesChunks {
     pub deleted: Vec<QueryRange>,
 }
 
+/// Says by its labels whether a series is wanted, before its chunks are touched.
+pub type SeriesFilter = Box<dyn Fn(&Labels) -> bool + Send + Sync>;
+
 impl SeriesChunks {
     /// Bytes the series holds on the heap, about.
     pub fn heap_bytes(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use skald_model::{Labels, QueryRange};
+use skald_promql::plan::SeriesShard;
 
 use super::*;
 use crate::select::LabelRequest;
@@ -58,7 +59,7 @@ async fn selects_agree(set: &str) {
     let mut found_something = 0;
     for matchers in selectors() {
         for range in ranges {
-            let request = SelectRequest { matchers: matchers.clone(), range };
+            let request = SelectRequest { matchers: matchers.clone(), range, shard: None };
             let (got, served) = bench.select("a", &ids, request).await.unwrap();
             assert_eq!(served, ids);
             let mut expected = Vec::new();
@@ -79,6 +80,26 @@ async fn selects_agree(set: &str) {
         }
     }
     assert!(found_something > 20, "{found_something}");
+}
+
+/// Shards are disjoint, together everything, and cost about their part of the bytes of chunks.
+#[tokio::test]
+async fn shards_of_blocks_are_the_whole() {
+    let Some((bench, ids)) = golden_bench("blocks-head").await else { return };
+    let (all, _) = bench.select("a", &ids, everything()).await.unwrap();
+    let count = 3;
+    let mut together = Vec::new();
+    for index in 0..count {
+        let shard = SeriesShard { index, count };
+        let (part, served) =
+            bench.select("a", &ids, SelectRequest { shard: Some(shard), ..everything() }).await.unwrap();
+        assert_eq!(served, ids);
+        assert!(part.len() > all.len() / 6, "{} of {}", part.len(), all.len());
+        assert!(part.iter().all(|series| shard.holds(&series.labels)));
+        together.extend(part);
+    }
+    together.sort_by(|a, b| a.labels.cmp(&b.labels));
+    assert_eq!(together, all);
 }
 
 #[tokio::test]

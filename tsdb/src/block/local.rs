@@ -16,10 +16,10 @@ use super::toc::Toc;
 use super::tombstones::{TOMBSTONES_FILE, Tombstones};
 use super::visible::{hidden_ranges, is_hidden};
 use super::{BlockError, BlockFile, BlockMeta, ChunkMeta, Coalesce, INDEX_FILE, IndexHeader, chunk_range, meta};
-use crate::SeriesChunks;
 use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskFile};
 use crate::postings::{self, Deferral, SeriesRef};
+use crate::{SeriesChunks, SeriesFilter};
 
 /// Series whose entries are read together.
 const SERIES_BATCH: usize = 256;
@@ -144,7 +144,7 @@ impl LocalBlock {
     pub fn select(self: &Arc<Self>, matchers: &[Matcher], range: QueryRange) -> Result<LocalSelect, BlockError> {
         let series = self.find(matchers)?;
         let (batch, ready) = (Vec::new().into_iter(), Vec::new().into_iter());
-        Ok(LocalSelect { block: self.clone(), series, range, next: 0, batch, ready, failed: false })
+        Ok(LocalSelect { block: self.clone(), series, range, keep: None, next: 0, batch, ready, failed: false })
     }
 
     /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
@@ -301,6 +301,8 @@ pub struct LocalSelect {
     block: Arc<LocalBlock>,
     series: Vec<SeriesRef>,
     range: QueryRange,
+    /// The chunks of other series are not read.
+    keep: Option<SeriesFilter>,
     /// Index of the first series whose entry is not read yet.
     next: usize,
     /// Series whose chunks are not read yet.
@@ -317,6 +319,13 @@ struct Found {
 }
 
 impl LocalSelect {
+    /// The same series, but those that `keep` refuses.
+    #[must_use]
+    pub fn only(mut self, keep: SeriesFilter) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
     /// Number of series found; some may turn out to have no chunk in the range.
     pub fn series_count(&self) -> usize {
         self.series.len()
@@ -325,8 +334,11 @@ impl LocalSelect {
     fn fill(&mut self) -> Result<(), BlockError> {
         let end = self.series.len().min(self.next + SERIES_BATCH);
         let mut batch = Vec::with_capacity(end - self.next);
-        let (block, range) = (&self.block, self.range);
+        let (block, range, keep) = (&self.block, self.range, &self.keep);
         block.visit_entries(&self.series[self.next..end], &mut |series, entry, labels| {
+            if keep.as_ref().is_some_and(|keep| !keep(labels)) {
+                return Ok(());
+            }
             let hidden = hidden_ranges(&entry.chunks, block.meta.range(), block.tombstones.of(series));
             let wanted = |chunk: &&ChunkMeta| chunk.overlaps(range) && !is_hidden(chunk, &hidden);
             let chunks: Vec<ChunkMeta> = entry.chunks.iter().filter(wanted).copied().collect();

@@ -11,9 +11,9 @@ use super::index::Index;
 use super::page::Page;
 use super::symbols::Symbol;
 use super::{Head, locate};
-use crate::SeriesChunks;
 use crate::postings::{SeriesRef, set};
 use crate::wal::Cut;
+use crate::{SeriesChunks, SeriesFilter};
 
 /// Series sorted under one hold of the index' lock; runs are merged while batches go out.
 const RUN_SERIES: usize = 8192;
@@ -32,6 +32,8 @@ pub struct Select {
     /// The next series of each run, with its run's number.
     fronts: BinaryHeap<Reverse<(Labels, usize, SeriesRef)>>,
     series: usize,
+    /// The chunks of other series are not copied.
+    keep: Option<SeriesFilter>,
 }
 
 /// A reader's place in the head's view.
@@ -56,6 +58,7 @@ impl Head {
             runs: Vec::new(),
             fronts: BinaryHeap::new(),
             series: 0,
+            keep: None,
         };
         if !meets || range.is_empty() {
             return select;
@@ -187,6 +190,13 @@ fn matching_any(index: &Index, selectors: &[Vec<Matcher>]) -> Vec<SeriesRef> {
 }
 
 impl Select {
+    /// The same series, but those that `keep` refuses.
+    #[must_use]
+    pub fn only(mut self, keep: SeriesFilter) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
     /// Number of series selected; some may turn out to have no chunk in the range.
     pub fn series_count(&self) -> usize {
         self.series
@@ -200,6 +210,9 @@ impl Select {
         while bytes < max_bytes
             && let Some((labels, slot)) = self.next_series()
         {
+            if self.keep.as_ref().is_some_and(|keep| !keep(&labels)) {
+                continue;
+            }
             let (number, at) = locate(slot);
             let mut chunks = Vec::new();
             if let Some(page) = self.page(number) {
