@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use skald_promql::eval::{EvalError, Interrupt, QueryContext, QueryStats, evaluate_fragment, evaluate_plan};
+use skald_promql::eval::{
+    CancelOnDrop, EvalError, Interrupt, QueryContext, QueryStats, evaluate_fragment, evaluate_plan,
+};
 use skald_promql::plan::Plan;
 use tokio::runtime::Handle;
 
@@ -13,15 +15,6 @@ use super::{Querier, Shared};
 use crate::error::ServiceError;
 use crate::read_ahead::Place;
 use crate::tenant::TenantId;
-
-/// Stops the query's loops when whoever asked is gone; dropping a pool task alone stops it only where it waits.
-struct CancelOnDrop(Interrupt);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
 
 /// A query about to run.
 struct Evaluation {

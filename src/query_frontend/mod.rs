@@ -2,19 +2,22 @@
 //!
 //! A request's way: [`params`] reads it, one of [`query`], [`labels`], [`expressions`] checks it and asks a querier, and
 //! [`answer`] with [`json`] writes what Prometheus would, large answers piece by piece. Queries are parsed and planned
-//! here and nowhere else.
+//! here and nowhere else; [`parts`] has one evaluated whole, or cut by series and steps by several queriers.
 //!
 //! Absent on purpose: samples are never read here.
 
 mod answer;
+mod explain;
 mod expressions;
+mod join;
 mod json;
 mod labels;
 mod params;
+mod parts;
+mod queriers;
 mod query;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,8 +28,9 @@ use skald_promql::parse::ParseOptions;
 use crate::error::ServiceError;
 use crate::querier::client::QuerierClient;
 use crate::runtime::Runtime;
-use crate::settings::settings;
+use crate::settings::{ByteSize, settings};
 use answer::Success;
+use queriers::Queriers;
 
 settings! {
     /// The query-frontend: checks queries, bounds them, and hands them to queriers.
@@ -39,7 +43,27 @@ settings! {
         pub lookback_delta: Duration = Duration::from_secs(300) => Duration::from_millis(1)..,
         /// Most points per series a range query may ask for.
         pub max_points_per_series: u64 = 11_000 => 1..,
+        /// Shards that the aggregations of a query are cut into by series, each evaluated by the querier whose turn it
+        /// is: one query then uses several queriers. Only queries whose series all go through such aggregations
+        /// (`sum`, `avg`, `min`, `max`, `count`, `group`) are cut; sums of floats may differ in their last digits. Each
+        /// shard asks every ingester and store-gateway, so more shards cost more requests. 0 is off: a querier already
+        /// uses all its cores.
+        pub query_shards: u32 = 0 => 0..=256,
+        /// Cut range queries at the multiples of this interval into parts that queriers evaluate at the same time.
+        /// Smaller intervals spread long queries wider, but samples near the cuts are read twice. `none` is off.
+        pub split_interval: Option<Duration> = None,
+        /// Parts and shards of one query that are evaluated at the same time.
+        pub max_parts_at_once: usize = 16 => 1..=1000,
+        /// Most bytes a query may hold in the query-frontend while its parts or shards are put together. `none` is no
+        /// limit.
+        pub query_memory_limit: Option<ByteSize> = Some(ByteSize::gib(1)),
     }
+    check |config| match config.split_interval {
+        Some(interval) if interval < Duration::from_secs(1) => {
+            Err(format!("`split_interval` ({interval:?}) must be at least 1s"))
+        }
+        _ => Ok(()),
+    };
 }
 
 settings! {
@@ -78,9 +102,7 @@ pub struct QueryFrontend {
     promql: PromqlConfig,
     parse_options: ParseOptions,
     multitenancy_enabled: bool,
-    queriers: Vec<Arc<dyn QuerierClient>>,
-    /// Which querier is asked next.
-    turn: AtomicUsize,
+    queriers: Arc<Queriers>,
     runtime: Runtime,
 }
 
@@ -96,15 +118,14 @@ impl QueryFrontend {
         queriers: Vec<Arc<dyn QuerierClient>>,
         runtime: Runtime,
     ) -> Self {
-        assert!(!queriers.is_empty(), "a query-frontend needs a querier");
+        let queriers = Arc::new(Queriers::new(queriers));
         let parse_options = promql.parse_options();
-        Self { config, promql, parse_options, multitenancy_enabled, queriers, turn: AtomicUsize::new(0), runtime }
+        Self { config, promql, parse_options, multitenancy_enabled, queriers, runtime }
     }
 
     /// The querier whose turn it is.
     fn querier(&self) -> &dyn QuerierClient {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        self.queriers[turn % self.queriers.len()].as_ref()
+        self.queriers.next()
     }
 
     /// The response to an outcome.

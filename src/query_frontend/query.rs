@@ -8,22 +8,24 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use skald_promql::ast::{Expr, ValueType};
-use skald_promql::eval::{AnswerCharge, EvalParams, QueryStats, Value};
+use skald_promql::eval::{Annotations, AnswerCharge, EvalParams, NodeCost, QueryStats, Value};
 use skald_promql::parse::parse_expr;
 use skald_promql::plan::Plan;
+use tokio::sync::Semaphore;
 
 use super::QueryFrontend;
 use super::answer::{Data, Notes, Success};
+use super::explain::{self, Explain};
 use super::json::{ValueData, put_list, put_time};
 use super::params::{Params, invalid};
+use super::parts::Asked;
 use crate::error::{ErrorKind, ServiceError};
-use crate::querier::client::{QueryReply, QueryRequest, query_error};
-use crate::query_plan::SentPlan;
+use crate::querier::client::QueryReply;
 
 /// Warnings, and infos, that one answer carries.
 const MOST_ANNOTATIONS: usize = 10;
 /// Bytes up to which a query is parsed and planned where it arrives; longer ones are work for the query pool.
-const SHORT_QUERY: usize = 4096;
+pub(super) const SHORT_QUERY: usize = 4096;
 
 /// `/api/v1/query`
 pub async fn instant(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
@@ -93,13 +95,6 @@ impl QueryFrontend {
         expr.map_err(|e| invalid("query", e))
     }
 
-    /// Plans a query; a long one on the query pool.
-    async fn planned(&self, query: &str, expr: Expr, params: EvalParams) -> Result<Plan, ServiceError> {
-        let plan = move || Plan::of(&expr, &params);
-        let plan = if query.len() <= SHORT_QUERY { plan() } else { self.runtime.query_pool.run(plan).await? };
-        plan.map_err(query_error)
-    }
-
     async fn run(&self, params: &Params, expr: Expr, start: i64, end: i64, step: i64) -> Result<Success, ServiceError> {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
@@ -112,6 +107,7 @@ impl QueryFrontend {
             Some(ns) if ns >= 1_000_000 => ns / 1_000_000,
             Some(_) => return Err(invalid("lookback_delta", "it must be at least 1ms")),
         };
+        let explain = Explain::of(params)?;
         let stats = params.get("stats");
         let query: Arc<str> = params.get("query").into();
         let begun = self.runtime.clock.monotonic();
@@ -122,15 +118,63 @@ impl QueryFrontend {
             per_step_stats: stats == "all",
             ..EvalParams::range(start, end, step)
         };
-        let plan = Arc::new(self.planned(&query, expr, eval_params).await?);
-        let request = QueryRequest { query: query.clone(), plan: SentPlan::Here(plan), timeout, explain: false };
-        let reply = tokio::select! {
-            reply = self.querier().query(&tenant, request) => reply?,
+        let expr = Arc::new(expr);
+        if explain == Explain::Plan {
+            let plan = self.planned(&query, &expr, &eval_params, None).await?.plan;
+            let reply = nothing(step == 0);
+            let explained = self.explained(plan, &query, None).await?;
+            return Ok(success(&query, reply, limit, None, Some(explained), (start, step)));
+        }
+        let asked = Arc::new(Asked {
+            tenant,
+            query: query.clone(),
+            deadline: begun + timeout,
+            explain: explain == Explain::Costs,
+            at_once: Semaphore::new(self.config.max_parts_at_once),
+        });
+        let answered = async {
+            let cuts = self.cuts(&eval_params, asked.explain);
+            if cuts.len() > 1 {
+                return Ok((None, self.in_parts(&asked, &expr, &eval_params, cuts).await?));
+            }
+            let planned = self.planned(&query, &expr, &eval_params, None).await?;
+            let plan = asked.explain.then(|| planned.plan.clone());
+            Ok::<_, ServiceError>((plan, self.evaluated(&asked, planned).await?))
+        };
+        let (plan, mut reply) = tokio::select! {
+            answered = answered => answered?,
             () = self.runtime.clock.sleep(timeout) => return Err(timed_out()),
         };
         let took = self.runtime.clock.monotonic() - begun;
         let stats = (!stats.is_empty()).then_some(took);
-        Ok(success(&query, reply, limit, stats, (start, step)))
+        let explained = match plan {
+            Some(plan) => Some(self.explained(plan, &query, reply.explain.take()).await?),
+            None => None,
+        };
+        Ok(success(&query, reply, limit, stats, explained, (start, step)))
+    }
+
+    /// The plan as the answer shows it.
+    async fn explained(
+        &self,
+        plan: Arc<Plan>,
+        query: &Arc<str>,
+        costs: Option<Vec<NodeCost>>,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let query = query.clone();
+        Ok(self.runtime.query_pool.run(move || explain::render(&plan, &query, costs.as_deref())).await?)
+    }
+}
+
+/// The reply to a query that is only planned.
+fn nothing(instant: bool) -> QueryReply {
+    QueryReply {
+        value: if instant { Value::Vector(Vec::new()) } else { Value::Matrix(Vec::new()) },
+        annotations: Annotations::default(),
+        warnings: Vec::new(),
+        stats: QueryStats::default(),
+        explain: None,
+        charge: None,
     }
 }
 
@@ -157,6 +201,7 @@ fn success(
     reply: QueryReply,
     limit: Option<usize>,
     stats: Option<Duration>,
+    explain: Option<Vec<u8>>,
     (start, step): (i64, i64),
 ) -> Success {
     let mut notes = Notes { warnings: reply.warnings, infos: reply.annotations.infos(query, MOST_ANNOTATIONS) };
@@ -179,7 +224,8 @@ fn success(
         }
     }
     let stats = stats.map(|took| Stats { stats: reply.stats, took, start, step });
-    Success::new(QueryData { value: ValueData::new(value), begun: false, stats, _charge: reply.charge }, notes)
+    let value = ValueData::new(value);
+    Success::new(QueryData { value, begun: false, stats, explain, _charge: reply.charge }, notes)
 }
 
 /// The data of an answer to a query.
@@ -187,6 +233,8 @@ struct QueryData {
     value: ValueData,
     begun: bool,
     stats: Option<Stats>,
+    /// The plan and its costs, as JSON.
+    explain: Option<Vec<u8>>,
     /// The value counts against the query's budget until it is sent.
     _charge: Option<AnswerCharge>,
 }
@@ -203,6 +251,10 @@ impl Data for QueryData {
         }
         if let Some(Stats { stats, took, start, step }) = &self.stats {
             put_stats(out, stats, *took, *start, *step);
+        }
+        if let Some(explain) = self.explain.take() {
+            out.extend_from_slice(b",\"explain\":");
+            out.extend_from_slice(&explain);
         }
         out.push(b'}');
         false

@@ -102,25 +102,6 @@ pub fn add_groups(groups: &mut Vec<PartialGroup>, parts: Vec<messages::PartialGr
     Ok(())
 }
 
-/// Bytes that groups hold, about.
-pub fn heap_bytes(groups: &[PartialGroup]) -> usize {
-    let total = |total: &Option<PartialTotal>| {
-        total.as_ref().map_or(0, |total| histogram_bytes(&total.sum) + histogram_bytes(&total.compensation))
-    };
-    let group = |group: &PartialGroup| {
-        let numbers = group.floats.len() + group.first.len() + group.second.len() + group.count.len();
-        let totals: usize = group.histograms.iter().map(|(_, one)| size_of::<PartialTotal>() + total(one)).sum();
-        size_of::<PartialGroup>() + group.labels.as_bytes().len() + 8 * (numbers + group.incremental.len()) + totals
-    };
-    groups.iter().map(group).sum()
-}
-
-fn histogram_bytes(histogram: &FloatHistogram) -> usize {
-    let buckets = histogram.positive_buckets.len() + histogram.negative_buckets.len();
-    let spans = histogram.positive_spans.len() + histogram.negative_spans.len();
-    8 * (buckets + spans + histogram.custom_values.len())
-}
-
 fn partial_total(message: messages::PartialTotal) -> Result<Option<PartialTotal>, MalformedMessage> {
     let (Some(sum), Some(compensation)) = (message.sum, message.compensation) else { return Ok(None) };
     Ok(Some(PartialTotal {

@@ -17,6 +17,7 @@ mod flush;
 mod golden;
 mod lifecycle;
 mod prometheus;
+mod query_parts;
 mod roles;
 mod s3;
 mod wrong_input;

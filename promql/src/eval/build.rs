@@ -100,7 +100,9 @@ impl Builder<'_, '_, '_> {
             env.charge().grow(node.grid.count.saturating_mul(size_of::<f64>()), node.span)?;
         }
         if plan.per_step_stats {
-            env.stats.queryable_samples_per_step = vec![0; plan.root().grid.count];
+            let steps = plan.counted_steps();
+            env.charge().grow(steps.saturating_mul(size_of::<u64>()), plan.root().span)?;
+            env.stats.queryable_samples_per_step = vec![0; steps];
         }
         let elsewhere = env.context.fragments().is_some();
         let uses = plan.uses();
@@ -230,13 +232,15 @@ impl Builder<'_, '_, '_> {
                 let mut inputs = Vec::with_capacity(node.inputs.len());
                 for input in &node.inputs {
                     inputs.push(match (&runner, self.built[*input as usize].take()) {
-                        (Some(runner), _) => PartialInput::Elsewhere(runner.run(plan.fragment(*input))),
+                        (Some(runner), _) => {
+                            PartialInput::Elsewhere(runner.run(plan.fragment(*input)), plan.needed_by(*input))
+                        }
                         (None, Some(Built::Partial(fold))) => PartialInput::Here(fold),
                         _ => return Err(not_a("shard")),
                     });
                 }
                 let fold = Fold::new(None, *op, subset(grouping, *without), grid.count, node.input_spans[0]);
-                Box::new(Combine::new(inputs, fold))
+                Box::new(Combine::new(inputs, fold, self.env.charge(), span))
             }
             Op::Binary { op, return_bool, matching, many_unique } => {
                 let operation = Operation { op: *op, return_bool: *return_bool };

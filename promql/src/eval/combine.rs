@@ -7,13 +7,15 @@ use std::task::{Context, Poll, ready};
 use super::aggregate::fold::Fold;
 use super::aggregate::partial::PartialGroup;
 use super::annotations::Annotations;
+use super::context::Charge;
 use super::env::{Env, Said};
 use super::error::EvalError;
 use super::explain::NodeCost;
 use super::operator::Operator;
 use super::output::QueryStats;
 use super::points::StepSeries;
-use crate::plan::Plan;
+use crate::ast::Span;
+use crate::plan::{NodeId, Plan};
 
 /// What a shard of an aggregation yields.
 #[derive(Debug, Clone, Default)]
@@ -44,12 +46,16 @@ impl std::fmt::Debug for dyn FragmentRunner {
     }
 }
 
+fn heap_bytes(output: &FragmentOutput) -> usize {
+    output.groups.iter().map(PartialGroup::heap_bytes).sum()
+}
+
 /// A shard.
 pub(crate) enum PartialInput {
     /// Evaluated in this query.
     Here(Box<Fold>),
-    /// Evaluated as a query of its own.
-    Elsewhere(FragmentFuture),
+    /// Evaluated as a query of its own; these are its nodes in this one.
+    Elsewhere(FragmentFuture, Vec<NodeId>),
     /// Taken in.
     Done,
 }
@@ -61,12 +67,16 @@ pub(crate) struct Combine {
     outputs: Vec<Option<FragmentOutput>>,
     next: usize,
     fold: Fold,
+    /// Holds what has come from elsewhere and is not taken in.
+    charge: Charge,
+    held: usize,
+    span: Span,
 }
 
 impl Combine {
-    pub(crate) fn new(inputs: Vec<PartialInput>, fold: Fold) -> Self {
+    pub(crate) fn new(inputs: Vec<PartialInput>, fold: Fold, charge: Charge, span: Span) -> Self {
         let outputs = inputs.iter().map(|_| None).collect();
-        Self { inputs, outputs, next: 0, fold }
+        Self { inputs, outputs, next: 0, fold, charge, held: 0, span }
     }
 
     fn poll_inputs(&mut self, cx: &mut Context<'_>, env: &mut Env<'_>) -> Result<(), EvalError> {
@@ -76,10 +86,18 @@ impl Combine {
                 PartialInput::Here(fold) => fold
                     .poll_partial(cx, env)
                     .map(|groups| groups.map(|groups| FragmentOutput { groups, ..FragmentOutput::default() })),
-                PartialInput::Elsewhere(future) => future.as_mut().poll(cx),
+                PartialInput::Elsewhere(future, _) => future.as_mut().poll(cx),
             };
             if let Poll::Ready(outcome) = polled {
-                *output = Some(outcome?);
+                let outcome = outcome?;
+                if let (PartialInput::Elsewhere(_, nodes), Some(explain), Some(costs)) =
+                    (&*input, &env.explain, &outcome.explain)
+                {
+                    nodes.iter().zip(costs).for_each(|(id, cost)| explain.node(*id).take_in(cost));
+                }
+                self.held += heap_bytes(&outcome);
+                self.charge.resize(self.held, self.span)?;
+                *output = Some(outcome);
                 *input = PartialInput::Done;
             }
         }
@@ -94,10 +112,13 @@ impl Operator for Combine {
         }
         while let Some(output) = self.outputs.get_mut(self.next) {
             let Some(output) = output.take() else { return Poll::Pending };
+            let bytes = heap_bytes(&output);
             env.take_in(Said { annotations: output.annotations, stats: output.stats, ..Said::default() });
             for group in output.groups {
                 self.fold.add_partial(group, env)?;
             }
+            self.held -= bytes;
+            self.charge.resize(self.held, self.span)?;
             self.next += 1;
         }
         let series = ready!(self.fold.poll_next(cx, env))?;

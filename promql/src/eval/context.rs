@@ -132,6 +132,17 @@ impl QueryContext {
     }
 }
 
+/// Stops a query's loops when whoever waits for its answer is gone: dropping its future alone stops it only where it
+/// waits.
+#[derive(Debug)]
+pub struct CancelOnDrop(pub Interrupt);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// Asks a running query to stop; the loops of the engine look at it every few thousand steps of work.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicU8>);

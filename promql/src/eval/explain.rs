@@ -89,6 +89,17 @@ impl NodeReport {
         add(&self.samples_read, samples);
     }
 
+    /// Adds what the node cost in another process.
+    pub(crate) fn take_in(&self, cost: &NodeCost) {
+        add(&self.nanos, nanos(cost.time));
+        self.worked(cost.worker_time);
+        add(&self.series, cost.series);
+        add(&self.points, cost.points);
+        add(&self.bytes, cost.bytes);
+        self.read_series(cost.series_read, cost.samples_read);
+        add(&self.bytes_read, cost.bytes_read);
+    }
+
     pub(crate) fn worked(&self, time: Duration) {
         add(&self.worker_nanos, nanos(time));
     }

@@ -52,7 +52,7 @@ pub(crate) use aggregate::partial::is_divisible;
 pub use annotations::{Annotation, AnnotationPart, Annotations};
 pub(crate) use binary::arithmetic::{keeps_name, symbol};
 pub use combine::{FragmentFuture, FragmentOutput, FragmentRunner};
-pub use context::{AnswerCharge, Interrupt, QueryContext, SourceCharge, Workers};
+pub use context::{AnswerCharge, CancelOnDrop, Interrupt, QueryContext, SourceCharge, Workers};
 pub use error::EvalError;
 pub use explain::NodeCost;
 pub use histogram::partial::PartialTotal;

@@ -44,7 +44,7 @@ impl Plan {
     }
 
     fn check_node(&self, id: NodeId, node: &Node) -> Result<(), EvalError> {
-        if node.grid.count > MAX_STEPS {
+        if node.grid.count > MAX_STEPS || node.counted_steps() > MAX_STEPS {
             return Err(EvalError::TooManySamples);
         }
         let grids = node.inputs.iter().all(|input| {

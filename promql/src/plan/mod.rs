@@ -222,11 +222,28 @@ impl Plan {
         self.node(self.root)
     }
 
+    /// Steps of the query, as far as samples count at them: a fragment may have one step and count at all of them.
+    pub(crate) fn counted_steps(&self) -> usize {
+        self.nodes.iter().map(Node::counted_steps).fold(self.root().grid.count, usize::max)
+    }
+
     /// How often each node is used as an input, the root once more.
     pub(crate) fn uses(&self) -> Vec<u32> {
         let mut uses = vec![0; self.nodes.len()];
         uses[self.root as usize] += 1;
         self.nodes.iter().flat_map(|node| &node.inputs).for_each(|id| uses[*id as usize] += 1);
         uses
+    }
+}
+
+impl Node {
+    /// Steps that each of the node's samples counts at, if it is evaluated once for all of them.
+    fn counted_steps(&self) -> usize {
+        let counted = match &self.op {
+            Op::Select { selector, .. } | Op::RangeSelect { selector, .. } => selector.counted,
+            Op::Subquery { counted, .. } => *counted,
+            _ => Counted::No,
+        };
+        if let Counted::EveryStep(steps, _) = counted { steps } else { 0 }
     }
 }

@@ -112,15 +112,44 @@ impl Plan {
         Self { root, ..self.clone() }.without_unused()
     }
 
-    /// Without the nodes that the root does not need.
-    fn without_unused(self) -> Self {
+    /// Whether the plan needs no series once its shards are evaluated elsewhere, and has shards.
+    pub fn needs_only_fragments(&self) -> bool {
         let mut needed = vec![false; self.nodes.len()];
         needed[self.root as usize] = true;
+        let mut has_shards = false;
+        for (id, node) in self.nodes.iter().enumerate().rev() {
+            if !needed[id] {
+                continue;
+            }
+            match node.op {
+                Op::Combine { .. } => has_shards = true,
+                Op::Select { .. } | Op::RangeSelect { .. } => return false,
+                _ => node.inputs.iter().for_each(|input| needed[*input as usize] = true),
+            }
+        }
+        has_shards
+    }
+
+    /// The nodes that a node needs, itself among them, in order: those of [`Plan::fragment`].
+    pub(crate) fn needed_by(&self, root: NodeId) -> Vec<NodeId> {
+        let needed = self.needed(root);
+        (0..self.nodes.len() as NodeId).filter(|id| needed[*id as usize]).collect()
+    }
+
+    fn needed(&self, root: NodeId) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        needed[root as usize] = true;
         for (id, node) in self.nodes.iter().enumerate().rev() {
             if needed[id] {
                 node.inputs.iter().for_each(|input| needed[*input as usize] = true);
             }
         }
+        needed
+    }
+
+    /// Without the nodes that the root does not need.
+    fn without_unused(self) -> Self {
+        let needed = self.needed(self.root);
         let mut moved = vec![0; self.nodes.len()];
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.into_iter().enumerate().filter(|(id, _)| needed[*id]) {

@@ -9,7 +9,7 @@ use crate::eval::error::EvalError;
 use crate::eval::histogram::partial::PartialTotal;
 use crate::eval::histogram::{Incompatible, Total, warn_incompatible_schemas};
 use crate::eval::kahan::KahanSum;
-use crate::eval::points::Bits;
+use crate::eval::points::{Bits, histogram_bytes};
 
 /// Whether an aggregation can be worked out of the partial results of disjoint sets of series.
 pub(crate) fn is_divisible(op: AggregateOp) -> bool {
@@ -36,6 +36,19 @@ pub struct PartialGroup {
     pub incremental: Vec<u64>,
     /// `sum`, `avg`: totals of native histograms by step, ascending; `None` where they do not fit together.
     pub histograms: Vec<(u32, Option<PartialTotal>)>,
+}
+
+impl PartialGroup {
+    /// Bytes it holds, about.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let total = |total: &PartialTotal| histogram_bytes(&total.sum) + histogram_bytes(&total.compensation);
+        let totals = self.histograms.iter().map(|(_, one)| size_of::<PartialTotal>() + one.as_ref().map_or(0, total));
+        let numbers = self.floats.len() + self.first.len() + self.second.len() + self.count.len();
+        size_of::<Self>()
+            + self.labels.as_bytes().len()
+            + 8 * (numbers + self.incremental.len())
+            + totals.sum::<usize>()
+    }
 }
 
 impl Group {
