@@ -17,6 +17,9 @@ mod parts;
 mod queriers;
 mod query;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
