@@ -105,23 +105,29 @@ impl SortedWindow {
         if !median.is_finite() {
             return quantile(0.5, &mut (0..self.keys.len()).map(distance).collect::<Vec<_>>());
         }
-        // Distances grow from the median to both sides: the nearer of two neighbours is the next.
+        // Distances grow from the median to both sides, so the ones of the wanted ranks are found as in two sorted
+        // lists: so many of the nearest are to the left that no other to the right is nearer, and the other way round.
         let last = self.keys.len() - 1;
-        let mut right = self.keys.partition_point(|key| value_of(*key) < median);
-        let mut left = right;
-        let mut next = || {
-            let to_left = if left > 0 { distance(left - 1) } else { f64::INFINITY };
-            if right <= last && (left == 0 || distance(right) <= to_left) {
-                right += 1;
-                return distance(right - 1);
-            }
-            left -= 1;
-            to_left
-        };
+        let middle = self.keys.partition_point(|key| value_of(*key) < median);
+        let to_left = |i: usize| if i < middle { distance(middle - 1 - i) } else { f64::INFINITY };
+        let to_right = |i: usize| if middle + i <= last { distance(middle + i) } else { f64::INFINITY };
         let rank = 0.5 * last as f64;
         let lower = rank.floor() as usize;
-        let low = (0..=lower).fold(0.0, |_, _| next());
-        let high = if lower < last { next() } else { low };
+        let nearest = lower + 1;
+        let (mut least, mut most) = (nearest.saturating_sub(self.keys.len() - middle), nearest.min(middle));
+        while least < most {
+            let left = (least + most) / 2;
+            if to_left(left) < to_right(nearest - left - 1) {
+                least = left + 1;
+            } else {
+                most = left;
+            }
+        }
+        let (left, right) = (least, nearest - least);
+        let farthest_left = if left > 0 { to_left(left - 1) } else { 0.0 };
+        let farthest_right = if right > 0 { to_right(right - 1) } else { 0.0 };
+        let low = farthest_left.max(farthest_right);
+        let high = if lower < last { to_left(left).min(to_right(right)) } else { low };
         let weight = rank - rank.floor();
         low * (1.0 - weight) + high * weight
     }

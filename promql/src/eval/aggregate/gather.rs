@@ -97,6 +97,8 @@ pub(crate) struct CountValues {
     span: Span,
     /// By the labels of the result: the group's, with the value in `label`.
     counts: HashMap<Labels, usize, foldhash::fast::RandomState>,
+    /// By the bits of the values that the series at hand has had.
+    by_bits: HashMap<u64, usize, foldhash::fast::RandomState>,
     results: VecDeque<StepSeries>,
     charge: Charge,
     ended: bool,
@@ -118,13 +120,15 @@ impl CountValues {
             steps,
             span,
             counts: HashMap::default(),
+            by_bits: HashMap::default(),
             results: VecDeque::new(),
             charge,
             ended: false,
         }
     }
 
-    fn count(&mut self, series: &StepSeries, step: usize, value: &str, env: &mut Env<'_>) -> Result<(), EvalError> {
+    /// The number of the result that counts the elements of `series` with this value.
+    fn result(&mut self, series: &StepSeries, value: &str, env: &mut Env<'_>) -> Result<usize, EvalError> {
         // The value is set first, so that `without (label)` removes it and `by` can name it.
         let with_value = LabelsBuilder::new(&series.labels).set(&self.label, value).build();
         let labels = self.subset.of(&with_value);
@@ -139,10 +143,13 @@ impl CountValues {
                 id
             }
         };
-        let result = &mut self.results[id];
-        let before = if result.points.floats.get(step) { result.points.values[step] } else { 0.0 };
-        result.points.set_float(step, before + 1.0);
-        Ok(())
+        Ok(id)
+    }
+
+    fn count(&mut self, id: usize, step: usize) {
+        let points = &mut self.results[id].points;
+        let before = if points.floats.get(step) { points.values[step] } else { 0.0 };
+        points.set_float(step, before + 1.0);
     }
 }
 
@@ -153,13 +160,35 @@ impl Operator for CountValues {
                 self.ended = true;
                 break;
             };
+            self.by_bits.clear();
+            let mut last = None;
             for step in series.points.floats.ones() {
-                env.tick(16)?;
-                self.count(&series, step, &format_plain(series.points.values[step]), env)?;
+                env.tick(4)?;
+                let value = series.points.values[step];
+                let bits = value.to_bits();
+                let known = match last {
+                    Some((same, id)) if same == bits => Some(id),
+                    _ => self.by_bits.get(&bits).copied(),
+                };
+                let id = match known {
+                    Some(id) => id,
+                    None => {
+                        env.tick(16)?;
+                        let id = self.result(&series, &format_plain(value), env)?;
+                        // A series of which no two values are the same gains nothing from all being known.
+                        if self.by_bits.len() < 1024 {
+                            self.by_bits.insert(bits, id);
+                        }
+                        id
+                    }
+                };
+                last = Some((bits, id));
+                self.count(id, step);
             }
             for (step, histogram) in series.points.histograms() {
                 env.tick(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
-                self.count(&series, *step as usize, &text(histogram), env)?;
+                let id = self.result(&series, &text(histogram), env)?;
+                self.count(id, *step as usize);
             }
             env.recycle(series.points);
         }

@@ -6,6 +6,7 @@
 
 pub(crate) mod edges;
 mod histogram_rate;
+mod lanes;
 mod over_time;
 mod rate;
 mod regression;

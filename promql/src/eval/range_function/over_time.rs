@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::sliding::Variance;
+use super::lanes::Variance;
 use super::{Call, RangeFunction, Window};
 use crate::eval::error::EvalError;
 use crate::eval::histogram;
@@ -101,18 +101,18 @@ fn first(window: &Window<'_>) -> Point {
     }
 }
 
-fn sum(floats: &[f64]) -> f64 {
+pub(super) fn sum(floats: &[f64]) -> f64 {
     floats.iter().fold(KahanSum::default(), |sum, v| sum.plus(*v)).value()
 }
 
-fn mean(floats: &[f64]) -> f64 {
+pub(super) fn mean(floats: &[f64]) -> f64 {
     let mut mean = KahanMean::of(floats[0]);
     floats[1..].iter().for_each(|v| mean.add(*v));
     mean.value()
 }
 
 /// Population variance.
-fn variance(floats: &[f64]) -> f64 {
+pub(super) fn variance(floats: &[f64]) -> f64 {
     floats.iter().fold(Variance::default(), |variance, v| variance.plus(*v)).value()
 }
 

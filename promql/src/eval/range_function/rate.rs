@@ -8,7 +8,7 @@ use super::histogram_rate;
 use super::sliding::Sliding;
 use super::start::{self, Starts};
 use super::{Call, RangeCall, RangeFunction, Window};
-use crate::eval::env::Env;
+use crate::eval::env::{Env, StepCounter};
 use crate::eval::error::EvalError;
 use crate::eval::histogram::reset::{equal, is_reset};
 use crate::eval::histogram::sum::HistogramSum;
@@ -28,48 +28,32 @@ pub(super) fn fill_floats(
     let is_counter = *function != RangeFunction::Delta;
     let (times, values) = (&columns.float_timestamps[..], &columns.float_values[..]);
     let drops = if is_counter { drops(values) } else { Vec::new() };
-    let mut drops = &drops[..];
-    let mut windows = Sliding::new(times, grid, input);
-    let mut used = env.count_by_step(input.counted);
-    let range = (*function == RangeFunction::Rate).then_some(input.range as f64 / 1000.0);
-    let mut edges = [WindowEdges::default(); 64];
-    for (block, (out, present)) in points.blocks_mut().enumerate() {
-        let mut word = 0;
-        for (i, edges) in edges[..out.len()].iter_mut().enumerate() {
-            let (from, to) = (windows.from(), windows.to());
-            let window = windows.advance();
-            used.count(block * 64 + i, window.len());
-            // What stays in `edges` of a step without a value is computed with, too, and not looked at.
-            let ([first_time, .., last_time], [first, .., last]) = (&times[window.clone()], &values[window.clone()])
-            else {
-                continue;
-            };
-            word |= 1 << i;
-            let mut change = last - first;
-            // A drop at the window's first sample compares with a sample outside.
-            while let [at, others @ ..] = drops
-                && *at <= window.start
-            {
-                drops = others;
+    let used = env.count_by_step(input.counted);
+    let mut windows = RateWindows { windows: Sliding::new(times, grid, input), times, values, drops: &drops, used };
+    // Nothing changes when it is divided by one.
+    let range = if *function == RangeFunction::Rate { input.range as f64 / 1000.0 } else { 1.0 };
+    if grid.count < BLOCK / 4 {
+        points.fill_floats(|step| {
+            let edges = windows.advance(step)?;
+            Some(edges.change * (edges.extrapolation(is_counter) / range))
+        });
+    } else {
+        let mut block = Block::default();
+        for (i, (out, present)) in points.blocks_mut().enumerate() {
+            let mut word = 0;
+            for b in 0..out.len() {
+                // What stays in the block of a step without a value is computed with, too, and not looked at.
+                if let Some(edges) = windows.advance(i * BLOCK + b) {
+                    word |= 1 << b;
+                    block.set(b, &edges);
+                }
             }
-            for at in drops.iter().take_while(|at| **at < window.end) {
-                change += values[at - 1];
-            }
-            *edges = WindowEdges {
-                to_start: (first_time - from) as f64,
-                to_end: (to - last_time) as f64,
-                sampled: (last_time - first_time) as f64,
-                pairs: (window.len() - 1) as f64,
-                first: *first,
-                change,
-            };
-        }
-        *present = word;
-        for (value, edges) in out.iter_mut().zip(&edges) {
-            *value = edges.change * edges.extrapolation(is_counter, range);
+            *present = word;
+            let changes = if is_counter { block.changes::<true>(range) } else { block.changes::<false>(range) };
+            out.copy_from_slice(&changes[..out.len()]);
         }
     }
-    drop(used);
+    drop(windows);
     env.tick(grid.count)?;
     if is_counter && !points.is_empty() {
         info_unless_counter_name(labels, input.span, env);
@@ -77,8 +61,100 @@ pub(super) fn fill_floats(
     Ok(())
 }
 
+/// The windows of a counter or gauge, step by step.
+struct RateWindows<'c, 'e, 'q> {
+    windows: Sliding<'c>,
+    times: &'c [i64],
+    values: &'c [f64],
+    /// Where the counter drops, from the window's second sample on.
+    drops: &'c [usize],
+    used: StepCounter<'e, 'q>,
+}
+
+impl RateWindows<'_, '_, '_> {
+    #[inline(always)]
+    fn advance(&mut self, step: usize) -> Option<WindowEdges> {
+        let (from, to) = (self.windows.from(), self.windows.to());
+        let window = self.windows.advance();
+        self.used.count(step, window.len());
+        if window.len() < 2 {
+            return None;
+        }
+        let (first, last) = (window.start, window.end - 1);
+        let first_value = self.values[first];
+        let mut change = self.values[last] - first_value;
+        // A drop at the window's first sample compares with a sample outside.
+        while let [at, others @ ..] = self.drops
+            && *at <= first
+        {
+            self.drops = others;
+        }
+        for at in self.drops.iter().take_while(|at| **at <= last) {
+            change += self.values[at - 1];
+        }
+        let (first_time, last_time) = (self.times[first], self.times[last]);
+        Some(WindowEdges {
+            to_start: (first_time - from) as f64,
+            to_end: (to - last_time) as f64,
+            sampled: (last_time - first_time) as f64,
+            pairs: (last - first) as f64,
+            first: first_value,
+            change,
+        })
+    }
+}
+
+/// Windows computed together.
+const BLOCK: usize = 64;
+
+/// [`WindowEdges`] of so many windows, in columns.
+struct Block {
+    to_start: [f64; BLOCK],
+    to_end: [f64; BLOCK],
+    sampled: [f64; BLOCK],
+    pairs: [f64; BLOCK],
+    first: [f64; BLOCK],
+    change: [f64; BLOCK],
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        let ones = [1.0; BLOCK];
+        Self { to_start: ones, to_end: ones, sampled: ones, pairs: ones, first: ones, change: ones }
+    }
+}
+
+impl Block {
+    #[inline(always)]
+    fn set(&mut self, at: usize, edges: &WindowEdges) {
+        self.to_start[at] = edges.to_start;
+        self.to_end[at] = edges.to_end;
+        self.sampled[at] = edges.sampled;
+        self.pairs[at] = edges.pairs;
+        self.first[at] = edges.first;
+        self.change[at] = edges.change;
+    }
+
+    #[inline(never)]
+    fn changes<const COUNTER: bool>(&self, range: f64) -> [f64; BLOCK] {
+        let mut changes = [0.0; BLOCK];
+        for (i, change) in changes.iter_mut().enumerate() {
+            let edges = WindowEdges {
+                to_start: self.to_start[i],
+                to_end: self.to_end[i],
+                sampled: self.sampled[i],
+                pairs: self.pairs[i],
+                first: self.first[i],
+                change: self.change[i],
+            };
+            *change = edges.change * (edges.extrapolation(COUNTER) / range);
+        }
+        changes
+    }
+}
+
 /// A window's first and last sample; times in milliseconds.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct WindowEdges {
     /// From the window's start to its first sample.
     to_start: f64,
@@ -94,12 +170,12 @@ struct WindowEdges {
 }
 
 impl WindowEdges {
-    /// What the change is multiplied with to cover the whole window, per second if the window's length in seconds is
-    /// given. The order of the operations is Prometheus', for the last bits' sake.
+    /// What the change is multiplied with to cover the whole window. The order of the operations is Prometheus', for
+    /// the last bits' sake.
     ///
     /// A counter is not extended to the left beyond where it would have been zero.
     #[inline(always)]
-    fn extrapolation(&self, is_counter: bool, range: Option<f64>) -> f64 {
+    fn extrapolation(&self, is_counter: bool) -> f64 {
         let Self { first, change, .. } = *self;
         let (mut to_start, mut to_end) = (self.to_start / 1000.0, self.to_end / 1000.0);
         let sampled = self.sampled / 1000.0;
@@ -110,11 +186,7 @@ impl WindowEdges {
         let is_cut = is_counter & (change > 0.0) & (first >= 0.0) & (to_zero < to_start);
         to_start = if is_cut { to_zero } else { to_start };
         to_end = if to_end >= threshold { average / 2.0 } else { to_end };
-        let factor = (sampled + to_start + to_end) / sampled;
-        match range {
-            Some(range) => factor / range,
-            None => factor,
-        }
+        (sampled + to_start + to_end) / sampled
     }
 }
 
@@ -151,8 +223,8 @@ pub(super) fn extrapolation(
         first: zero_from.unwrap_or(0.0),
         change,
     };
-    let range = (function == RangeFunction::Rate).then_some(range as f64 / 1000.0);
-    edges.extrapolation(zero_from.is_some(), range)
+    let factor = edges.extrapolation(zero_from.is_some());
+    if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
 }
 
 /// `rate`, `increase` and `delta` of a series that has histograms or start timestamps.

@@ -1,6 +1,6 @@
 //! Least squares and smoothing.
 
-use super::{Call, Window};
+use super::{Call, Window, lanes};
 use crate::eval::error::EvalError;
 use crate::eval::kahan::KahanSum;
 use crate::eval::points::Point;
@@ -72,22 +72,27 @@ impl Line {
 
     /// Least squares; time counts from `origin`.
     pub(super) fn through(times: &[i64], values: &[f64], origin: i64) -> Self {
-        let zero = KahanSum::of(0.0);
-        let (mut sum_x, mut sum_y, mut sum_xy, mut sum_x2) = (zero, zero, zero, zero);
-        for (time, y) in times.iter().zip(values) {
-            let x = (time - origin) as f64 / 1000.0;
-            sum_x.add(x);
-            sum_y.add(*y);
-            sum_xy.add(x * y);
-            sum_x2.add(x * x);
+        let mut sums = lanes::products(times, values, origin);
+        if !sums.iter().all(|sum| sum.is_finite()) {
+            sums = plain_products(times, values, origin);
         }
         let n = values.len() as f64;
-        let (sum_x, sum_y, sum_xy, sum_x2) = (sum_x.value(), sum_y.value(), sum_xy.value(), sum_x2.value());
+        let [sum_x, sum_y, sum_xy, sum_x2] = sums;
         let covariance = sum_xy - sum_x * sum_y / n;
         let variance = sum_x2 - sum_x * sum_x / n;
         let slope = covariance / variance;
         Self { slope, intercept: sum_y / n - slope * sum_x / n }
     }
+}
+
+/// The same as [`lanes::products`], whatever the values are.
+fn plain_products(times: &[i64], values: &[f64], origin: i64) -> [f64; 4] {
+    let mut sums = [KahanSum::of(0.0); 4];
+    for (time, y) in times.iter().zip(values) {
+        let x = (time - origin) as f64 / 1000.0;
+        sums.iter_mut().zip([x, *y, x * y, x * x]).for_each(|(sum, value)| sum.add(value));
+    }
+    sums.map(KahanSum::value)
 }
 
 fn least_squares(window: &Window<'_>, origin: i64) -> Line {

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use skald_model::Columns;
 
+use super::lanes::{self, LANES, Variance};
+use super::over_time::{mean, sum, variance};
 use super::regression::Line;
 use super::{RangeCall, RangeFunction};
 use crate::eval::env::Env;
@@ -106,16 +108,14 @@ pub(super) fn fill(
         // Of equal ones the last.
         F::TsOfMaxOverTime => each.extreme(|new, old| new >= old, seconds),
         F::TsOfMinOverTime => each.extreme(|new, old| new <= old, seconds),
-        F::SumOverTime => each.walk::<4, _>(KahanSum::default(), |sum, i| sum.plus(values[i]), |sum, _| sum.value())?,
-        F::AvgOverTime => each.walk::<4, _>(
-            KahanSum::default(),
-            |sum, i| sum.plus(values[i]),
-            |sum, w| if sum.sum.is_finite() { KahanMean::of_sum(sum, w.len()).value() } else { mean(&values[w]) },
-        )?,
-        F::StddevOverTime => {
-            each.walk::<2, _>(Variance::default(), |v, i| v.plus(values[i]), |v, _| v.value().sqrt())?;
+        F::SumOverTime => each.walk(lanes::sums, KahanSum::plus, |sum, _| sum.value(), sum)?,
+        F::AvgOverTime => {
+            each.walk(lanes::sums, KahanSum::plus, |sum, count| KahanMean::of_sum(sum, count).value(), mean)?;
         }
-        F::StdvarOverTime => each.walk::<2, _>(Variance::default(), |v, i| v.plus(values[i]), |v, _| v.value())?,
+        F::StddevOverTime => {
+            each.walk(lanes::variances, Variance::plus, |v, _| v.value().sqrt(), |values| variance(values).sqrt())?;
+        }
+        F::StdvarOverTime => each.walk(lanes::variances, Variance::plus, |v, _| v.value(), variance)?,
         F::QuantileOverTime => each.quantiles()?,
         F::MadOverTime => each.sorted(|sorted, _, _| sorted.median_deviation())?,
         F::Deriv => each.slopes()?,
@@ -134,42 +134,6 @@ fn pairs_before(values: &[f64], f: impl Fn(f64, f64) -> bool) -> Vec<u32> {
         count
     });
     counts.collect()
-}
-
-fn mean(values: &[f64]) -> f64 {
-    let mut mean = KahanMean::of(values[0]);
-    values[1..].iter().for_each(|value| mean.add(*value));
-    mean.value()
-}
-
-/// Population variance: Welford's method with both running values compensated.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Variance {
-    mean: KahanSum,
-    squares: KahanSum,
-    count: f64,
-}
-
-impl Default for Variance {
-    fn default() -> Self {
-        Self { mean: KahanSum::of(0.0), squares: KahanSum::of(0.0), count: 0.0 }
-    }
-}
-
-impl Variance {
-    #[inline(always)]
-    #[must_use]
-    pub(super) fn plus(self, value: f64) -> Self {
-        let count = self.count + 1.0;
-        let delta = value - self.mean.value();
-        let mean = self.mean.plus(delta / count);
-        let squares = self.squares.plus(delta * (value - mean.value()));
-        Self { mean, squares, count }
-    }
-
-    pub(super) fn value(self) -> f64 {
-        self.squares.value() / self.count
-    }
 }
 
 /// What is needed to go through the windows of a series.
@@ -231,41 +195,45 @@ impl Each<'_, '_> {
         });
     }
 
-    /// Folds every window from its first sample to its last, `N` windows side by side.
+    /// Folds every window from its first sample to its last: `lanes` begins with several windows of one length,
+    /// `plus` goes on with what they have more, and `finish` makes a value out of it and the window's length. Where
+    /// that is not finite, or windows are too few, `whole` makes the value.
     #[inline(always)]
-    fn walk<const N: usize, S: Copy>(
+    fn walk<S: Copy>(
         &mut self,
-        init: S,
-        f: impl Fn(S, usize) -> S,
-        finish: impl Fn(S, Range<usize>) -> f64,
+        lanes: impl Fn([&[f64]; LANES]) -> [S; LANES],
+        plus: impl Fn(S, f64) -> S,
+        finish: impl Fn(S, usize) -> f64,
+        whole: impl Fn(&[f64]) -> f64,
     ) -> Result<(), EvalError> {
+        let values = &self.columns.float_values[..];
         let mut windows = Sliding::new(&self.columns.float_timestamps, &self.call.grid, &self.call.window);
         let steps = self.call.grid.count;
         let mut step = 0;
         while step < steps {
-            let mut lanes: [(usize, Range<usize>); N] = std::array::from_fn(|_| (0, 0..0));
+            let mut group: [(usize, &[f64]); LANES] = [(0, &[]); LANES];
             let (mut filled, mut work) = (0, 0);
-            while filled < N && step < steps {
+            while filled < LANES && step < steps {
                 let window = windows.advance();
                 self.env.count_samples(self.call.window.counted, step, window.len());
                 if !window.is_empty() {
                     work += window.len();
-                    lanes[filled] = (step, window);
+                    group[filled] = (step, &values[window]);
                     filled += 1;
                 }
                 step += 1;
             }
             self.env.tick(work)?;
-            let lanes = &lanes[..filled];
-            let mut states = [init; N];
-            let shared = if filled == N { lanes.iter().map(|(_, w)| w.len()).min().unwrap_or(0) } else { 0 };
-            let starts: [usize; N] = std::array::from_fn(|lane| lanes.get(lane).map_or(0, |(_, w)| w.start));
-            for i in 0..shared {
-                states = std::array::from_fn(|lane| f(states[lane], starts[lane] + i));
+            if filled < LANES {
+                group[..filled].iter().for_each(|(step, window)| self.points.set_float(*step, whole(window)));
+                continue;
             }
-            for ((step, window), state) in lanes.iter().zip(states) {
-                let state = (window.start + shared..window.end).fold(state, &f);
-                self.points.set_float(*step, finish(state, window.clone()));
+            let shared = group.iter().map(|(_, window)| window.len()).min().unwrap_or(0);
+            let states = lanes(group.map(|(_, window)| &window[..shared]));
+            for ((step, window), state) in group.into_iter().zip(states) {
+                let state = window[shared..].iter().fold(state, |state, value| plus(state, *value));
+                let value = finish(state, window.len());
+                self.points.set_float(step, if value.is_finite() { value } else { whole(window) });
             }
         }
         Ok(())
