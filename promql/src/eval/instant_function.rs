@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::binary::arithmetic::{go_max, go_min};
 use super::env::Env;
 use super::error::EvalError;
+use super::go_math;
 use super::histogram::scaled;
 use super::operator::Operator;
 use super::points::StepSeries;
@@ -44,8 +45,8 @@ impl FloatFunction {
             "asin" => Self::Plain(f64::asin),
             "acos" => Self::Plain(f64::acos),
             "atan" => Self::Plain(f64::atan),
-            "sinh" => Self::Plain(f64::sinh),
-            "cosh" => Self::Plain(f64::cosh),
+            "sinh" => Self::Plain(go_math::sinh),
+            "cosh" => Self::Plain(go_math::cosh),
             "tanh" => Self::Plain(f64::tanh),
             "asinh" => Self::Plain(asinh),
             "acosh" => Self::Plain(acosh),

@@ -19,6 +19,7 @@ mod date;
 mod env;
 pub mod error;
 mod explain;
+mod go_math;
 mod group_index;
 pub(crate) mod histogram;
 mod histogram_function;
