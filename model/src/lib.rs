@@ -4,10 +4,12 @@
 //!
 //! Reading order: [`time`] and [`sample`] are plain data; [`varint`] is the one coding they share;
 //! [`labels`] is a series' identity inside a query, [`label_bytes`] the same identity as it travels from a sender
-//! to a head; [`matcher`] selects labels, by regexes in the syntax of [`re2`]; [`quote`] prints text as Go quotes it; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
+//! to a head; [`matcher`] selects labels, by regexes in the syntax of [`re2`]; [`quote`] and
+//! [`go_float`] print text and numbers as Go does; [`histogram`] is the native histogram; [`columns`] is what decoders fill and
 //! the query engine reads.
 
 pub mod columns;
+pub mod go_float;
 pub mod histogram;
 pub mod label_bytes;
 pub mod labels;
@@ -20,6 +22,7 @@ pub mod time;
 pub mod varint;
 
 pub use columns::Columns;
+pub use go_float::GoFloat;
 pub use histogram::{FloatHistogram, Histogram, HistogramError, NotReducible, ResetHint, Span};
 pub use label_bytes::LabelBytes;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};

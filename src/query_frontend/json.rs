@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use skald_model::{Columns, Exemplar, FloatHistogram, Labels, TimestampMs};
+use skald_model::{Columns, Exemplar, FloatHistogram, GoFloat, Labels, TimestampMs};
 use skald_promql::eval::{Element, SampleValue, Series, Value};
 
 use super::answer::{Data, List};
@@ -34,6 +34,15 @@ fn put_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
 
 /// Floats below are whole numbers when they have no fraction: every digit counts.
 const WHOLE_BELOW: f64 = (1_u64 << 53) as f64;
+
+/// Appends a float without exponent, however many digits that takes: Prometheus prints scalars so.
+fn put_plain_float(out: &mut Vec<u8>, value: f64) {
+    if value.is_finite() {
+        let _ = write!(out, "{}", GoFloat(value));
+    } else {
+        put_float(out, value);
+    }
+}
 
 /// Appends a float as Go's shortest form, the way Prometheus picks between plain and exponent notation.
 pub fn put_float(out: &mut Vec<u8>, value: f64) {
@@ -67,7 +76,7 @@ pub fn put_float(out: &mut Vec<u8>, value: f64) {
             out.extend_from_slice(&digits);
         }
     } else {
-        let _ = write!(out, "{value}");
+        let _ = write!(out, "{}", GoFloat(value));
     }
 }
 
@@ -217,7 +226,11 @@ impl ValueData {
     pub fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
         let more = match &mut self.left {
             Left::Scalar(timestamp, value) => {
-                put_float_point(out, *timestamp, *value);
+                out.push(b'[');
+                put_time(out, *timestamp);
+                out.extend_from_slice(b",\"");
+                put_plain_float(out, *value);
+                out.extend_from_slice(b"\"]");
                 false
             }
             Left::Text(timestamp, text) => {
@@ -352,6 +365,9 @@ mod tests {
         float(1e21, "1e+21");
         float(1.5e300, "1.5e+300");
         float(5e-324, "5e-324");
+        // Between two texts the even one, as Go has it.
+        float(4_503_599_627_370_497.0 / 4.0, "1125899906842624.2");
+        float(4_503_599_627_370_499.0 / 4.0, "1125899906842624.8");
         float(9_007_199_254_740_991.0, "9007199254740991");
         float(-9_007_199_254_740_992.0, "-9007199254740992");
         float(9_999_999_999_999_998.0, "9999999999999998");
@@ -372,8 +388,18 @@ mod tests {
                 }
                 let mut out = Vec::new();
                 put_float(&mut out, value);
-                prop_assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
+                prop_assert_eq!(String::from_utf8(out).unwrap(), GoFloat(value).to_string());
             }
+        }
+    }
+
+    #[test]
+    fn scalars_have_no_exponent() {
+        for (value, expected) in [(1e21, "1000000000000000000000"), (-1.5e-7, "-0.00000015"), (f64::INFINITY, "+Inf")] {
+            let mut out = Vec::new();
+            assert!(!ValueData::new(Value::Scalar { timestamp: 0, value }).put_some(&mut out, 100));
+            let expected = format!(r#"[0,"{expected}"]"#);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }
 

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use skald_model::GoFloat;
+
 use super::env::Env;
 use crate::ast::Span;
 
@@ -193,7 +195,7 @@ pub(crate) fn format_two_digits(value: f64) -> String {
 
 /// A float as Prometheus writes sample values into label values: never with an exponent.
 pub(crate) fn format_plain(value: f64) -> String {
-    if value.is_finite() { format!("{value}") } else { format_g(value) }
+    if value.is_finite() { GoFloat(value).to_string() } else { format_g(value) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use skald_model::labels::is_identifier;
-use skald_model::{METRIC_NAME, MatchOp, Matcher, Quoted};
+use skald_model::{GoFloat, METRIC_NAME, MatchOp, Matcher, Quoted};
 
 use crate::ast::{
     Aggregate, AtModifier, Binary, BinaryOp, Cardinality, Duration, DurationExpr, EdgeMode, Expr, NumberLiteral,
@@ -315,7 +315,7 @@ impl fmt::Display for PlainFloat {
         match self.0 {
             f64::INFINITY => f.write_str("+Inf"),
             f64::NEG_INFINITY => f.write_str("-Inf"),
-            value => write!(f, "{value}"),
+            value => write!(f, "{}", GoFloat(value)),
         }
     }
 }
