@@ -12,6 +12,7 @@ mod s3_server;
 mod sender;
 
 mod crash;
+mod differential;
 mod disk_full;
 mod flush;
 mod golden;
