@@ -31,6 +31,7 @@ use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_e
 use crate::ingester::client::IngesterClient;
 use crate::ingester::grpc::GrpcIngesterClient;
 use crate::ingester::{self, Ingester};
+use crate::limits::TenantLimits;
 use crate::querier::blocks::BlockFinder;
 use crate::querier::client::QuerierClient;
 use crate::querier::grpc::GrpcQuerierClient;
@@ -336,8 +337,9 @@ impl App {
                 return Err(AppError::Setting(text.to_owned()));
             }
             let multitenancy = self.config.multitenancy_enabled;
-            let frontend =
-                QueryFrontend::new(config, self.config.promql.clone(), multitenancy, queriers, self.runtime.clone());
+            let limits = TenantLimits::new(self.config.limits.clone());
+            let promql = self.config.promql.clone();
+            let frontend = QueryFrontend::new(config, promql, limits, multitenancy, queriers, self.runtime.clone());
             let routes = Arc::new(frontend).router();
             let http = std::mem::take(&mut self.http);
             self.http = match self.config.api.prometheus_http_prefix.as_str() {

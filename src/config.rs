@@ -34,7 +34,7 @@ settings! {
         pub querier: querier::Config,
         /// The query-frontend.
         pub query_frontend: query_frontend::Config,
-        /// The dialect of PromQL.
+        /// PromQL.
         pub promql: query_frontend::PromqlConfig,
         /// The store-gateway.
         pub store_gateway: store_gateway::Config,

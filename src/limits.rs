@@ -1,13 +1,19 @@
 //! What one tenant may do: each service declares what it enforces, here they stand together as one section.
 
-use crate::distributor;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::settings::{Field, Section};
+use crate::tenant::TenantId;
+use crate::{distributor, query_frontend};
 
 /// Limits of every tenant.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Limits {
     /// Enforced by the distributor.
     pub distributor: distributor::Limits,
+    /// Enforced by the query-frontend.
+    pub query_frontend: query_frontend::Limits,
 }
 
 /// The services' limits side by side, under their own names.
@@ -17,10 +23,38 @@ impl Section for Limits {
     }
 
     fn fields(&mut self) -> Vec<Field<'_>> {
-        self.distributor.fields()
+        let mut fields = self.distributor.fields();
+        fields.extend(self.query_frontend.fields());
+        fields
     }
 
     fn check(&self) -> Result<(), String> {
-        self.distributor.check()
+        self.distributor.check()?;
+        self.query_frontend.check()
+    }
+}
+
+/// Which limits are whose. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct TenantLimits {
+    default: Arc<Limits>,
+    overrides: Arc<HashMap<TenantId, Limits>>,
+}
+
+impl TenantLimits {
+    /// The same limits for everyone.
+    pub fn new(default: Limits) -> Self {
+        Self { default: Arc::new(default), overrides: Arc::default() }
+    }
+
+    /// Other limits for some tenants.
+    #[must_use]
+    pub fn with_overrides(self, overrides: HashMap<TenantId, Limits>) -> Self {
+        Self { overrides: Arc::new(overrides), ..self }
+    }
+
+    /// The limits of a tenant.
+    pub fn of(&self, tenant: &TenantId) -> &Limits {
+        self.overrides.get(tenant).unwrap_or(&self.default)
     }
 }

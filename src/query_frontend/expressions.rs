@@ -13,6 +13,7 @@ use super::answer::{Data, Notes, Success, Whole};
 use super::json::put_str;
 use super::params::{Params, invalid};
 use crate::error::{ErrorKind, ServiceError};
+use crate::tenant::TenantId;
 
 /// Bytes a formatted query may reach: indentation can make a small query a very large one.
 const LONGEST_FORMATTED: usize = 16 << 20;
@@ -56,7 +57,25 @@ pub async fn build_info(State(frontend): State<Arc<QueryFrontend>>) -> Response 
     frontend.respond(Ok(Success::new(data, Notes::default()))).await
 }
 
+/// `/api/v1/rules`: Grafana asks it of every Prometheus. There are none, because nothing here evaluates rules.
+pub async fn rules(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    let groups = frontend.constant(request, r#"{"groups":[]}"#);
+    frontend.respond(groups).await
+}
+
+/// `/api/v1/alerts`: likewise.
+pub async fn alerts(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    let alerts = frontend.constant(request, r#"{"alerts":[]}"#);
+    frontend.respond(alerts).await
+}
+
 impl QueryFrontend {
+    fn constant(&self, request: Request<Body>, data: &'static str) -> Result<Success, ServiceError> {
+        TenantId::of_request(request.headers(), self.multitenancy_enabled)?;
+        let data = Whole::new(move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes()));
+        Ok(Success::new(data, Notes::default()))
+    }
+
     /// Parses the query on the query pool and answers with something made of it.
     async fn of_expression<D: Data>(
         &self,
@@ -64,8 +83,7 @@ impl QueryFrontend {
         answer: impl FnOnce(Expr) -> Result<D, ServiceError> + Send + 'static,
     ) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
-        params.tenant(self.multitenancy_enabled)?;
-        let options = self.parse_options;
+        let options = self.limits(&params.tenant(self.multitenancy_enabled)?).parse_options();
         let work = move || {
             let expr = parse_expr(params.get("query"), &options).map_err(|e| invalid("query", e))?;
             Ok(Success::new(answer(expr)?, Notes::default()))

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
-use skald_model::MetricMetadata;
+use skald_model::{MetricMetadata, QuotedBytes};
 use skald_promql::parse::parse_expr;
 
 use super::QueryFrontend;
 use super::answer::{List, Notes, Success, Whole};
 use super::json::{put_exemplar, put_labels, put_list, put_str};
-use super::params::{Params, invalid};
+use super::params::{Params, bad_data};
 use crate::error::{ErrorKind, ServiceError};
 use crate::select::{LabelRequest, SeriesExemplars};
 
@@ -23,12 +23,8 @@ pub async fn names(State(frontend): State<Arc<QueryFrontend>>, request: Request<
 }
 
 /// `/api/v1/label/{name}/values`
-pub async fn values(
-    State(frontend): State<Arc<QueryFrontend>>,
-    Path(name): Path<String>,
-    request: Request<Body>,
-) -> Response {
-    frontend.respond(frontend.values(&name, request).await).await
+pub async fn values(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
+    frontend.respond(frontend.values(request).await).await
 }
 
 /// `/api/v1/series`
@@ -63,20 +59,24 @@ impl QueryFrontend {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest { selectors: params.selectors()?, range: params.label_range()? };
+        let labels = LabelRequest { range: params.label_range()?, selectors: params.optional_selectors()? };
+        if labels.range.is_empty() {
+            return Ok(strings(Vec::new(), limit));
+        }
         let names = self.in_time(self.querier().label_names(&tenant, labels)).await?;
         Ok(strings(names, limit))
     }
 
-    async fn values(&self, name: &str, request: Request<Body>) -> Result<Success, ServiceError> {
+    async fn values(&self, request: Request<Body>) -> Result<Success, ServiceError> {
+        let name = label_name(request.uri().path());
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
+        let name = name.map_err(|bytes| bad_data(format!("invalid label name: {}", QuotedBytes(&bytes))))?;
         let limit = params.limit("limit")?;
-        let name = unescape_label_name(name);
-        if name.is_empty() {
-            return Err(ServiceError::new(ErrorKind::BadData, "invalid-parameter", "invalid label name: \"\""));
+        let labels = LabelRequest { range: params.label_range()?, selectors: params.optional_selectors()? };
+        if labels.range.is_empty() {
+            return Ok(strings(Vec::new(), limit));
         }
-        let labels = LabelRequest { selectors: params.selectors()?, range: params.label_range()? };
         let values = self.in_time(self.querier().label_values(&tenant, &name, labels)).await?;
         Ok(strings(values, limit))
     }
@@ -84,14 +84,16 @@ impl QueryFrontend {
     async fn series(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
-        let limit = params.limit("limit")?;
-        let selectors = params.selectors()?;
-        if selectors.is_empty() {
-            let text = "no match[] parameter provided";
-            return Err(ServiceError::new(ErrorKind::BadData, "invalid-parameter", text));
+        if params.all("match[]").next().is_none() {
+            return Err(bad_data("no match[] parameter provided"));
         }
-        let labels = LabelRequest { selectors, range: params.label_range()? };
-        let series = self.in_time(self.querier().series(&tenant, labels)).await?;
+        let limit = params.limit("limit")?;
+        let labels = LabelRequest { range: params.label_range()?, selectors: params.selectors()? };
+        let series = if labels.range.is_empty() {
+            Vec::new()
+        } else {
+            self.in_time(self.querier().series(&tenant, labels)).await?
+        };
         let mut notes = Notes::default();
         Ok(Success::new(List::limited(series, limit, &mut notes, put_labels), notes))
     }
@@ -134,7 +136,10 @@ impl QueryFrontend {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let range = params.label_range()?;
-        let expr = parse_expr(params.get("query"), &self.parse_options).map_err(|e| invalid("query", e))?;
+        if range.is_empty() {
+            return Err(bad_data("end timestamp must not be before start timestamp"));
+        }
+        let expr = parse_expr(params.get("query"), &self.limits(&tenant).parse_options()).map_err(bad_data)?;
         let selectors: Vec<_> = expr.selectors().map(|selector| selector.matchers.clone()).collect();
         let series = if selectors.is_empty() {
             Vec::new()
@@ -156,6 +161,30 @@ fn put_series_exemplars(out: &mut Vec<u8>, series: &SeriesExemplars) {
 fn strings(texts: Vec<String>, limit: Option<usize>) -> Success {
     let mut notes = Notes::default();
     Success::new(List::limited(texts, limit, &mut notes, |out, text| put_str(out, text)), notes)
+}
+
+/// The label name in `…/label/<name>/values`, or its bytes if they are no label name.
+fn label_name(path: &str) -> Result<String, Vec<u8>> {
+    let encoded = path.strip_suffix("/values").unwrap_or(path);
+    let encoded = encoded.rsplit('/').next().unwrap_or_default();
+    match String::from_utf8(percent_decoded(encoded)) {
+        Ok(name) if !name.is_empty() => Ok(unescape_label_name(&name)),
+        Ok(name) => Err(name.into_bytes()),
+        Err(error) => Err(error.into_bytes()),
+    }
+}
+
+/// Bytes written as `%` and two hexadecimal digits; a `%` that is followed by something else stands for itself.
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escape = after.get(..2).filter(|_| *first == b'%');
+        let byte = escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    out
 }
 
 /// A label name as a URL carries it: `U__` introduces Prometheus' escaping of names outside `[a-zA-Z0-9_]`, where `__`
@@ -184,6 +213,15 @@ fn unescape_label_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn label_names_are_read_from_the_path() {
+        let name = |path: &str| label_name(path).map_err(|bytes| QuotedBytes(&bytes).to_string());
+        assert_eq!(name("/api/v1/label/job/values"), Ok("job".to_owned()));
+        assert_eq!(name("/api/v1/label/a%2Fb%20c+%e2%98%ba%/values"), Ok("a/b c+☺%".to_owned()));
+        assert_eq!(name("/api/v1/label/%ffx/values"), Err(r#""\xffx""#.to_owned()));
+        assert_eq!(name("/api/v1/label//values"), Err(r#""""#.to_owned()));
+    }
 
     #[test]
     fn label_names_are_unescaped() {

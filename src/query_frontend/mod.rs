@@ -18,6 +18,8 @@ mod queriers;
 mod query;
 
 #[cfg(test)]
+mod api_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -29,9 +31,11 @@ use axum::routing::get;
 use skald_promql::parse::ParseOptions;
 
 use crate::error::ServiceError;
+use crate::limits::TenantLimits;
 use crate::querier::client::QuerierClient;
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
+use crate::tenant::TenantId;
 use answer::Success;
 use queriers::Queriers;
 
@@ -70,31 +74,37 @@ settings! {
 }
 
 settings! {
-    /// The dialect of PromQL. By default what Prometheus 3.14 understands without feature flags.
-    pub struct PromqlConfig {
+    /// What of PromQL a tenant may use that Prometheus 3.14 has behind feature flags.
+    pub struct Limits {
         /// Allow functions and aggregations that Prometheus marks as experimental.
-        pub experimental_functions: bool = false,
+        pub promql_experimental_functions: bool = false,
         /// Allow arithmetic in durations, such as `[5m * 2]` or `[step()]`.
-        pub duration_expressions: bool = false,
+        pub promql_duration_expressions: bool = false,
         /// Allow `smoothed` and `anchored` on range selectors.
-        pub extended_range_selectors: bool = false,
+        pub promql_extended_range_selectors: bool = false,
         /// Allow `fill`, `fill_left` and `fill_right` on binary operators.
-        pub binary_fill_modifiers: bool = false,
+        pub promql_binary_fill_modifiers: bool = false,
         /// Drop metric names at the end of an evaluation instead of at once, so that `by (__name__)` still sees them.
-        pub delayed_name_removal: bool = false,
+        pub promql_delayed_name_removal: bool = false,
+    }
+}
+
+settings! {
+    /// How PromQL is evaluated.
+    pub struct PromqlConfig {
         /// Step of subqueries that name none.
         pub default_subquery_step: Duration = Duration::from_secs(60) => Duration::from_millis(1)..,
     }
 }
 
-impl PromqlConfig {
-    /// What the parser is to understand.
+impl Limits {
+    /// What the parser is to understand of the tenant's queries.
     pub fn parse_options(&self) -> ParseOptions {
         ParseOptions {
-            experimental_functions: self.experimental_functions,
-            duration_expressions: self.duration_expressions,
-            extended_selectors: self.extended_range_selectors,
-            binary_fill_modifiers: self.binary_fill_modifiers,
+            experimental_functions: self.promql_experimental_functions,
+            duration_expressions: self.promql_duration_expressions,
+            extended_selectors: self.promql_extended_range_selectors,
+            binary_fill_modifiers: self.promql_binary_fill_modifiers,
         }
     }
 }
@@ -103,7 +113,7 @@ impl PromqlConfig {
 pub struct QueryFrontend {
     config: Config,
     promql: PromqlConfig,
-    parse_options: ParseOptions,
+    limits: TenantLimits,
     multitenancy_enabled: bool,
     queriers: Arc<Queriers>,
     runtime: Runtime,
@@ -117,13 +127,18 @@ impl QueryFrontend {
     pub fn new(
         config: Config,
         promql: PromqlConfig,
+        limits: TenantLimits,
         multitenancy_enabled: bool,
         queriers: Vec<Arc<dyn QuerierClient>>,
         runtime: Runtime,
     ) -> Self {
         let queriers = Arc::new(Queriers::new(queriers));
-        let parse_options = promql.parse_options();
-        Self { config, promql, parse_options, multitenancy_enabled, queriers, runtime }
+        Self { config, promql, limits, multitenancy_enabled, queriers, runtime }
+    }
+
+    /// What of PromQL a tenant may use.
+    fn limits(&self, tenant: &TenantId) -> &Limits {
+        &self.limits.of(tenant).query_frontend
     }
 
     /// The querier whose turn it is.
@@ -149,6 +164,8 @@ impl QueryFrontend {
             .route("/api/v1/format_query", get(expressions::format).post(expressions::format))
             .route("/api/v1/parse_query", get(expressions::parse).post(expressions::parse))
             .route("/api/v1/status/buildinfo", get(expressions::build_info))
+            .route("/api/v1/rules", get(expressions::rules))
+            .route("/api/v1/alerts", get(expressions::alerts))
             .with_state(self)
     }
 }

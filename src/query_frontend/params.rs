@@ -1,10 +1,12 @@
 //! What a request of the API says: query string and form, times, durations, selectors.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use axum::body::Body;
 use axum::extract::Request;
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt, Limited};
-use skald_model::{Matcher, QueryRange, TimestampMs};
+use skald_model::{Matcher, QueryRange, Quoted, TimestampMs};
 use skald_promql::parse::{MAX_NODES, MAX_REGEX_COST, parse_matchers};
 
 use crate::error::{ErrorKind, ServiceError};
@@ -63,7 +65,10 @@ impl Params {
     pub fn time(&self, name: &str) -> Result<Option<TimestampMs>, ServiceError> {
         match self.get(name) {
             "" => Ok(None),
-            text => parse_time(text).map(Some).map_err(|why| invalid(name, why)),
+            text => {
+                let refuse = |why| invalid(name, format!("invalid time value for '{name}': {why}"));
+                parse_time(text).map(Some).map_err(refuse)
+            }
         }
     }
 
@@ -90,40 +95,49 @@ impl Params {
         match self.get(name) {
             "" => Ok(None),
             text => {
-                let limit: i64 =
-                    text.parse().map_err(|_| invalid(name, format!("cannot parse {text:?} to an integer")))?;
+                let refuse = |error: &ParseIntError| {
+                    let why = match error.kind() {
+                        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                        _ => "invalid syntax",
+                    };
+                    invalid(name, format!("strconv.Atoi: parsing {}: {why}", Quoted(text)))
+                };
+                let limit: i64 = text.parse().map_err(|error| refuse(&error))?;
                 let limit = usize::try_from(limit).map_err(|_| invalid(name, "limit must be non-negative"))?;
                 Ok((limit > 0).then_some(limit))
             }
         }
     }
 
-    /// `start` and `end`, both optional.
+    /// `start` and `end`, both optional; the range is empty if they are the wrong way round.
     pub fn label_range(&self) -> Result<QueryRange, ServiceError> {
-        let range =
-            QueryRange { min: self.time("start")?.unwrap_or(i64::MIN), max: self.time("end")?.unwrap_or(i64::MAX) };
-        if range.is_empty() {
-            return Err(invalid("end", "end timestamp must not be before start time"));
-        }
-        Ok(range)
+        Ok(QueryRange { min: self.time("start")?.unwrap_or(i64::MIN), max: self.time("end")?.unwrap_or(i64::MAX) })
     }
 
     /// The selectors of `match[]`. Their regexes are bounded together, as those of one query are.
     pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
+        self.read_selectors().map_err(|why| invalid("match[]", why))
+    }
+
+    /// The same, an error not naming the parameter: where Prometheus does not.
+    pub fn optional_selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
+        self.read_selectors().map_err(bad_data)
+    }
+
+    fn read_selectors(&self) -> Result<Vec<Vec<Matcher>>, String> {
         let (mut selectors, mut all, mut regex_cost) = (Vec::new(), 0usize, 0usize);
         for text in self.all("match[]") {
-            let matchers = parse_matchers(text).map_err(|e| invalid("match[]", e))?;
+            let matchers = parse_matchers(text).map_err(|e| e.to_string())?;
             if matchers.iter().all(Matcher::matches_empty) {
-                return Err(invalid("match[]", "match[] must contain at least one non-empty matcher"));
+                return Err("match[] must contain at least one non-empty matcher".to_owned());
             }
             all += matchers.len();
             if all > MAX_NODES {
-                return Err(invalid("match[]", format!("more matchers than the limit of {MAX_NODES}")));
+                return Err(format!("more matchers than the limit of {MAX_NODES}"));
             }
             regex_cost = matchers.iter().fold(regex_cost, |cost, one| cost.saturating_add(one.regex_cost()));
             if regex_cost > MAX_REGEX_COST {
-                let why = format!("regexes are larger together than the limit of {MAX_REGEX_COST} states");
-                return Err(invalid("match[]", why));
+                return Err(format!("regexes are larger together than the limit of {MAX_REGEX_COST} states"));
             }
             selectors.push(matchers);
         }
@@ -134,6 +148,11 @@ impl Params {
 /// A parameter that cannot be used, as Prometheus words it.
 pub fn invalid(name: &str, why: impl std::fmt::Display) -> ServiceError {
     ServiceError::new(ErrorKind::BadData, "invalid-parameter", format!("invalid parameter {name:?}: {why}"))
+}
+
+/// A request that cannot be answered, where Prometheus names no parameter.
+pub fn bad_data(why: impl std::fmt::Display) -> ServiceError {
+    ServiceError::new(ErrorKind::BadData, "invalid-parameter", why.to_string())
 }
 
 /// Times Prometheus prints for "the beginning" and "the end" and takes back.

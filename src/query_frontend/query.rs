@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use skald_model::Quoted;
 use skald_promql::ast::{Expr, ValueType};
 use skald_promql::eval::{Annotations, AnswerCharge, EvalParams, NodeCost, QueryStats, Value};
 use skald_promql::parse::parse_expr;
@@ -17,10 +18,11 @@ use super::QueryFrontend;
 use super::answer::{Data, Notes, Success};
 use super::explain::{self, Explain};
 use super::json::{ValueData, put_list, put_time};
-use super::params::{Params, invalid};
+use super::params::{Params, bad_data, invalid};
 use super::parts::Asked;
 use crate::error::{ErrorKind, ServiceError};
 use crate::querier::client::QueryReply;
+use crate::tenant::TenantId;
 
 /// Warnings, and infos, that one answer carries.
 const MOST_ANNOTATIONS: usize = 10;
@@ -40,13 +42,18 @@ pub async fn range(State(frontend): State<Arc<QueryFrontend>>, request: Request<
 impl QueryFrontend {
     async fn instant(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        params.limit("limit")?;
         let time = params.time("time")?.unwrap_or_else(|| self.runtime.clock.now_ms());
-        let expr = self.parsed(params.get("query")).await?;
-        self.run(&params, expr, time, time, 0).await
+        let bounds = self.bounds(&params)?;
+        let expr = self.parsed(&tenant, params.get("query")).await?;
+        self.run(&params, tenant, expr, bounds, (time, time, 0)).await
     }
 
     async fn range(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
+        let tenant = params.tenant(self.multitenancy_enabled)?;
+        params.limit("limit")?;
         let start = params.required_time("start")?;
         let end = params.required_time("end")?;
         if end < start {
@@ -70,7 +77,8 @@ impl QueryFrontend {
         if step == 0 {
             return Err(invalid("step", "steps below 1ms are not supported"));
         }
-        let expr = self.parsed(params.get("query")).await?;
+        let bounds = self.bounds(&params)?;
+        let expr = self.parsed(&tenant, params.get("query")).await?;
         let kind = match expr.value_type() {
             ValueType::Scalar | ValueType::Vector => None,
             ValueType::String => Some("string"),
@@ -80,12 +88,12 @@ impl QueryFrontend {
             let why = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
             return Err(invalid("query", why));
         }
-        self.run(&params, expr, start, end, step).await
+        self.run(&params, tenant, expr, bounds, (start, end, step)).await
     }
 
     /// Parses a query; a long one on the query pool.
-    async fn parsed(&self, query: &str) -> Result<Expr, ServiceError> {
-        let options = self.parse_options;
+    async fn parsed(&self, tenant: &TenantId, query: &str) -> Result<Expr, ServiceError> {
+        let options = self.limits(tenant).parse_options();
         let expr = if query.len() <= SHORT_QUERY {
             parse_expr(query, &options)
         } else {
@@ -95,18 +103,31 @@ impl QueryFrontend {
         expr.map_err(|e| invalid("query", e))
     }
 
-    async fn run(&self, params: &Params, expr: Expr, start: i64, end: i64, step: i64) -> Result<Success, ServiceError> {
-        let tenant = params.tenant(self.multitenancy_enabled)?;
-        let limit = params.limit("limit")?;
+    /// Read before the query is, so that of several errors the one Prometheus gives comes first.
+    fn bounds(&self, params: &Params) -> Result<Bounds, ServiceError> {
         let timeout = match params.duration_ns("timeout")? {
             None => self.config.query_timeout,
             Some(ns) => Duration::from_nanos(ns.max(0) as u64).min(self.config.query_timeout),
         };
-        let lookback = match params.duration_ns("lookback_delta")? {
-            None => self.config.lookback_delta.as_millis() as i64,
-            Some(ns) if ns >= 1_000_000 => ns / 1_000_000,
-            Some(_) => return Err(invalid("lookback_delta", "it must be at least 1ms")),
+        let lookback = params
+            .duration_ns("lookback_delta")
+            .map_err(|e| bad_data(e.message.replacen(LOOKBACK_INVALID, "error parsing lookback delta duration", 1)))?;
+        let lookback = match lookback {
+            Some(ns) if ns > 0 => ns / 1_000_000,
+            _ => self.config.lookback_delta.as_millis() as i64,
         };
+        Ok(Bounds { timeout, lookback })
+    }
+
+    async fn run(
+        &self,
+        params: &Params,
+        tenant: TenantId,
+        expr: Expr,
+        Bounds { timeout, lookback }: Bounds,
+        (start, end, step): (i64, i64, i64),
+    ) -> Result<Success, ServiceError> {
+        let limit = params.limit("limit")?;
         let explain = Explain::of(params)?;
         let stats = params.get("stats");
         let query: Arc<str> = params.get("query").into();
@@ -114,7 +135,7 @@ impl QueryFrontend {
         let eval_params = EvalParams {
             lookback_ms: lookback,
             default_subquery_step_ms: self.promql.default_subquery_step.as_millis() as i64,
-            delayed_name_removal: self.promql.delayed_name_removal,
+            delayed_name_removal: self.limits(&tenant).promql_delayed_name_removal,
             per_step_stats: stats == "all",
             ..EvalParams::range(start, end, step)
         };
@@ -146,6 +167,7 @@ impl QueryFrontend {
             () = self.runtime.clock.sleep(timeout) => return Err(timed_out()),
         };
         let took = self.runtime.clock.monotonic() - begun;
+        reply.warnings.extend(stats_warning(stats));
         let stats = (!stats.is_empty()).then_some(took);
         let explained = match plan {
             Some(plan) => Some(self.explained(plan, &query, reply.explain.take()).await?),
@@ -176,6 +198,27 @@ fn nothing(instant: bool) -> QueryReply {
         explain: None,
         charge: None,
     }
+}
+
+const LOOKBACK_INVALID: &str = "invalid parameter \"lookback_delta\"";
+
+/// What a request may shorten.
+struct Bounds {
+    timeout: Duration,
+    /// Milliseconds.
+    lookback: i64,
+}
+
+/// What Prometheus says of values of `stats` that it does not know and takes for `true`.
+fn stats_warning(stats: &str) -> Option<String> {
+    let known = matches!(stats, "" | "true" | "all");
+    (!known).then(|| {
+        let value = Quoted(stats);
+        format!(
+            "value {value} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \
+             \"true\" or \"all\""
+        )
+    })
 }
 
 fn timed_out() -> ServiceError {

@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use super::{Config, PromqlConfig, QueryFrontend};
 use crate::error::ServiceError;
+use crate::limits::TenantLimits;
 use crate::querier::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
 use crate::runtime::{MemNet, Pool, Rng, Runtime, SystemClock};
 use crate::select::{LabelRequest, SeriesExemplars};
@@ -101,7 +102,7 @@ fn frontend(config: Config, queriers: &[Arc<Fake>]) -> Arc<QueryFrontend> {
         background_pool: Pool::inline(),
     };
     let queriers = queriers.iter().map(|one| one.clone() as Arc<dyn QuerierClient>).collect();
-    Arc::new(QueryFrontend::new(config, PromqlConfig::default(), false, queriers, runtime))
+    Arc::new(QueryFrontend::new(config, PromqlConfig::default(), TenantLimits::default(), false, queriers, runtime))
 }
 
 /// 301 steps, which lie between the multiples of a minute in 11 parts of 30 and a last one.
@@ -120,7 +121,7 @@ async fn ask(frontend: &Arc<QueryFrontend>, query: &str, more: &str) -> (u16, se
 async fn parts_go_to_queriers_in_turn_and_come_back_as_one() {
     let fakes = [Arc::new(Fake::default()), Arc::new(Fake::default())];
     let split = Config { split_interval: Some(Duration::from_secs(60)), ..Config::default() };
-    let (status, answer) = ask(&frontend(split.clone(), &fakes), "m", "&stats=1").await;
+    let (status, answer) = ask(&frontend(split.clone(), &fakes), "m", "&stats=true").await;
     assert_eq!(status, 200, "{answer}");
     let data = &answer["data"];
     assert_eq!(data["result"].as_array().map(Vec::len), Some(1));
