@@ -15,6 +15,16 @@ use skald::settings::Environment;
 use skald_tsdb::disk::RealDisk;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What queries free goes back to the system within the second; glibc's arenas kept gigabytes for good, since a query's
+/// last small allocations pin the tops of their heaps (ARCHITECTURE.md, "Memory").
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Settings that jemalloc reads before `main`: freed pages are returned after 200 ms, by a thread of its own.
+#[expect(unsafe_code, reason = "jemalloc finds its settings by this symbol; it is a text that ends with a zero byte")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_SETTINGS: &[u8; 59] = b"background_thread:true,dirty_decay_ms:200,muzzy_decay_ms:0\0";
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,7 +62,9 @@ fn run_until_stopped(config: Config) -> Result<(), Box<dyn Error>> {
         query_pool: Pool::new("skald-query", cpus)?,
         background_pool: Pool::new("skald-background", cpus.div_ceil(2))?,
     };
-    let io = tokio::runtime::Builder::new_multi_thread().thread_name("skald-io").enable_all().build()?;
+    // Queries are parsed here, and a tree may have a thousand levels: the stack is that of the pools.
+    let mut io = tokio::runtime::Builder::new_multi_thread();
+    let io = io.thread_name("skald-io").thread_stack_size(8 << 20).enable_all().build()?;
     io.block_on(async { Ok(app::run(config, runtime, stop_signal()?).await?) })
 }
 

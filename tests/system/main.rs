@@ -16,6 +16,7 @@ mod differential;
 mod disk_full;
 mod flush;
 mod golden;
+mod hostile;
 mod lifecycle;
 mod prometheus;
 mod query_parts;

@@ -123,6 +123,7 @@ impl Drop for Process {
 pub struct Skald {
     pub dir: PathBuf,
     flags: Vec<String>,
+    binary: String,
     http_port: u16,
     grpc_port: u16,
     process: Option<Process>,
@@ -165,6 +166,7 @@ impl Skald {
         Skald {
             dir: dir.to_owned(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            binary: env!("CARGO_BIN_EXE_skald").to_owned(),
             http_port: free_port(),
             grpc_port: free_port(),
             process: None,
@@ -181,6 +183,11 @@ impl Skald {
     /// Replaces the flags of the next start.
     pub fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+    }
+
+    /// Runs another build of the program from the next start on.
+    pub fn set_binary(&mut self, binary: &str) {
+        binary.clone_into(&mut self.binary);
     }
 
     /// Where other processes reach it by gRPC.
@@ -207,7 +214,7 @@ impl Skald {
             format!("--server.grpc-listen-address=127.0.0.1:{}", self.grpc_port),
         ];
         arguments.extend(self.flags.iter().cloned());
-        self.process = Some(Process::start(env!("CARGO_BIN_EXE_skald"), &arguments, &self.dir.join("skald.log")));
+        self.process = Some(Process::start(&self.binary, &arguments, &self.dir.join("skald.log")));
     }
 
     /// Waits for `/ready`.

@@ -19,7 +19,7 @@ pub fn put_field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
 /// A request under construction.
 #[derive(Default)]
 pub struct Request {
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 impl Request {

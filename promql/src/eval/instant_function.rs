@@ -9,7 +9,7 @@ use super::error::EvalError;
 use super::go_math;
 use super::histogram::scaled;
 use super::operator::Operator;
-use super::points::StepSeries;
+use super::points::{StepSeries, histogram_work};
 use super::scalar::ScalarPlan;
 
 /// A function of each float; native histograms are dropped.
@@ -194,6 +194,7 @@ impl Operator for Negate {
         let Some(mut series) = ready!(self.child.poll_next(cx, env))? else { return Poll::Ready(Ok(None)) };
         series.points.values.iter_mut().for_each(|v| *v = -*v);
         for (step, histogram) in series.points.take_histograms() {
+            env.tick(histogram_work(&histogram))?;
             series.points.push_histogram(step as usize, Arc::new(scaled(&histogram, -1.0)), self.span)?;
         }
         env.tick(series.points.steps())?;

@@ -164,7 +164,7 @@ impl Points {
     /// Forgets every value and makes room for `steps`.
     pub(crate) fn reset(&mut self, steps: usize, span: Span) -> Result<(), EvalError> {
         // Steps fit the `u32` of a histogram's entry.
-        let bytes = steps.saturating_mul(8).saturating_add(steps / 8 + BASE_BYTES);
+        let bytes = allocated(steps.saturating_mul(8)).saturating_add(allocated(steps.div_ceil(64) * 8) + BASE_BYTES);
         if steps > u32::MAX as usize {
             return Err(EvalError::Execution(format!("an evaluation of {steps} steps is more than the engine can do")));
         }
@@ -368,6 +368,12 @@ impl Points {
     }
 }
 
+/// What an allocator gives for `bytes`: allocators have about four sizes for each power of two.
+pub(crate) fn allocated(bytes: usize) -> usize {
+    let spacing = (bytes.saturating_sub(1).checked_ilog2().map_or(0, |log| 1usize << log) / 4).max(16);
+    bytes.div_ceil(spacing).saturating_mul(spacing)
+}
+
 /// Bytes a histogram holds on the heap.
 pub(crate) fn histogram_bytes(histogram: &FloatHistogram) -> usize {
     size_of::<FloatHistogram>()
@@ -375,6 +381,11 @@ pub(crate) fn histogram_bytes(histogram: &FloatHistogram) -> usize {
             + histogram.negative_spans.len()
             + histogram.positive_buckets.len()
             + histogram.negative_buckets.len())
+}
+
+/// Steps of work that a loop over the buckets of a histogram counts as; making a new one costs as much as a few dozen.
+pub(crate) fn histogram_work(histogram: &FloatHistogram) -> usize {
+    32 + 2 * (histogram.positive_buckets.len() + histogram.negative_buckets.len())
 }
 
 /// A series on its way through the operators.

@@ -15,7 +15,7 @@ use skald_model::{FloatHistogram, Labels, ResetHint};
 use crate::ast::{BinaryOp, Span};
 use crate::eval::env::Env;
 use crate::eval::error::EvalError;
-use crate::eval::points::{Bits, Point, Points};
+use crate::eval::points::{Bits, Point, Points, histogram_work};
 
 /// Whether the operator compares.
 pub(crate) fn is_comparison(op: BinaryOp) -> bool {
@@ -232,6 +232,11 @@ impl Operation {
         span: Span,
         env: &mut Env<'_>,
     ) -> Result<Option<Point>, EvalError> {
+        for side in [lhs, rhs] {
+            if let Point::Histogram(histogram) = side {
+                env.tick(histogram_work(histogram))?;
+            }
+        }
         let op = self.op;
         if let (Point::Float(a), Point::Float(b)) = (lhs, rhs)
             && !is_trim(op)

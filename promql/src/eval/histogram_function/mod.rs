@@ -15,7 +15,7 @@ use super::error::EvalError;
 use super::group_index::{GroupIndex, LabelSubset};
 use super::histogram::bucket::{self, NanEffect};
 use super::operator::Operator;
-use super::points::{Points, StepSeries};
+use super::points::{Points, StepSeries, histogram_work};
 use super::quantile::{check_quantile, format_open_metrics};
 use super::range_function::for_metric;
 use super::scalar::ScalarPlan;
@@ -246,7 +246,7 @@ impl Operator for HistogramNumber {
             series.points.floats.reset(series.points.steps());
             for (step, histogram) in &histograms {
                 series.points.set_float(*step as usize, (self.number)(histogram));
-                env.tick(4)?;
+                env.tick(histogram_work(histogram))?;
             }
             if series.points.is_empty() {
                 env.recycle(series.points);

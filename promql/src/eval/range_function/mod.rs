@@ -23,7 +23,7 @@ use self::start::Starts;
 use super::env::Env;
 use super::error::EvalError;
 use super::operator::Operator;
-use super::points::{Point, Points, StepSeries};
+use super::points::{Point, Points, StepSeries, histogram_work};
 use super::reader::strip_stale;
 use super::scalar::{Scalar, ScalarPlan};
 use super::series_operator::{Buffers, SeriesOperator, SeriesWork};
@@ -382,7 +382,8 @@ impl RangeCall {
             }
             let window = windows.advance(start, end, step);
             call.env.count_samples(input.counted, step, window.len());
-            call.env.tick(window.len())?;
+            let each = window.histograms.first().map_or(0, |histogram| histogram_work(histogram));
+            call.env.tick(window.len() + each * window.histograms.len())?;
             if window.len() == 0 {
                 continue;
             }

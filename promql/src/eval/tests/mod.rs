@@ -1,5 +1,6 @@
 //! The engine as its callers see it, on hand-built trees.
 
+mod cancellation;
 mod consistency;
 mod names;
 
