@@ -120,6 +120,9 @@ async fn measure(servers: &[Server], workload: &Workload, arguments: &Arguments)
     let mut runs: Vec<(&Server, Result<Vec<Cost>, String>)> = Vec::new();
     for server in servers.iter().filter(|server| workload.common || server.name != "victoria-metrics") {
         let first = server.ask(&workload.query, arguments.patience, true).await;
+        if let Err(error) = server.settle().await {
+            println!("{}: {error}", server.name);
+        }
         runs.push((server, first.map(|cost| vec![cost]).map_err(|e| e.to_string())));
     }
     // A tiny query is asked often, so that a median means something.
@@ -251,7 +254,7 @@ impl Table {
     fn add_incomplete(&mut self, workload: &Workload, label: &str, skald: Option<Outcome>, other: Option<Outcome>) {
         let show = |outcome: &Option<Outcome>| match outcome {
             None => "not asked".to_owned(),
-            Some(Err(error)) => error.chars().take(200).collect(),
+            Some(Err(error)) => error.chars().take(60).collect(),
             Some(Ok(cost)) => {
                 format!("{:.2} ms, {:.2} ms CPU, {:.1} MiB", ms(cost.wall), ms(cost.cpu), mib(cost.memory))
             }

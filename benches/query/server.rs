@@ -228,6 +228,19 @@ impl Server {
         Ok(cost)
     }
 
+    /// Waits until the server does nothing any more: what was given up or left behind is not to slow what comes next.
+    pub async fn settle(&self) -> Result<(), Error> {
+        let pause = Duration::from_millis(200);
+        let begun = Instant::now();
+        loop {
+            let before = self.cpu()?;
+            tokio::time::sleep(pause).await;
+            if self.cpu()?.saturating_sub(before) < pause / 20 || begun.elapsed() > Duration::from_secs(60) {
+                return Ok(());
+            }
+        }
+    }
+
     fn proc(&self, file: &str) -> Result<String, Error> {
         Ok(fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
     }

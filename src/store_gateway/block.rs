@@ -1,5 +1,7 @@
 //! A block that is open: what every query of it needs.
 
+use std::sync::atomic::AtomicU64;
+
 use skald_model::BlockRange;
 use skald_tsdb::block::{BlockError, BlockFile, IndexHeader, Tombstones};
 use ulid::Ulid;
@@ -23,10 +25,10 @@ pub(super) struct OpenBlock {
     pub(super) index: PagedObject,
     /// By number, from 0.
     pub(super) segments: Vec<PagedObject>,
-    /// Bytes that most likely hold a series' entry.
-    pub(super) entry_estimate: u64,
-    /// Bytes that most likely hold a chunk.
-    pub(super) chunk_estimate: u64,
+    /// Bytes that most likely hold a series' entry; grows with the entries that are met.
+    pub(super) entry_estimate: AtomicU64,
+    /// Bytes that most likely hold a chunk; grows likewise.
+    pub(super) chunk_estimate: AtomicU64,
 }
 
 /// A block could not be read.

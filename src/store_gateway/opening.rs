@@ -98,8 +98,8 @@ impl Opener {
             tombstones,
             index: self.index_object(bucket, id, number, facts.index_len),
             segments: segments.collect(),
-            entry_estimate: estimate(facts.series_max_size, DEFAULT_ENTRY_ESTIMATE),
-            chunk_estimate: estimate(facts.chunk_max_size, DEFAULT_CHUNK_ESTIMATE),
+            entry_estimate: AtomicU64::new(estimate(facts.series_max_size, DEFAULT_ENTRY_ESTIMATE)),
+            chunk_estimate: AtomicU64::new(estimate(facts.chunk_max_size, DEFAULT_CHUNK_ESTIMATE)),
         }
     }
 

@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use skald_model::{Labels, Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{
     BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, hidden_ranges, is_hidden,
-    parse_chunk, parse_postings, series_range,
+    parse_chunk, parse_postings, series_offset, series_range,
 };
 use skald_tsdb::chunk::Chunk;
 use skald_tsdb::postings::{self, Deferral, Plan, SeriesRef};
@@ -27,6 +28,10 @@ const MAX_EXTENSIONS: usize = 3;
 /// Series whose entries are read at once, and the memory their pages may take meanwhile.
 const MAX_ENTRIES_PER_READ: usize = 1024;
 const MAX_ENTRY_PAGES_PER_READ: u64 = 8 << 20;
+/// Longest entry that the estimate for further ones follows.
+const MAX_LEARNED_ENTRY: u64 = 4 << 10;
+/// Longest chunk that the estimate for further ones follows.
+const MAX_LEARNED_CHUNK: u64 = 16 << 10;
 /// Bytes of an entry as far as the choice between postings and labels goes: it sits on a page with its neighbours.
 const PLANNED_ENTRY_BYTES: u64 = 256;
 
@@ -161,45 +166,58 @@ impl Reading {
         freshness: Freshness,
     ) -> Result<Vec<IndexedSeries>, ReadError> {
         let series_end = block.header.toc().series_end();
-        let ranges = series.iter().map(|&series| series_range(series, block.entry_estimate, series_end)).collect();
-        let parse = move |_, range: &Range<u64>, bytes: &Bytes| {
-            let mut entry = SeriesEntry::default();
-            // The reference is the start in units of 16 bytes.
-            let series = SeriesRef::try_from(range.start / 16).unwrap_or(SeriesRef::MAX);
-            Ok(match entry.parse(series, series_end, bytes)? {
-                Ranged::Complete(()) => Ranged::Complete((series, entry)),
-                Ranged::Short { need } => Ranged::Short { need },
+        let estimate = block.entry_estimate.load(Ordering::Relaxed);
+        let ranges = series.iter().enumerate().map(|(i, &of)| {
+            let range = series_range(of, estimate, series_end);
+            // An entry ends before the next one starts.
+            series.get(i + 1).map_or(range.clone(), |&next| range.start..range.end.min(series_offset(next)))
+        });
+        let ranges = ranges.collect();
+        let key = |series: SeriesRef| (block.index.block, series);
+        let known = match freshness {
+            Freshness::Cached => self.pages.labels.get_all(series.iter().map(|&series| key(series))),
+            Freshness::Anew => vec![None; series.len()],
+        };
+        // One entry's memory serves all: most of what an entry says is not wanted.
+        let (mut entry, of_block) = (SeriesEntry::default(), block.clone());
+        let is_known: Vec<bool> = known.iter().map(Option::is_some).collect();
+        let numbers = series.clone();
+        let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| {
+            Ok(match entry.parse(numbers[at], series_end, bytes)? {
+                Ranged::Complete(()) => {
+                    Ranged::Complete(Parsed::new(&entry, &of_block, numbers[at], wanted, is_known[at]))
+                }
+                Ranged::Short { need } => {
+                    of_block.entry_estimate.fetch_max(need.min(MAX_LEARNED_ENTRY), Ordering::Relaxed);
+                    Ranged::Short { need }
+                }
             })
         };
-        let entries = self.decode_all(&block.index, ranges, freshness, BlockFile::Index, parse).await?;
+        let parsed = self.decode_all(&block.index, ranges, freshness, BlockFile::Index, parse).await?;
         let (block, deferred, pages) = (block.clone(), deferred.clone(), self.pages.clone());
         let indexed = self.pool.run(move || {
-            let key = |series: SeriesRef| (block.index.block, series);
-            let known = match freshness {
-                Freshness::Cached => pages.labels.get_all(entries.iter().map(|(_, (series, _))| key(*series))),
-                Freshness::Anew => vec![None; entries.len()],
-            };
             let mut labels_reader = block.header.labels_reader();
             let mut learned = Vec::new();
-            let mut indexed = Vec::with_capacity(entries.len());
-            for (at, ((_, (series, entry)), known)) in entries.iter().zip(known).enumerate() {
-                let next_start = entries.get(at + 1).and_then(|(_, (_, next))| next.chunks.first());
-                let next_start = next_start.map(|chunk| chunk.reference);
-                let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(*series));
-                let Some(chunks) = wanted_chunks(entry, wanted, &hidden, next_start, block.chunk_estimate) else {
+            let mut indexed = Vec::with_capacity(parsed.len());
+            let mut following: Vec<Option<ChunkRef>> = parsed.iter().skip(1).map(|(_, next)| next.first).collect();
+            following.push(None);
+            for (((_, mut parsed), known), (series, next)) in
+                parsed.into_iter().zip(known).zip(series.iter().zip(following))
+            {
+                if !parsed.is_wanted {
                     continue;
-                };
-                hidden.retain(|range| chunks.iter().any(|chunk| chunk.meta.overlaps(*range)));
+                }
+                parsed.end_last_chunk(next);
                 let labels = match known {
                     Some(labels) => labels,
                     None => {
-                        let labels = labels_reader.labels(entry)?;
-                        learned.push((key(*series), labels.clone()));
+                        let labels = labels_reader.labels(&parsed.symbols)?;
+                        learned.push(((block.index.block, *series), labels.clone()));
                         labels
                     }
                 };
                 if deferred.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default())) {
-                    indexed.push(IndexedSeries { labels, chunks, hidden });
+                    indexed.push(IndexedSeries { labels, chunks: parsed.chunks, hidden: parsed.hidden });
                 }
             }
             pages.labels.insert_all(learned);
@@ -252,7 +270,14 @@ impl Reading {
             })?;
             let ranges = group.iter().map(|&i| wanted[i].bytes.clone()).collect();
             let metas: Vec<ChunkMeta> = group.iter().map(|&i| wanted[i].meta).collect();
-            let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| parse_chunk(&metas[at], bytes);
+            let of_block = block.clone();
+            let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| {
+                let parsed = parse_chunk(&metas[at], bytes)?;
+                if let Ranged::Short { need } = parsed {
+                    of_block.chunk_estimate.fetch_max(need.min(MAX_LEARNED_CHUNK), Ordering::Relaxed);
+                }
+                Ok(parsed)
+            };
             let decoded = self.decode_all(object, ranges, freshness, file, parse).await?;
             for (&i, (_, chunk)) in group.iter().zip(decoded) {
                 chunks[i] = Some(chunk);
@@ -269,9 +294,8 @@ impl Reading {
         ranges: Vec<Range<u64>>,
         freshness: Freshness,
         file: BlockFile,
-        parse: impl Fn(usize, &Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + Sync + 'static,
+        mut parse: impl FnMut(usize, &Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + 'static,
     ) -> Result<Vec<(Range<u64>, T)>, ReadError> {
-        let parse = Arc::new(parse);
         let mut done: Vec<Option<(Range<u64>, T)>> = Vec::new();
         done.resize_with(ranges.len(), || None);
         // Positions in `done` with what is read for them.
@@ -279,14 +303,17 @@ impl Reading {
         for _ in 0..=MAX_EXTENSIONS {
             let wanted: Vec<Range<u64>> = open.iter().map(|(_, range)| range.clone()).collect();
             let pages = self.pages.read(object, &wanted, freshness, &self.usage).await?;
-            let (parse, batch) = (parse.clone(), std::mem::take(&mut open));
-            let decoded = self.pool.run(move || {
+            let batch = std::mem::take(&mut open);
+            let decoding = self.pool.run(move || {
                 let decode = |(at, range): (usize, Range<u64>)| {
                     parse(at, &range, &pages.bytes(&range)).map(|result| (at, range, result))
                 };
-                batch.into_iter().map(decode).collect::<Result<Vec<_>, _>>()
+                let decoded = batch.into_iter().map(decode).collect::<Result<Vec<_>, _>>();
+                (decoded, parse)
             });
-            for (at, range, result) in decoded.await?? {
+            let (decoded, used) = decoding.await?;
+            parse = used;
+            for (at, range, result) in decoded? {
                 match result {
                     Ranged::Complete(value) => done[at] = Some((range, value)),
                     Ranged::Short { need } => {
@@ -313,15 +340,52 @@ impl Reading {
     }
 }
 
-/// The chunks of a series that are wanted; `None` when the series is not.
-///
-/// Where the next series' chunks start bounds how long this one's last can be, as they are normally written in order; else
-/// `estimate` is a guess.
+/// What is wanted of a series' entry.
+struct Parsed {
+    /// Whether the series is wanted at all.
+    is_wanted: bool,
+    chunks: Vec<WantedChunk>,
+    hidden: Vec<QueryRange>,
+    /// The entry without its chunks, for series whose labels are not known.
+    symbols: SeriesEntry,
+    /// The series' first chunk.
+    first: Option<ChunkRef>,
+    /// Whether its last chunk is wanted, whose end the entry does not tell.
+    ends_open: bool,
+}
+
+impl Parsed {
+    fn new(entry: &SeriesEntry, block: &OpenBlock, series: SeriesRef, wanted: Wanted, labels_known: bool) -> Self {
+        let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(series));
+        let chunks = wanted_chunks(entry, wanted, &hidden, block.chunk_estimate.load(Ordering::Relaxed));
+        let is_wanted = chunks.is_some();
+        let chunks = chunks.unwrap_or_default();
+        hidden.retain(|range| chunks.iter().any(|chunk| chunk.meta.overlaps(*range)));
+        let symbols = match is_wanted && !labels_known {
+            true => SeriesEntry { offset: entry.offset, labels: entry.labels.clone(), chunks: Vec::new() },
+            false => SeriesEntry::default(),
+        };
+        let first = entry.chunks.first().map(|chunk| chunk.reference);
+        let last = entry.chunks.last().map(|chunk| chunk.reference);
+        let ends_open = last.is_some() && chunks.last().map(|chunk| chunk.meta.reference) == last;
+        Self { is_wanted, chunks, hidden, symbols, first, ends_open }
+    }
+
+    /// Where the next series' chunks start, this one's last has ended, as they are normally written in order.
+    fn end_last_chunk(&mut self, next: Option<ChunkRef>) {
+        let (true, Some(last), Some(next)) = (self.ends_open, self.chunks.last_mut(), next) else { return };
+        let reference = last.meta.reference;
+        if next.segment() == reference.segment() && next > reference {
+            last.bytes.end = last.bytes.end.min(last.bytes.start + u64::from(next.offset() - reference.offset()));
+        }
+    }
+}
+
+/// The chunks of a series that are wanted; `None` when the series is not. `estimate` is a guess of the last one's length.
 fn wanted_chunks(
     entry: &SeriesEntry,
     wanted: Wanted,
     hidden: &[QueryRange],
-    next_start: Option<ChunkRef>,
     estimate: u64,
 ) -> Option<Vec<WantedChunk>> {
     let is_wanted = |chunk: &ChunkMeta, range| chunk.overlaps(range) && !is_hidden(chunk, hidden);
@@ -329,18 +393,12 @@ fn wanted_chunks(
         Wanted::LabelsOf(range) => return entry.chunks.iter().any(|chunk| is_wanted(chunk, range)).then(Vec::new),
         Wanted::Overlapping(range) => range,
     };
-    let estimate_of_last = match (entry.chunks.last(), next_start) {
-        (Some(last), Some(next)) if next.segment() == last.reference.segment() && next > last.reference => {
-            estimate.min(u64::from(next.offset() - last.reference.offset()))
-        }
-        _ => estimate,
-    };
     // Chunks stand in time order.
     let first = entry.chunks.partition_point(|chunk| chunk.max_time < range.min);
     let behind = entry.chunks.partition_point(|chunk| chunk.min_time <= range.max);
     let chunks: Vec<WantedChunk> = (first..behind)
         .filter(|&i| is_wanted(&entry.chunks[i], range))
-        .map(|i| WantedChunk { meta: entry.chunks[i], bytes: chunk_range(&entry.chunks, i, estimate_of_last) })
+        .map(|i| WantedChunk { meta: entry.chunks[i], bytes: chunk_range(&entry.chunks, i, estimate) })
         .collect();
     (!chunks.is_empty()).then_some(chunks)
 }
