@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skald_model::{FloatHistogram, ResetHint};
 
-use super::rate::{self, info_unless_counter_name};
+use super::rate::{self, info_unless_counter_name, seconds};
 use super::{Call, RangeFunction, Window};
 use crate::ast::EdgeMode;
 use crate::eval::error::EvalError;
@@ -102,7 +102,7 @@ fn float_rate(around: &Window<'_>, input: &WindowShape, call: &mut Call<'_, '_, 
         change += lost;
         info_unless_counter_name(call.labels, call.span, call.env);
     }
-    Some(if call.function == RangeFunction::Rate { change / (input.range as f64 / 1000.0) } else { change })
+    Some(if call.function == RangeFunction::Rate { change / seconds(input.range) } else { change })
 }
 
 fn histogram_rate(
@@ -148,7 +148,7 @@ fn histogram_rate(
             change.add(&lost, 1.0)?;
         }
         if call.function == RangeFunction::Rate {
-            change.divide(input.range as f64 / 1000.0);
+            change.divide(seconds(input.range));
         }
         Ok(change.finish())
     };

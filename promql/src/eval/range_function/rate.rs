@@ -31,7 +31,7 @@ pub(super) fn fill_floats(
     let used = env.count_by_step(input.counted);
     let mut windows = RateWindows { windows: Sliding::new(times, grid, input), times, values, drops: &drops, used };
     // Nothing changes when it is divided by one.
-    let range = if *function == RangeFunction::Rate { input.range as f64 / 1000.0 } else { 1.0 };
+    let range = if *function == RangeFunction::Rate { seconds(input.range) } else { 1.0 };
     if grid.count < BLOCK / 4 {
         points.fill_floats(|step| {
             let edges = windows.advance(step)?;
@@ -202,6 +202,11 @@ pub(super) fn info_unless_counter_name(labels: &Labels, span: crate::ast::Span, 
     }
     let text = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
     env.annotations.info(span, format!("{text}: {}", Quoted(name)));
+}
+
+/// Seconds of a range, as Go's `Duration.Seconds` gives them: now and then another last bit than that of a division.
+pub(super) fn seconds(ms: i64) -> f64 {
+    (ms / 1000) as f64 + (ms % 1000 * 1_000_000) as f64 / 1e9
 }
 
 /// What the change between a window's first and last sample is multiplied with to cover the whole window, per second
@@ -429,5 +434,17 @@ pub(super) fn each_sample(window: &Window<'_>, mut f: impl FnMut(Result<usize, u
             }
         }
         f(Ok(float - 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_those_of_go() {
+        assert_eq!((seconds(60_000), seconds(1_500)), (60.0, 1.5));
+        assert_ne!(seconds(1_118), 1.118);
+        assert!((seconds(1_118) - 1.118).abs() < 1e-15);
     }
 }

@@ -5,6 +5,7 @@
 
 use skald_model::{Columns, Quoted};
 
+use super::rate::seconds;
 use super::{Call, RangeFunction, Window};
 use crate::eval::histogram::reset::is_reset;
 
@@ -109,7 +110,7 @@ pub(super) fn extrapolation(
     }
     let sampled = (last - start) as f64 / 1000.0;
     let factor = (sampled + to_end) / sampled;
-    if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
+    if function == RangeFunction::Rate { factor / seconds(range) } else { factor }
 }
 
 /// `resets` of a series with start timestamps.
