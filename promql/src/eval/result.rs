@@ -81,10 +81,7 @@ impl Root {
                 std::mem::swap(&mut charge, held);
                 let mut series = std::mem::take(collected);
                 series.sort_by(|a, b| a.labels.cmp(&b.labels));
-                if series.windows(2).any(|w| w[0].labels == w[1].labels) {
-                    return Poll::Ready(Err(EvalError::duplicate_labels()));
-                }
-                Value::Matrix(series)
+                Value::Matrix(join_equal(series, env.names.delayed)?)
             }
         };
         let mut stats = std::mem::take(&mut env.stats);
@@ -94,6 +91,44 @@ impl Root {
         let explain = env.explain.as_ref().map(Explain::costs);
         Poll::Ready(Ok(QueryOutput { value, annotations, stats, explain, charge: AnswerCharge::new(charge) }))
     }
+}
+
+/// Joins series that became equal with the late dropping of names, if they never meet.
+fn join_equal(series: Vec<Series>, delayed: bool) -> Result<Vec<Series>, EvalError> {
+    let mut joined: Vec<Series> = Vec::with_capacity(series.len());
+    for one in series {
+        match joined.last_mut().filter(|last| last.labels == one.labels) {
+            None => joined.push(one),
+            Some(last) if delayed => {
+                last.samples = together(&last.samples, &one.samples).ok_or_else(EvalError::duplicate_labels)?;
+            }
+            Some(_) => return Err(EvalError::duplicate_labels()),
+        }
+    }
+    Ok(joined)
+}
+
+/// The samples of both; nothing if both have one at the same time.
+fn together(a: &Columns, b: &Columns) -> Option<Columns> {
+    let floats =
+        |c: &Columns| c.float_timestamps.iter().copied().zip(c.float_values.iter().copied()).collect::<Vec<_>>();
+    let histograms =
+        |c: &Columns| c.histogram_timestamps.iter().copied().zip(c.histograms.iter().cloned()).collect::<Vec<_>>();
+    let (mut all_floats, mut all_histograms) = (floats(a), histograms(a));
+    all_floats.extend(floats(b));
+    all_histograms.extend(histograms(b));
+    all_floats.sort_by_key(|(time, _)| *time);
+    all_histograms.sort_by_key(|(time, _)| *time);
+    let mut times: Vec<i64> = all_floats.iter().map(|(time, _)| *time).collect();
+    times.extend(all_histograms.iter().map(|(time, _)| *time));
+    times.sort_unstable();
+    if times.windows(2).any(|w| w[0] == w[1]) {
+        return None;
+    }
+    let mut joined = Columns::default();
+    all_floats.into_iter().for_each(|(time, value)| joined.push_float(time, value));
+    all_histograms.into_iter().for_each(|(time, histogram)| joined.push_histogram(time, histogram));
+    Some(joined)
 }
 
 /// Drops the names whose dropping was put off, and joins the halves of series.

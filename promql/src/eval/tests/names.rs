@@ -76,3 +76,10 @@ fn matching_on_the_name_leaves_equal_labels() {
     check(r#"{__name__=~"same_."} + on (__name__, env) {__name__=~"same_."} + 1"#, DUPLICATE);
     check("-(same_a or on (env) same_b)", Ok(&[r#"{env="x"}"#]));
 }
+
+#[test]
+fn series_that_never_meet_are_in_one_window() {
+    const DUPLICATE: Result<&[&str], &str> = Err("vector cannot contain metrics with the same labelset");
+    check("rate((early or late)[10m:10s])", DUPLICATE);
+    check("rate((early * 2 or late * 2)[10m:10s])", Ok(&[r#"{env="x"}"#]));
+}

@@ -65,6 +65,8 @@ impl Planner<'_> {
         };
         let op = Op::Subquery { range_ms, shift, counted };
         let id = self.push(op, &[(series, inner_span)], grid, ValueType::Matrix, span);
-        Ok(Planned { id, unique_without_name: child.unique_without_name, split: false })
+        // Series whose steps do not meet are in one window nevertheless.
+        let unique_without_name = child.unique_without_name && !child.split;
+        Ok(Planned { id, unique_without_name, split: false })
     }
 }
