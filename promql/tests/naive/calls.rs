@@ -8,7 +8,7 @@ use skald_promql::ast::{Call, Expr, ValueType};
 use crate::buckets;
 use crate::dates;
 use crate::evaluator::{Naive, check_unique, text_of, without_parens};
-use crate::floats::{go_max, go_min};
+use crate::floats::{self, go_max, go_min};
 use crate::histogram::Hist;
 use crate::value::*;
 
@@ -220,7 +220,7 @@ fn parse_bound(text: &str) -> Option<f64> {
 }
 
 fn open_metrics(value: f64) -> String {
-    let text = crate::floats::format(value, true);
+    let text = floats::format(value, true);
     if value.is_finite() && !text.contains(['e', '.']) { text + ".0" } else { text }
 }
 
@@ -254,11 +254,8 @@ fn of_float(name: &str, v: f64, scalars: &[f64]) -> f64 {
         "sinh" => v.sinh(),
         "cosh" => v.cosh(),
         "tanh" => v.tanh(),
-        // The standard library's overflow where Go's do not.
-        "asinh" if v.is_finite() && v.abs() > 1e100 => (v.abs().ln() + std::f64::consts::LN_2).copysign(v),
-        "acosh" if v > 1e100 => v.ln() + std::f64::consts::LN_2,
-        "asinh" => v.asinh(),
-        "acosh" => v.acosh(),
+        "asinh" => floats::asinh(v),
+        "acosh" => floats::acosh(v),
         "atanh" => v.atanh(),
         "rad" => v * std::f64::consts::PI / 180.0,
         "deg" => v * 180.0 / std::f64::consts::PI,

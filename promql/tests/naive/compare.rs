@@ -75,13 +75,22 @@ pub fn check(query: &Expr, params: &EvalParams, data: &Data, source: &dyn Querya
     match same(&got, &want) {
         Ok(verdict) => Ok(verdict),
         Err(difference) => {
-            let ordered = (1..=4).all(|salt| {
-                let other = Naive::new(data, params, Some(salt)).run(query);
-                matches!(same(&other, &want), Ok(verdict) if verdict != Verdict::Close)
-            });
-            if ordered { Err(difference) } else { Ok(Verdict::Unordered) }
+            if is_ordered(query, params, data) {
+                Err(difference)
+            } else {
+                Ok(Verdict::Unordered)
+            }
         }
     }
+}
+
+/// Whether the model's answer stays when aggregations take their input in other orders.
+pub fn is_ordered(query: &Expr, params: &EvalParams, data: &Data) -> bool {
+    let want = Naive::new(data, params, None).run(query);
+    (1..=4).all(|salt| {
+        let other = Naive::new(data, params, Some(salt)).run(query);
+        matches!(same(&other, &want), Ok(verdict) if verdict != Verdict::Close)
+    })
 }
 
 pub fn same(got: &Res<Answer>, want: &Res<Answer>) -> Result<Verdict, String> {

@@ -235,9 +235,9 @@ impl<'d> Naive<'d> {
         let mut elems = Vec::new();
         for (labels, samples) in self.matching(selector) {
             let v = match selector.edges {
-                EdgeMode::Plain => self.newest(&samples, t).map(|s| s.v.clone()),
+                // Without a window there is nothing to anchor.
+                EdgeMode::Plain | EdgeMode::Anchored => self.newest(&samples, t).map(|s| s.v.clone()),
                 EdgeMode::Smoothed => crate::edges::smoothed(&samples, t, self.params.lookback_ms),
-                EdgeMode::Anchored => return Err(Fail::execution("anchored modifier needs a range")),
             };
             elems.extend(v.map(|v| Elem { labels: labels.clone(), drop: false, v }));
         }

@@ -140,3 +140,25 @@ pub fn format(value: f64, exponent: bool) -> String {
     }
     format!("{value}")
 }
+
+/// As Go and FreeBSD's msun have it: by three formulas, each good in its range.
+pub fn asinh(x: f64) -> f64 {
+    let y = x.abs();
+    let result = match y {
+        _ if !x.is_finite() => return x,
+        _ if y > 268_435_456.0 => y.ln() + std::f64::consts::LN_2,
+        _ if y > 2.0 => (2.0 * y + 1.0 / ((y * y + 1.0).sqrt() + y)).ln(),
+        _ if y < 1.0 / 268_435_456.0 => y,
+        _ => (y + y * y / (1.0 + (1.0 + y * y).sqrt())).ln_1p(),
+    };
+    result.copysign(x)
+}
+
+pub fn acosh(x: f64) -> f64 {
+    match x {
+        _ if x >= 268_435_456.0 => x.ln() + std::f64::consts::LN_2,
+        _ if x > 2.0 => (2.0 * x - 1.0 / (x + (x * x - 1.0).sqrt())).ln(),
+        _ if x >= 1.0 => (x - 1.0 + (2.0 * (x - 1.0) + (x - 1.0) * (x - 1.0)).sqrt()).ln_1p(),
+        _ => f64::NAN,
+    }
+}
