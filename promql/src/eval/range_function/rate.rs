@@ -229,7 +229,7 @@ pub(super) fn extrapolation(
         change,
     };
     let factor = edges.extrapolation(zero_from.is_some());
-    if function == RangeFunction::Rate { factor / (range as f64 / 1000.0) } else { factor }
+    if function == RangeFunction::Rate { factor / seconds(range) } else { factor }
 }
 
 /// `rate`, `increase` and `delta` of a series that has histograms or start timestamps.
