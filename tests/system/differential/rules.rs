@@ -21,6 +21,9 @@ pub fn check(expr: &Expr, when: When) -> Result<Facts, Refused> {
     if expr.ty() == Type::Matrix && facts.kind != Kind::Float {
         return Err("2.42 shows buckets of another series where it lists samples");
     }
+    if matches!(expr, Expr::Subquery { range_ms, step_ms, .. } if *range_ms <= step_ms.unwrap_or(60_000)) {
+        return Err("of a subquery without a step, 2.42 lists a series without samples, or one after its end");
+    }
     if facts.risks > 1 {
         return Err("of two errors either may be named");
     }
