@@ -1,7 +1,7 @@
 //! Show 2: random queries, asked of Debian's Prometheus 2.42 and of Skald over the same blocks: no difference.
 //!
-//! `SKALD_DIFFERENTIAL_QUERIES` is how many, `SKALD_DIFFERENTIAL_SEED` decides data and queries (by default the time does;
-//! it is printed). The show: `SKALD_DIFFERENTIAL_QUERIES=20000 cargo test --test system differential -- --nocapture`
+//! `SKALD_DIFFERENTIAL_QUERIES` is how many, `SKALD_DIFFERENTIAL_SEED` decides data and queries (it is
+//! printed; always the same one by default, so that what breaks is what changed). The show: `SKALD_DIFFERENTIAL_QUERIES=20000 cargo test --test system differential -- --nocapture`
 //!
 //! [`series`] makes the data and writes it as blocks, [`grammar`] makes queries ([`query`] is their tree), [`rules`] let pass
 //! what both versions answer alike and derive [`facts`], which say how exactly; [`answer`] compares. On a difference the
@@ -269,8 +269,7 @@ async fn random_queries_are_answered_as_prometheus_does() {
         return;
     }
     let count = from_environment("SKALD_DIFFERENTIAL_QUERIES").unwrap_or(2000) as usize;
-    let seed =
-        from_environment("SKALD_DIFFERENTIAL_SEED").unwrap_or_else(|| crate::process::now_ms() as u64 % 1_000_000);
+    let seed = from_environment("SKALD_DIFFERENTIAL_SEED").unwrap_or(7);
     println!("SKALD_DIFFERENTIAL_SEED={seed} SKALD_DIFFERENTIAL_QUERIES={count}");
 
     let dir = tempfile::tempdir().unwrap();
