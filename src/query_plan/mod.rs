@@ -1,6 +1,6 @@
 //! Plans, and what parts of them yield, as messages between the query-frontend and queriers.
 //!
-//! [`encode`] and [`decode`] turn a plan into bytes and back, without loss; [`names`] are the words for its operations;
+//! [`encode()`] and [`decode()`] turn a plan into bytes and back, without loss; [`names`] are the words for its operations;
 //! [`fragment`] and [`said`] do the same for partial results and for what is said about answers. `proto/proto/plan.proto`
 //! has the messages. A plan from another process is bounded like a query's text, and checked, before anything is made
 //! of it.
