@@ -394,7 +394,7 @@ async fn hostile_queries_stay_within_their_budget() {
         limit.as_str(),
         timeout.as_str(),
         "--querier.max-samples=none",
-        "--promql.experimental-functions=true",
+        "--limits.promql-experimental-functions=true",
         "--limits.max-native-histogram-buckets=none",
     ];
     let mut skald = Skald::new(dir.path(), &flags);

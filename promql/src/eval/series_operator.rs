@@ -1,8 +1,8 @@
 //! Selectors, and range functions of range selectors: what is worked out for each series alone.
 //!
 //! Batches of series are cut into pieces by their size, the same way whatever the number of threads. Where the query
-//! has [`Workers`](super::Workers), pieces are decoded and worked on by them and by the query's own thread, a few ahead; what comes of
-//! them is taken in order. So nothing depends on who worked on what, and the memory ahead is bounded.
+//! has [`Workers`](super::Workers), pieces are decoded and worked on by them and by the query's own thread, a few ahead;
+//! what comes of them is taken in order. So nothing depends on who worked on what, and the memory ahead is bounded.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! Show 2: random queries, asked of Debian's Prometheus 2.42 and of Skald over the same blocks: no difference.
 //!
-//! `SKALD_DIFFERENTIAL_QUERIES` is how many, `SKALD_DIFFERENTIAL_SEED` decides data and queries (it is
-//! printed; always the same one by default, so that what breaks is what changed). The show: `SKALD_DIFFERENTIAL_QUERIES=20000 cargo test --test system differential -- --nocapture`
+//! `SKALD_DIFFERENTIAL_QUERIES` is how many, `SKALD_DIFFERENTIAL_SEED` decides data and queries (it is printed; always the
+//! same one by default, so that what breaks is what changed). The show:
+//! `SKALD_DIFFERENTIAL_QUERIES=20000 cargo test --test system differential -- --nocapture`
 //!
 //! [`series`] makes the data and writes it as blocks, [`grammar`] makes queries ([`query`] is their tree), [`rules`] let pass
 //! what both versions answer alike and derive [`facts`], which say how exactly; [`answer`] compares. On a difference the
@@ -281,7 +282,7 @@ async fn random_queries_are_answered_as_prometheus_does() {
     let flags = [
         "--blocks-storage.bucket-index.refresh-interval=200ms",
         "--compactor.cleanup-interval=1s",
-        "--promql.experimental-functions=true",
+        "--limits.promql-experimental-functions=true",
         &lookback,
     ];
     let skald = Skald::start(dir.path(), &flags).await;
