@@ -1,7 +1,8 @@
 //! PromQL: parse, plan, evaluate, over the small trait [`source::Queryable`] that yields series.
 //!
-//! Absent on purpose: storage, tenants, sockets, clocks, threads. Evaluation is a future that only ever waits for a
-//! [`source::SeriesSource`]; whoever runs it decides on which threads.
+//! Absent on purpose: storage, tenants, sockets, clocks, threads. Evaluation is a future that waits for a
+//! [`source::SeriesSource`], for pieces of its work given to [`eval::Workers`] and for fragments given to an
+//! [`eval::FragmentRunner`], and blocks on none; whoever runs it decides on which threads.
 
 pub mod ast;
 mod ast_json;

@@ -6,7 +6,8 @@
 //! change them in place, aggregations fold them into one accumulator per group and drop them, binary operators keep one
 //! side. [`result`] makes the answer out of what the topmost operator yields.
 //!
-//! Absent on purpose: threads, timers, I/O. The future waits for nothing but its sources.
+//! Absent on purpose: threads, timers, I/O. The future waits for its sources, and for pieces and fragments that others work
+//! on.
 
 mod absent;
 mod aggregate;
