@@ -13,6 +13,7 @@
 //! Absent on purpose: tenants, clocks, files other than the log's, threads.
 
 mod append;
+mod chunk_files;
 mod cold;
 mod cut;
 mod exemplars;
@@ -49,6 +50,9 @@ use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, SegmentId};
 
 pub use append::{AppendError, AppendLimits, Appended, RejectReason, RejectedKind, Rejection, SeriesAppend};
+pub use chunk_files::{
+    ChunkAddress, ChunkFileOptions, ChunkFileStats, ChunkFiles, ChunkReadError, NewChunk, Pin, StoredChunk,
+};
 pub use cut::Dropped;
 pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};

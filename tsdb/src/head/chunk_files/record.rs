@@ -1,0 +1,65 @@
+//! Bytes of files and records; `FORMAT.md` has the layouts.
+
+use bytes::Bytes;
+
+use super::StoredChunk;
+use crate::wal::HeadId;
+
+/// Bytes before a file's first record.
+pub(super) const FILE_HEADER_LEN: usize = 16;
+/// Bytes of a record before its data.
+pub(super) const RECORD_HEADER_LEN: usize = 32;
+
+const MAGIC: [u8; 4] = *b"SKCH";
+const VERSION: u8 = 1;
+
+/// What a file starts with.
+pub(super) fn file_header(file: u32) -> [u8; FILE_HEADER_LEN] {
+    let mut header = [0; FILE_HEADER_LEN];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4] = VERSION;
+    header[8..12].copy_from_slice(&file.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..12]);
+    header[12..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Whether a file of this number starts so.
+pub(super) fn is_file_header(bytes: &[u8], file: u32) -> bool {
+    bytes == file_header(file)
+}
+
+/// The header of a record, but its CRC.
+fn fields(head: HeadId, chunk: &StoredChunk) -> [u8; RECORD_HEADER_LEN] {
+    let mut header = [0; RECORD_HEADER_LEN];
+    header[4..8].copy_from_slice(&chunk.address.len.to_le_bytes());
+    header[8..12].copy_from_slice(&head.0.to_le_bytes());
+    header[12] = chunk.encoding as u8;
+    header[16..24].copy_from_slice(&chunk.min_time.to_le_bytes());
+    header[24..].copy_from_slice(&chunk.max_time.to_le_bytes());
+    header
+}
+
+fn crc(data_crc: u32, header: &[u8; RECORD_HEADER_LEN], chunk: &StoredChunk) -> [u8; 4] {
+    let crc = crc32c::crc32c_append(data_crc, &header[4..]);
+    let crc = crc32c::crc32c_append(crc, &chunk.address.file.to_le_bytes());
+    crc32c::crc32c_append(crc, &chunk.address.offset.to_le_bytes()).to_le_bytes()
+}
+
+/// Appends a record; `data_crc` is that of `data`.
+pub(super) fn put_record(out: &mut Vec<u8>, head: HeadId, chunk: &StoredChunk, data_crc: u32, data: &[u8]) {
+    let mut header = fields(head, chunk);
+    let crc = crc(data_crc, &header, chunk);
+    header[..4].copy_from_slice(&crc);
+    out.extend_from_slice(&header);
+    out.extend_from_slice(data);
+}
+
+/// The data of a record, if these bytes are that record.
+pub(super) fn check_record(record: &Bytes, head: HeadId, chunk: &StoredChunk) -> Option<Bytes> {
+    let stored = record.first_chunk::<4>()?;
+    let data = record.get(RECORD_HEADER_LEN..)?;
+    let intact =
+        data.len() == chunk.address.len as usize && *stored == crc(crc32c::crc32c(data), &fields(head, chunk), chunk);
+    intact.then(|| record.slice(RECORD_HEADER_LEN..))
+}
