@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
@@ -179,7 +179,8 @@ impl Success {
                 }
             }
         });
-        Ok(json_response(Body::from_stream(pieces)))
+        // What compresses the body asks once more after the end.
+        Ok(json_response(Body::from_stream(pieces.fuse())))
     }
 
     /// Encodes the next piece on the query pool.
@@ -339,6 +340,7 @@ mod tests {
         }
         assert!(all.len() > 8 * PIECE_BYTES);
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&all).unwrap(), expected(200_000));
+        assert!(body.frame().await.is_none(), "compression asks after the end");
 
         let (success, alive_too) = numbers(200_000);
         let mut body = success.respond(&runtime, PATIENCE).await.unwrap().into_body();
