@@ -24,7 +24,7 @@ use crate::{SeriesChunks, SeriesFilter};
 /// Series whose entries are read together.
 const SERIES_BATCH: usize = 256;
 /// Room for a series' entry; a longer one is read again.
-const ENTRY_ESTIMATE: u64 = 512;
+pub(super) const ENTRY_ESTIMATE: u64 = 512;
 /// Room for the last chunk of a series; a longer one is read again.
 const CHUNK_ESTIMATE: u64 = 2 << 10;
 /// How reads of entries are joined.
@@ -47,21 +47,22 @@ pub struct LocalBlock {
     tombstones: Tombstones,
 }
 
-struct OpenFile {
+/// A file of a block, open for reading.
+pub(super) struct OpenFile {
     kind: BlockFile,
-    file: Arc<dyn DiskFile>,
-    len: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) len: u64,
 }
 
 impl OpenFile {
-    fn open(disk: &dyn Disk, path: &Path, kind: BlockFile) -> Result<Self, BlockError> {
+    pub(super) fn open(disk: &dyn Disk, path: &Path, kind: BlockFile) -> Result<Self, BlockError> {
         let file = disk.open(path).map_err(BlockError::io(kind))?;
         let len = file.len().map_err(BlockError::io(kind))?;
         Ok(Self { kind, file, len })
     }
 
     /// The bytes of `range`, cut at the file's end.
-    fn read(&self, range: Range<u64>) -> Result<Bytes, BlockError> {
+    pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes, BlockError> {
         let end = range.end.min(self.len);
         let mut buffer = vec![0; end.saturating_sub(range.start) as usize];
         self.file.read_exact_at(&mut buffer, range.start.min(end)).map_err(BlockError::io(self.kind))?;
@@ -69,7 +70,7 @@ impl OpenFile {
     }
 
     /// Parses what starts at `offset`: first from `bytes`, then, if that is too short, from what it asks for.
-    fn parse<T>(
+    pub(super) fn parse<T>(
         &self,
         offset: u64,
         bytes: Bytes,
@@ -294,6 +295,12 @@ impl WantedChunk {
             self.bytes.end = self.bytes.end.min(next.bytes.start);
         }
     }
+}
+
+/// Reads one chunk.
+pub(super) fn read_chunk(segment: &OpenFile, wanted: &WantedChunk) -> Result<Chunk, BlockError> {
+    let bytes = segment.read(wanted.bytes.clone())?;
+    segment.parse(wanted.bytes.start, bytes, |bytes| parse_chunk(&wanted.meta, bytes))
 }
 
 /// Walks the series a select found. After an error it ends.

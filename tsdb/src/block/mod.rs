@@ -20,6 +20,7 @@
 //! segment: magic, version | chunks
 //! ```
 
+mod analyze;
 mod buffered;
 mod chunk_ref;
 mod cut;
@@ -32,6 +33,7 @@ mod local;
 mod merge;
 mod meta;
 mod postings_table;
+mod salvage;
 mod section;
 mod segment;
 mod series;
@@ -42,6 +44,7 @@ mod verify;
 mod visible;
 mod writer;
 
+pub use analyze::{Analysis, ChunkKind, Counted, analyze_block};
 pub use chunk_ref::ChunkRef;
 pub use error::{BlockError, BlockFile};
 pub use fetch::{Coalesce, Fetch, chunk_range};
@@ -53,6 +56,7 @@ pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,
 };
 pub use postings_table::parse_postings;
+pub use salvage::{Loss, SalvageReport, salvage_block};
 pub use segment::{CHUNKS_DIR, SEGMENT_LEN, check_segment_header, parse_chunk, segment_path};
 pub use series::{ChunkMeta, SeriesEntry, series_offset, series_range};
 pub use symbols::{LabelsReader, SortedSymbols, SymbolSet};

@@ -77,8 +77,9 @@ impl VerifyReport {
 
 /// Reads the whole block in `dir`, every checksum and every sample, and compares its parts with each other.
 ///
-/// Memory: some 40 bytes per label pair. Problems never stop the check, except where nothing behind them can be found.
-pub fn verify_block(disk: &dyn Disk, dir: &Path) -> VerifyReport {
+/// `progress` gets the series that are done, and all of them. Memory: some 40 bytes per label pair. Problems never stop the
+/// check, except where nothing behind them can be found.
+pub fn verify_block(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> VerifyReport {
     let mut report = VerifyReport::default();
     let block = match LocalBlock::open(disk, dir) {
         Ok(block) => Arc::new(block),
@@ -93,7 +94,7 @@ pub fn verify_block(disk: &dyn Disk, dir: &Path) -> VerifyReport {
     }
     let mut check = Check { block: &block, report, pairs: HashMap::default(), previous: None, last_chunk: ChunkRef(0) };
     match check.block.find(&[]) {
-        Ok(all) => check.series(&all),
+        Ok(all) => check.series(&all, progress),
         Err(error) => check.report.add_error(None, &error),
     }
     check.postings();
@@ -130,10 +131,11 @@ fn hash_of(value: &impl std::hash::Hash) -> u64 {
 }
 
 impl Check<'_> {
-    fn series(&mut self, all: &[SeriesRef]) {
+    fn series(&mut self, all: &[SeriesRef], progress: &mut dyn FnMut(u64, u64)) {
         let block = self.block;
         // One by one, so that a damaged entry hides only itself.
-        for series in all {
+        for (done, series) in all.iter().enumerate() {
+            progress(done as u64, all.len() as u64);
             let visited = block.visit_entries(std::slice::from_ref(series), &mut |series, entry, labels| {
                 self.one_series(series, entry, labels);
                 Ok(())

@@ -8,7 +8,7 @@ use crate::SeriesChunks;
 use crate::disk::MemDisk;
 
 /// A block in memory: disk, directory, files, content.
-fn block() -> (Arc<dyn Disk>, std::path::PathBuf, Vec<std::path::PathBuf>, Vec<SeriesChunks>) {
+pub(super) fn block() -> (Arc<dyn Disk>, std::path::PathBuf, Vec<std::path::PathBuf>, Vec<SeriesChunks>) {
     let disk: Arc<dyn Disk> = Arc::new(MemDisk::default());
     let mut content = Content::new();
     for i in 0..80_i64 {
@@ -39,13 +39,29 @@ fn read_all(disk: &dyn Disk, dir: &Path) -> Result<Vec<SeriesChunks>, BlockError
 }
 
 #[derive(Debug, Clone)]
-enum Harm {
+pub(super) enum Harm {
     Flip(prop::sample::Index),
     Cut(prop::sample::Index),
     Overwrite(prop::sample::Index, Vec<u8>),
 }
 
-fn harm() -> impl Strategy<Value = Harm> {
+impl Harm {
+    pub(super) fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Harm::Flip(bit) => {
+                let bit = bit.index(bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            Harm::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Harm::Overwrite(at, with) => {
+                let at = at.index(bytes.len());
+                bytes.iter_mut().skip(at).zip(with).for_each(|(byte, &new)| *byte = new);
+            }
+        }
+    }
+}
+
+pub(super) fn harm() -> impl Strategy<Value = Harm> {
     prop_oneof![
         any::<prop::sample::Index>().prop_map(Harm::Flip),
         any::<prop::sample::Index>().prop_map(Harm::Cut),
@@ -62,19 +78,9 @@ proptest! {
         let path = file.get(&files);
         let mut bytes = disk.read(path).unwrap();
         let original = bytes.clone();
-        match &harm {
-            Harm::Flip(bit) => {
-                let bit = bit.index(bytes.len() * 8);
-                bytes[bit / 8] ^= 1 << (bit % 8);
-            }
-            Harm::Cut(at) => bytes.truncate(at.index(bytes.len())),
-            Harm::Overwrite(at, with) => {
-                let at = at.index(bytes.len());
-                bytes.iter_mut().skip(at).zip(with).for_each(|(byte, &new)| *byte = new);
-            }
-        }
+        harm.apply(&mut bytes);
         disk.write_atomically(path, &bytes).unwrap();
-        let report = verify_block(&*disk, &dir);
+        let report = verify_block(&*disk, &dir, &mut |_, _| {});
         // Padding and a few header bytes carry no meaning, and meta.json has no checksum; data never changes unnoticed.
         match read_all(&*disk, &dir) {
             Ok(read) => {
@@ -147,7 +153,7 @@ fn the_writer_refuses_what_no_block_may_hold() {
     writer.add_series(&z, &good).unwrap();
     let meta = writer.finish().unwrap().unwrap();
     assert_eq!((meta.stats.num_series, meta.stats.num_samples), (2, 6));
-    assert!(verify_block(&*disk, &Path::new("/d").join(meta.ulid.to_string())).is_intact());
+    assert!(verify_block(&*disk, &Path::new("/d").join(meta.ulid.to_string()), &mut |_, _| {}).is_intact());
 
     let again = BlockWriter::create(disk.clone(), Path::new("/d"), new_block(1, 0, 100), symbols(&content));
     assert!(matches!(again.err(), Some(BlockError::Input(_))));

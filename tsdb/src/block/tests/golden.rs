@@ -37,7 +37,7 @@ fn lines(path: &Path) -> Vec<Value> {
 fn golden_blocks_are_intact() {
     for set in ["blocks-backfill", "blocks-head"] {
         for block in open_all(set) {
-            let report = verify_block(&RealDisk, block.dir());
+            let report = verify_block(&RealDisk, block.dir(), &mut |_, _| {});
             assert!(report.is_intact(), "{:?}: {:#?}", block.dir(), report.problems);
             assert!(report.counted.num_samples > 0);
         }
@@ -124,7 +124,7 @@ fn golden_blocks_survive_rewriting() {
             (written.stats.num_samples, written.stats.num_chunks),
             (meta.stats.num_samples, meta.stats.num_chunks)
         );
-        let report = verify_block(&*disk, &dir);
+        let report = verify_block(&*disk, &dir, &mut |_, _| {});
         assert!(report.is_intact(), "{:#?}", report.problems);
         let chunks = |disk: &dyn Disk, dir: &Path| disk.read(&segment_path(dir, 0)).unwrap();
         assert!(chunks(&*disk, &dir) == chunks(&RealDisk, block.dir()), "segments differ");

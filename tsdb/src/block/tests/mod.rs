@@ -4,6 +4,7 @@ mod damage;
 mod golden;
 mod promtool;
 mod round_trip;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::path::Path;
