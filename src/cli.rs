@@ -5,6 +5,7 @@
 //! skald config print-defaults      every setting with its default and description, as YAML
 //! skald config check [flags]       whether the settings are fine
 //! skald config print-reference     the reference page
+//! skald tsdb ACTION [LOCATION]     looks at blocks, checks and repairs them
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::settings::{
     Arguments, Comments, Environment, LoadError, YamlFile, entries, help, load, nearest, read_flags, reference,
     settings, to_yaml,
 };
+use crate::tsdb_tool;
 
 settings! {
     /// Where the settings come from.
@@ -40,6 +42,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this and end.
     Print(String),
+    /// Look at blocks.
+    Tsdb(Box<tsdb_tool::Call>),
 }
 
 /// Why nothing can be done.
@@ -70,6 +74,11 @@ const COMMANDS: [&str; 3] = ["config print-defaults", "config check", "config pr
 
 /// Reads a command line (without the program's name).
 pub fn command(arguments: &[String], environment: &Environment) -> Result<Command, CliError> {
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "tsdb"
+    {
+        return tsdb_command(rest, environment);
+    }
     let mut known = entries(&Launch::default());
     known.extend(entries(&Config::default()));
     let arguments = read_flags(arguments, &known, &["help", "h", "version"])?;
@@ -96,6 +105,51 @@ pub fn command(arguments: &[String], environment: &Environment) -> Result<Comman
             Err(CliError::UnknownCommand { command: unknown.to_owned(), suggestion })
         }
     }
+}
+
+/// `skald tsdb …`: takes the binary's settings, which say where the storage is, and options of its own.
+fn tsdb_command(arguments: &[String], environment: &Environment) -> Result<Command, CliError> {
+    let mut known = entries(&Launch::default());
+    known.extend(entries(&Config::default()));
+    known.extend(entries(&tsdb_tool::Options::default()));
+    let arguments = read_flags(arguments, &known, &["help", "h"])?;
+    let Some((action, rest)) = arguments.words.split_first().filter(|_| arguments.requests.is_empty()) else {
+        return Ok(Command::Print(tsdb_help()));
+    };
+    let unknown = |word: &str, known: &mut dyn Iterator<Item = &'static str>| CliError::UnknownCommand {
+        command: format!("tsdb {word}"),
+        suggestion: nearest(word, known).map_or(String::new(), |near| format!(", did you mean `tsdb {near}`?")),
+    };
+    let named = tsdb_tool::Action::ALL.into_iter().find(|(name, _)| name == action);
+    let Some((_, action)) = named else {
+        return Err(unknown(action, &mut tsdb_tool::Action::ALL.iter().map(|(name, _)| *name)));
+    };
+    if let Some(word) = rest.get(1) {
+        return Err(unknown(word, &mut std::iter::empty()));
+    }
+    // Flags only: what one call does is not to hang on a variable set elsewhere.
+    let options = load(None, &Environment::new([]), &arguments.flags)?;
+    let config = load_config(&arguments, environment)?;
+    Ok(Command::Tsdb(Box::new(tsdb_tool::Call { action, location: rest.first().cloned(), options, config })))
+}
+
+fn tsdb_help() -> String {
+    format!(
+        "Looks at blocks, checks them, and saves what is readable of damaged ones.\n\n\
+         Usage:\n  \
+         skald tsdb list    [LOCATION] [flags]    name the blocks and what they hold\n  \
+         skald tsdb analyze [LOCATION] [flags]    count what bytes and series are spent on\n  \
+         skald tsdb dump    [LOCATION] [flags]    print samples\n  \
+         skald tsdb verify  [LOCATION] [flags]    check every checksum, every sample, and whether the parts agree\n  \
+         skald tsdb repair  [LOCATION] [flags]    show, or with --write save, what is readable of damaged blocks\n\n\
+         LOCATION is a block, a directory of blocks or of tenants (such as data/blocks or data/tsdb), or a URL:\n\
+         s3://bucket/prefix, gs://bucket/prefix, azure://account/container/prefix. Without one, it is the storage of the\n\
+         settings. Credentials and endpoints come from the settings too (--blocks-storage.…, --config.file; see\n\
+         skald --help).\n\n\
+         Ends with 1 when a block is damaged or none was found.\n\n\
+         flags:\n{}\n",
+        help(&tsdb_tool::Options::default()).trim_start_matches("\nGeneral:\n"),
+    )
 }
 
 fn load_config(arguments: &Arguments, environment: &Environment) -> Result<Config, CliError> {
@@ -125,6 +179,7 @@ fn help_text() -> String {
          skald config print-defaults      print every setting with its default as YAML\n  \
          skald config check [flags]       check the settings and end\n  \
          skald config print-reference     print the reference of all settings as Markdown\n  \
+         skald tsdb ACTION [LOCATION]     list, analyze, dump, verify or repair blocks; see skald tsdb --help\n  \
          skald --help | --version\n\n\
          A setting comes from its default, the YAML file, the environment (SKALD_DATA_DIR for data_dir)\n\
          or a flag (--data-dir); each overrides those before it.\n\n\
@@ -155,8 +210,10 @@ pub fn reference_page() -> String {
          `skald config print-defaults` prints a file with everything on this page, `skald config check` checks one, and\n\
          a running process shows its settings at `/config` (`?mode=diff`: only what differs from the defaults), with\n\
          secrets masked.\n\n\
-         ## Where settings come from\n{launch}{}",
+         ## Where settings come from\n{launch}{}\n\
+         # `skald tsdb`\n\n```text\n{}\n```\n",
         reference(&Config::default()),
+        tsdb_help().trim_end(),
     )
 }
 
@@ -244,6 +301,19 @@ mod tests {
         refused(&["config", "check", "--config.file", &path], &[], &place);
         let (_dir, path) = file("config:\n  file: x\n");
         refused(&["--config.file", &path], &[], "unknown setting `config`");
+    }
+
+    #[test]
+    fn tools_have_options_beside_the_settings() {
+        let flags = ["tsdb", "repair", "data/tsdb", "--write", "--data-dir=d", "--block=01M7XJD02WQ18DRRGGBN1G1W9J"];
+        let Ok(Command::Tsdb(call)) = run(&flags, &[("SKALD_FORMAT", "json")]) else { panic!() };
+        assert_eq!((call.action, call.location.as_deref()), (tsdb_tool::Action::Repair, Some("data/tsdb")));
+        assert_eq!((call.options.write, call.options.format), (true, tsdb_tool::Format::Human));
+        assert_eq!(call.config.data_dir, PathBuf::from("d"));
+        assert!(printed(&["tsdb"]).contains("skald tsdb analyze"));
+        refused(&["tsdb", "verfy"], &[], "unknown command `tsdb verfy`, did you mean `tsdb verify`?");
+        refused(&["tsdb", "list", "a", "b"], &[], "unknown command `tsdb b`");
+        refused(&["--write"], &[], "there is no such flag");
     }
 
     #[test]

@@ -27,3 +27,4 @@ pub mod services;
 pub mod settings;
 pub mod store_gateway;
 pub mod tenant;
+pub mod tsdb_tool;

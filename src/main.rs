@@ -12,6 +12,7 @@ use skald::data_dir::DataDir;
 use skald::logging;
 use skald::runtime::{Pool, Rng, Runtime, SystemClock, TcpNet};
 use skald::settings::Environment;
+use skald::tsdb_tool;
 use skald_tsdb::disk::RealDisk;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +28,7 @@ static ALLOCATOR_SETTINGS: &[u8; 59] = b"background_thread:true,dirty_decay_ms:2
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("skald: {error}");
             ExitCode::FAILURE
@@ -35,15 +36,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = std::env::args_os()
         .skip(1)
         .map(|argument| argument.into_string().map_err(|argument| format!("argument {argument:?} is not UTF-8")))
         .collect::<Result<Vec<String>, String>>()?;
     match cli::command(&arguments, &Environment::of_process()?)? {
-        Command::Print(text) => Ok(std::io::stdout().write_all(text.as_bytes())?),
-        Command::Run(config) => run_until_stopped(*config),
+        Command::Print(text) => std::io::stdout().write_all(text.as_bytes())?,
+        Command::Run(config) => run_until_stopped(*config)?,
+        Command::Tsdb(call) => return run_tool(*call),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_tool(call: tsdb_tool::Call) -> Result<ExitCode, Box<dyn Error>> {
+    let pool = Pool::new("skald-tsdb", 1)?;
+    let io = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let is_sound = io.block_on(tsdb_tool::run(call, pool, &mut out))?;
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_until_stopped(config: Config) -> Result<(), Box<dyn Error>> {

@@ -12,7 +12,7 @@ mod expressions;
 mod join;
 mod json;
 mod labels;
-mod params;
+pub(crate) mod params;
 mod parts;
 mod queriers;
 mod query;

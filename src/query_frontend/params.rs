@@ -163,7 +163,8 @@ const EARLIEST_MS: i64 = i64::MIN / 1000 * 1000 + 62_135_596_801_000;
 const LATEST_MS: i64 = i64::MAX / 1000 * 1000 - 62_135_596_801_000;
 
 /// Seconds since the epoch as a float, or RFC 3339; the result is rounded to milliseconds.
-fn parse_time(text: &str) -> Result<TimestampMs, String> {
+/// A time as the query API takes it: Unix seconds or RFC 3339.
+pub fn parse_time(text: &str) -> Result<TimestampMs, String> {
     let refuse = || format!("cannot parse {text:?} to a valid timestamp");
     if let Ok(seconds) = parse_float(text) {
         let ms = (seconds * 1000.0).round();

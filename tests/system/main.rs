@@ -22,4 +22,5 @@ mod prometheus;
 mod query_parts;
 mod roles;
 mod s3;
+mod tsdb_tool;
 mod wrong_input;

@@ -74,7 +74,7 @@ proptest! {
 
 #[test]
 fn a_sound_block_is_salvaged_whole_without_its_index_end_and_meta() {
-    let (disk, dir, files, series) = block();
+    let (disk, dir, _, series) = block();
     let (report, kept) = salvage(&disk, &dir).unwrap();
     assert_eq!((report.loss_count, kept), (0, samples(&series)));
     assert_eq!(report.lost_samples(), Some(0));
