@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use skald_model::{BlockRange, TimestampMs};
 use skald_tsdb::block::{BlockError, BlockWriter, Compaction, LocalBlock, NewBlock, SymbolSet};
-use skald_tsdb::head::Dropped;
+use skald_tsdb::head::{Dropped, LostChunks};
 use skald_tsdb::wal::{Cut, WalError};
 use ulid::Ulid;
 
 use super::Ingester;
 use super::tenants::{LocalBlockEntry, Tenant};
 use crate::runtime::pool::TaskLost;
+use crate::tenant::TenantId;
 
 /// Why a head could not be cut; its samples stay where they are, and the next flush tries again.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +87,9 @@ impl Ingester {
         let runtime = &self.shared.runtime;
         let mut symbols = SymbolSet::default();
         let mut samples: Option<(TimestampMs, TimestampMs)> = None;
-        tenant.head.cut_series(cut, range, |labels, chunks| {
-            for chunk in chunks {
-                let (min, max) = samples.unwrap_or((chunk.min_time, chunk.max_time));
-                samples = Some((min.min(chunk.min_time), max.max(chunk.max_time)));
-            }
+        tenant.head.cut_labels(cut, range, |labels, times| {
+            let (min, max) = samples.unwrap_or((times.min, times.max));
+            samples = Some((min.min(times.min), max.max(times.max)));
             symbols.insert_labels(labels)
         })?;
         let Some((min, max)) = samples else { return Ok(None) };
@@ -103,13 +102,28 @@ impl Ingester {
         };
         runtime.disk.create_dir_all(&tenant.dir)?;
         let mut writer = BlockWriter::create(runtime.disk.clone(), &tenant.dir, new, symbols.sort())?;
-        tenant.head.cut_series(cut, range, |labels, chunks| writer.add_series(labels, chunks))?;
+        let lost = tenant.head.cut_series(cut, range, |labels, chunks| writer.add_series(labels, chunks))?;
+        self.tell_lost(&tenant.id, &lost);
         if writer.finish()?.is_none() {
             return Ok(None);
         }
         let dir = tenant.dir.join(ulid.to_string());
         let block = LocalBlock::open(runtime.disk.as_ref(), &dir)?;
         Ok(Some(LocalBlockEntry::new(block, None)))
+    }
+
+    /// Tells what a flush could not read.
+    fn tell_lost(&self, tenant: &TenantId, lost: &LostChunks) {
+        if lost.chunks == 0 {
+            return;
+        }
+        self.shared.metrics.chunks_lost.inc_by(lost.chunks);
+        self.shared.metrics.samples_lost.inc_by(lost.samples);
+        for chunk in &lost.named {
+            tracing::error!(%tenant, "lost: {chunk}");
+        }
+        let (chunks, samples) = (lost.chunks, lost.samples);
+        tracing::error!(%tenant, chunks, samples, "a block lacks samples whose chunks could not be read back");
     }
 
     /// Lets a tenant go whose head is empty and whose blocks are all gone. A push that comes meanwhile makes it anew.

@@ -4,6 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use skald_tsdb::head::ChunkFileStats;
 
 /// The ingester's metrics.
 #[derive(Debug, Clone)]
@@ -28,6 +29,22 @@ pub struct Metrics {
     pub(super) wal_sync_failures: Counter,
     /// Seconds one sync takes.
     pub(super) wal_sync_duration: Histogram,
+    /// Chunk files.
+    chunk_files: Gauge,
+    /// Bytes of chunk files.
+    chunk_file_bytes: Gauge,
+    /// Bytes of chunks in them that heads need.
+    chunk_file_live_bytes: Gauge,
+    /// Bytes of closed chunks that wait in memory.
+    chunk_pending_bytes: Gauge,
+    /// Writes to chunk files that failed.
+    chunk_write_failures: Counter,
+    /// Reads of chunks that failed.
+    chunk_read_failures: Counter,
+    /// Chunks that blocks lack because they could not be read.
+    pub(super) chunks_lost: Counter,
+    /// Samples in them.
+    pub(super) samples_lost: Counter,
     /// Blocks written.
     pub(super) blocks_written: Counter,
     /// Flushes that failed.
@@ -54,6 +71,14 @@ impl Metrics {
             wal_segments: Gauge::default(),
             wal_sync_failures: Counter::default(),
             wal_sync_duration: seconds(),
+            chunk_files: Gauge::default(),
+            chunk_file_bytes: Gauge::default(),
+            chunk_file_live_bytes: Gauge::default(),
+            chunk_pending_bytes: Gauge::default(),
+            chunk_write_failures: Counter::default(),
+            chunk_read_failures: Counter::default(),
+            chunks_lost: Counter::default(),
+            samples_lost: Counter::default(),
             blocks_written: Counter::default(),
             flush_failures: Counter::default(),
             uploads: Counter::default(),
@@ -69,10 +94,33 @@ impl Metrics {
         registry.register("wal_segments", "Segments of the write-ahead log", metrics.wal_segments.clone());
         registry.register("wal_sync_failures", "Syncs of the log that failed", metrics.wal_sync_failures.clone());
         registry.register("wal_sync_duration_seconds", "Time of a sync of the log", metrics.wal_sync_duration.clone());
+        registry.register("chunk_files", "Files with closed chunks", metrics.chunk_files.clone());
+        registry.register("chunk_file_bytes", "Size of the chunk files", metrics.chunk_file_bytes.clone());
+        let live_bytes = metrics.chunk_file_live_bytes.clone();
+        registry.register("chunk_file_live_bytes", "Bytes of chunk files that heads need", live_bytes);
+        let pending_bytes = metrics.chunk_pending_bytes.clone();
+        registry.register("chunk_pending_bytes", "Bytes of closed chunks that wait in memory", pending_bytes);
+        let write_failures = metrics.chunk_write_failures.clone();
+        registry.register("chunk_write_failures", "Writes to chunk files that failed", write_failures);
+        let read_failures = metrics.chunk_read_failures.clone();
+        registry.register("chunk_read_failures", "Reads of chunks that failed", read_failures);
+        registry.register("chunks_lost", "Chunks missing in blocks: not readable", metrics.chunks_lost.clone());
+        registry.register("samples_lost", "Samples missing in blocks: not readable", metrics.samples_lost.clone());
         registry.register("blocks_written", "Blocks cut from heads", metrics.blocks_written.clone());
         registry.register("flush_failures", "Flushes of a head that failed", metrics.flush_failures.clone());
         registry.register("block_uploads", "Blocks uploaded to the bucket", metrics.uploads.clone());
         registry.register("block_upload_failures", "Uploads that failed", metrics.upload_failures.clone());
         metrics
+    }
+
+    /// Brings what concerns chunk files up to date.
+    pub(super) fn observe_chunk_files(&self, stats: &ChunkFileStats) {
+        self.chunk_files.set(stats.files as i64);
+        self.chunk_file_bytes.set(stats.bytes as i64);
+        self.chunk_file_live_bytes.set(stats.live_bytes as i64);
+        self.chunk_pending_bytes.set(stats.pending_bytes as i64);
+        let raise = |counter: &Counter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.chunk_write_failures, stats.write_failures);
+        raise(&self.chunk_read_failures, stats.lost_reads);
     }
 }

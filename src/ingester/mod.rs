@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skald_tsdb::head::ChunkFiles;
 use skald_tsdb::wal::Wal;
 
 use crate::bucket::Bucket;
@@ -44,6 +45,8 @@ settings! {
     pub struct Config {
         /// The write-ahead log.
         pub wal: WalConfig,
+        /// Where closed chunks of samples lie until their range becomes a block.
+        pub chunk_files: ChunkFilesConfig,
         /// How often heads are looked at for something to cut into blocks.
         pub head_compaction_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
         /// A tenant that pushed nothing for this long is flushed whole, so that it costs no memory.
@@ -111,6 +114,19 @@ settings! {
     }
 }
 
+settings! {
+    /// The files in `<data-dir>/chunks` that hold closed chunks of recent samples, so that memory holds only the open ones.
+    /// They are made anew from the log at every start.
+    pub struct ChunkFilesConfig {
+        /// Size at which a file is complete and another begun. A file is removed when no chunk in it is needed any more:
+        /// smaller files give disk space back sooner.
+        pub file_size: ByteSize = ByteSize::mib(128) => ByteSize::mib(1)..=ByteSize::gib(1),
+        /// Bytes of closed chunks that may wait in memory while they cannot be written, on a full disk for example. Beyond
+        /// that pushes are answered 503 (`chunk-files-unavailable`) until the disk takes them.
+        pub memory_budget: ByteSize = ByteSize::mib(256) => ByteSize::mib(1)..,
+    }
+}
+
 /// Length of the blocks that heads are cut into, aligned to multiples of it.
 pub(crate) const BLOCK_RANGE_MS: i64 = 2 * 3_600_000;
 
@@ -125,6 +141,7 @@ struct Shared {
     /// `<data-dir>/tsdb`: a directory of blocks per tenant.
     blocks_dir: PathBuf,
     wal: Arc<Wal>,
+    chunk_files: Arc<ChunkFiles>,
     tenants: Tenants,
     bucket: Arc<dyn Bucket>,
     indexes: Arc<IndexCache>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skald_tsdb::block::LocalBlock;
 use skald_tsdb::disk::Disk;
-use skald_tsdb::head::{Head, ReplayHeads};
+use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, ReplayHeads};
 use skald_tsdb::wal::{Cut, HeadId, HeadState, Record, RecoveryReport, Replay, SegmentId, Wal, WalError, WalOptions};
 use std::collections::HashMap;
 use ulid::Ulid;
@@ -73,14 +73,20 @@ impl Ingester {
         let Surroundings { bucket, indexes, index_refresh_interval, creation_grace_period, runtime, metrics } =
             surroundings;
         let (wal_dir, blocks_dir) = (data_dir.join("wal"), data_dir.join("tsdb"));
-        let opening =
-            Opening { config: config.clone(), runtime: runtime.clone(), wal_dir, blocks_dir: blocks_dir.clone() };
-        let (wal, tenants) = runtime.background_pool.run(move || opening.open(&progress)).await??;
+        let opening = Opening {
+            config: config.clone(),
+            runtime: runtime.clone(),
+            wal_dir,
+            chunks_dir: data_dir.join("chunks"),
+            blocks_dir: blocks_dir.clone(),
+        };
+        let (wal, chunk_files, tenants) = runtime.background_pool.run(move || opening.open(&progress)).await??;
         let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
         let shared = Shared {
             config,
             blocks_dir,
             wal: Arc::new(wal),
+            chunk_files,
             tenants,
             bucket,
             indexes,
@@ -109,13 +115,15 @@ struct Opening {
     config: Config,
     runtime: Runtime,
     wal_dir: PathBuf,
+    chunks_dir: PathBuf,
     blocks_dir: PathBuf,
 }
 
 impl Opening {
-    fn open(&self, progress: &dyn Fn(String)) -> Result<(Wal, Tenants), OpenError> {
+    fn open(&self, progress: &dyn Fn(String)) -> Result<(Wal, Arc<ChunkFiles>, Tenants), OpenError> {
         let disk = self.runtime.disk.clone();
         let mut blocks = self.open_blocks()?;
+        let chunk_files = self.open_chunk_files()?;
         let options =
             WalOptions { segment_bytes: self.config.wal.segment_size.as_u64(), compress: self.config.wal.compression };
         let head_options = head_options(&self.config);
@@ -125,7 +133,7 @@ impl Opening {
             if let Some(tenant) = std::str::from_utf8(&state.definition).ok().and_then(|t| TenantId::new(t).ok()) {
                 owners.insert(id, tenant);
             }
-            Arc::new(Head::new(id, head_options))
+            Arc::new(Head::new(id, head_options, chunk_files.clone()))
         });
         let mut replay = Observed { inner: heads, progress, last_percent: None };
         let opened = Wal::open(disk, &self.wal_dir, options, &mut replay);
@@ -145,14 +153,31 @@ impl Opening {
         // Tenants with blocks but nothing in the log.
         for (tenant, own) in blocks {
             match wal.define_head(tenant.as_str().as_bytes()) {
-                Ok(id) => self.add(&tenants, tenant, Arc::new(Head::new(id, head_options)), own, now),
+                Ok(id) => {
+                    let head = Head::new(id, head_options, chunk_files.clone());
+                    self.add(&tenants, tenant, Arc::new(head), own, now);
+                }
                 // A full disk must not keep the process from starting; the blocks are found with the next start.
                 Err(error) => {
                     tracing::error!(%tenant, %error, "local blocks cannot be read: the log takes no new tenant")
                 }
             }
         }
-        Ok((wal, tenants))
+        Ok((wal, chunk_files, tenants))
+    }
+
+    /// The log makes the chunks of an earlier process anew: its files go first, so that a disk they filled has space.
+    fn open_chunk_files(&self) -> Result<Arc<ChunkFiles>, OpenError> {
+        let config = &self.config.chunk_files;
+        let options = ChunkFileOptions {
+            file_bytes: u32::try_from(config.file_size.as_u64()).unwrap_or(u32::MAX),
+            memory_budget: config.memory_budget.as_u64(),
+            ..ChunkFileOptions::default()
+        };
+        let opened = ChunkFiles::open(self.runtime.disk.clone(), &self.chunks_dir, options);
+        let chunk_files = opened.map_err(|source| OpenError::Disk { path: self.chunks_dir.clone(), source })?;
+        chunk_files.upkeep();
+        Ok(Arc::new(chunk_files))
     }
 
     fn add(&self, tenants: &Tenants, id: TenantId, head: Arc<Head>, blocks: Vec<LocalBlockEntry>, now: i64) {

@@ -103,7 +103,8 @@ impl Ingester {
 
     fn new_tenant(&self, id: &TenantId) -> Result<Tenant, WalError> {
         let shared = &self.shared;
-        let head = Head::new(shared.wal.define_head(id.as_str().as_bytes())?, head_options(&shared.config));
+        let head = shared.wal.define_head(id.as_str().as_bytes())?;
+        let head = Head::new(head, head_options(&shared.config), shared.chunk_files.clone());
         let now = shared.runtime.clock.monotonic().as_millis() as i64;
         let dir = shared.blocks_dir.join(id.as_str());
         tracing::info!(tenant = %id, "new tenant");
@@ -149,6 +150,10 @@ pub(super) fn wal_error(error: WalError) -> ServiceError {
 fn append_error(error: AppendError) -> ServiceError {
     match error {
         AppendError::Wal(error) => wal_error(error),
+        AppendError::ChunkBacklog { .. } => {
+            let text = format!("{error} (ingester.chunk_files.memory_budget)");
+            unavailable("chunk-files-unavailable", text)
+        }
         AppendError::Full => unavailable("head-full", error.to_string()),
     }
 }

@@ -9,31 +9,32 @@ use futures::stream::{self, StreamExt};
 use skald_model::{Labels, Matcher, MetricMetadata, QueryRange};
 use skald_proto::WriteBatch;
 use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
-use skald_tsdb::head::{Head, Select};
+use skald_tsdb::head::{Head, LostChunk, Select};
 use skald_tsdb::{SeriesChunks, SeriesFilter};
 
 use super::Ingester;
 use super::client::{IngesterClient, PushReply};
 use super::tenants::Tenant;
-use crate::error::ServiceError;
+use crate::error::{ErrorKind, ServiceError};
 use crate::select::{BATCH_BYTES, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
 
 /// One source of a tenant's series: its head, or a local block.
 enum Source {
-    Head(Box<Select>, std::vec::IntoIter<SeriesChunks>),
+    Head(TenantId, Box<Select>, std::vec::IntoIter<SeriesChunks>),
     Block(Box<skald_tsdb::block::LocalSelect>),
 }
 
 impl Source {
-    fn next(&mut self) -> Result<Option<SeriesChunks>, BlockError> {
+    fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
         match self {
-            Self::Block(select) => select.next().transpose(),
-            Self::Head(select, ready) => {
+            Self::Block(select) => select.next().transpose().map_err(block_error),
+            Self::Head(tenant, select, ready) => {
                 if let Some(series) = ready.next() {
                     return Ok(Some(series));
                 }
-                *ready = select.next_batch(BATCH_BYTES).unwrap_or_default().into_iter();
+                let batch = select.next_batch(BATCH_BYTES).map_err(|lost| lost_chunk(tenant, &lost))?;
+                *ready = batch.unwrap_or_default().into_iter();
                 Ok(ready.next())
             }
         }
@@ -50,7 +51,7 @@ impl Merge {
     fn new(sources: Vec<Source>) -> Result<Self, ServiceError> {
         let mut begun = Vec::with_capacity(sources.len());
         for mut source in sources {
-            if let Some(first) = source.next().map_err(block_error)? {
+            if let Some(first) = source.next()? {
                 begun.push((first, source));
             }
         }
@@ -70,7 +71,7 @@ impl Merge {
                 at += 1;
                 continue;
             }
-            let following = source.next().map_err(block_error)?;
+            let following = source.next()?;
             parts.push(match following {
                 Some(following) => {
                     at += 1;
@@ -117,7 +118,7 @@ fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, ServiceError>
     if let Some(keep) = keep() {
         head = head.only(keep);
     }
-    let mut sources = vec![Source::Head(Box::new(head), Vec::new().into_iter())];
+    let mut sources = vec![Source::Head(tenant.id.clone(), Box::new(head), Vec::new().into_iter())];
     for block in blocks(tenant, request.range) {
         let mut block = block.select(&request.matchers, request.range).map_err(block_error)?;
         if let Some(keep) = keep() {
@@ -126,6 +127,12 @@ fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, ServiceError>
         sources.push(Source::Block(Box::new(block)));
     }
     Merge::new(sources)
+}
+
+/// Without the chunk the answer would be wrong; another replica has it.
+fn lost_chunk(tenant: &TenantId, lost: &LostChunk) -> ServiceError {
+    tracing::error!(%tenant, "closed chunk cannot be read: {lost}");
+    ServiceError::new(ErrorKind::Internal, "head-chunk-unreadable", lost.to_string())
 }
 
 fn block_error(error: BlockError) -> ServiceError {

@@ -1,5 +1,6 @@
 //! What an ingester does by itself: syncs the log, flushes heads, uploads blocks, lets idle tenants go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ingester, SyncPolicy};
@@ -7,10 +8,25 @@ use super::{Ingester, SyncPolicy};
 /// Pause after a sync that failed, so that a broken disk is not hammered.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
+/// How often chunk files are looked after: also the longest time until writes are taken again once a full disk has space.
+const CHUNK_FILE_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Ingester {
     /// Works until dropped.
     pub async fn run(&self) {
-        tokio::join!(self.sync_forever(), self.flush_forever(), self.ship_forever());
+        tokio::join!(self.sync_forever(), self.flush_forever(), self.ship_forever(), self.tend_chunk_files());
+    }
+
+    /// Writes chunks again that could not be written, and removes chunk files nobody needs.
+    async fn tend_chunk_files(&self) {
+        let shared = &self.shared;
+        loop {
+            shared.runtime.clock.sleep(CHUNK_FILE_INTERVAL).await;
+            let ingester = self.clone();
+            // A task that is lost leaves everything for the next round.
+            let _ = shared.runtime.background_pool.run(move || ingester.shared.chunk_files.upkeep()).await;
+            shared.metrics.observe_chunk_files(&shared.chunk_files.stats());
+        }
     }
 
     async fn sync_forever(&self) {
@@ -53,6 +69,7 @@ impl Ingester {
         let shared = &self.shared;
         loop {
             shared.runtime.clock.sleep(shared.config.head_compaction_interval).await;
+            self.empty_sparse_chunk_files().await;
             for tenant in shared.tenants.all() {
                 let idle_ms = shared.runtime.clock.monotonic().as_millis() as i64 - tenant.last_push();
                 let idle = idle_ms >= shared.config.head_compaction_idle_timeout.as_millis() as i64;
@@ -67,6 +84,20 @@ impl Ingester {
                 }
             }
             self.observe();
+        }
+    }
+
+    /// Moves chunks out of files of which little is needed, so that their disk space comes back.
+    async fn empty_sparse_chunk_files(&self) {
+        let shared = &self.shared;
+        let sparse = Arc::new(shared.chunk_files.sparse_files());
+        if sparse.is_empty() {
+            return;
+        }
+        for tenant in shared.tenants.all() {
+            let sparse = sparse.clone();
+            // A task that is lost leaves the files for the next round.
+            let _ = shared.runtime.background_pool.run(move || tenant.head.move_chunks(&sparse)).await;
         }
     }
 

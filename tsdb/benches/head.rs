@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use skald_model::{FloatSample, LabelBytes, Labels, Matcher, QueryRange};
 use skald_tsdb::disk::RealDisk;
-use skald_tsdb::head::{AppendLimits, Head, HeadOptions, ReplayHeads, SeriesAppend};
+use skald_tsdb::head::{AppendLimits, ChunkFileOptions, ChunkFiles, Head, HeadOptions, ReplayHeads, SeriesAppend};
 use skald_tsdb::wal::{Wal, WalOptions};
 
 const REQUEST_SERIES: usize = 1000;
@@ -71,6 +71,13 @@ fn rss_bytes() -> usize {
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
+/// Chunk files; those of an earlier process go.
+fn open_chunk_files(dir: &Path) -> Arc<ChunkFiles> {
+    let files = ChunkFiles::open(Arc::new(RealDisk), dir, ChunkFileOptions::default()).expect("a directory");
+    files.upkeep();
+    Arc::new(files)
+}
+
 fn append(head: &Head, wal: &Wal, series: &[Series], samples: &[FloatSample]) {
     for (series, samples) in series.chunks(REQUEST_SERIES).zip(samples.chunks(REQUEST_SERIES)) {
         let request = series.iter().zip(samples).map(|(series, sample)| SeriesAppend {
@@ -86,11 +93,12 @@ fn append(head: &Head, wal: &Wal, series: &[Series], samples: &[FloatSample]) {
 }
 
 /// What a tenant costs that has hardly anything.
-fn idle_heads(wal: &Wal, series: &[Series], samples: &[FloatSample]) {
+fn idle_heads(wal: &Wal, files: &Arc<ChunkFiles>, series: &[Series], samples: &[FloatSample]) {
     let rss = rss_bytes();
     let heads: Vec<Head> = (0..2000)
         .map(|_| {
-            let head = Head::new(wal.define_head(b"idle").expect("space"), HeadOptions::default());
+            let head = wal.define_head(b"idle").expect("space");
+            let head = Head::new(head, HeadOptions::default(), files.clone());
             append(&head, wal, series, samples);
             head
         })
@@ -124,17 +132,19 @@ fn main() {
     let count: usize = arguments.next().unwrap_or(100_000);
     let rounds: i64 = arguments.next().unwrap_or(240) as i64;
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let path: &Path = dir.path();
-    let mut nothing = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default())));
+    let (path, chunks_dir): (&Path, &Path) = (&dir.path().join("wal"), &dir.path().join("chunks"));
+    let files = open_chunk_files(chunks_dir);
+    let mut nothing = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
     let (wal, _) =
         Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut nothing).expect("an empty directory");
-    let head = Arc::new(Head::new(wal.define_head(b"bench").expect("space"), HeadOptions::default()));
+    let head = wal.define_head(b"bench").expect("space");
+    let head = Arc::new(Head::new(head, HeadOptions::default(), files.clone()));
 
     let series: Vec<Series> = (0..count).map(make_series).collect();
     let label_bytes: usize = series.iter().map(|series| series.labels.len()).sum();
     println!("{count} series, {} label bytes each, {rounds} rounds", label_bytes / count);
     let mut samples = vec![FloatSample { timestamp: 0, value: 0.0 }; count];
-    idle_heads(&wal, &series[..10], &samples[..10]);
+    idle_heads(&wal, &files, &series[..10], &samples[..10]);
     let rss_before = rss_bytes();
 
     let start = cpu_seconds();
@@ -171,7 +181,7 @@ fn main() {
         let (start, mut found, mut bytes) = (cpu_seconds(), 0, 0);
         let mut select = head.select(&matchers, QueryRange::ALL);
         let selected = cpu_seconds();
-        while let Some(batch) = select.next_batch(512 << 10) {
+        while let Some(batch) = select.next_batch(512 << 10).expect("undamaged chunks") {
             found += batch.len();
             bytes += batch.iter().map(|series| series.heap_bytes()).sum::<usize>();
         }
@@ -190,6 +200,7 @@ fn main() {
             chunks += of_series.len();
             Ok::<_, ()>(())
         })
+        .map(|lost| assert_eq!(lost.chunks, 0))
         .expect("nothing fails");
     }
     let written = cpu_seconds();
@@ -200,9 +211,10 @@ fn main() {
         (cpu_seconds() - written) * 1e6 / count as f64
     );
 
-    drop((head, wal));
+    drop((head, wal, files));
+    let files = open_chunk_files(chunks_dir);
     let (start, wall) = (cpu_seconds(), Instant::now());
-    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default())));
+    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
     let (_, report) = Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut replay).expect("a readable log");
     let heads = replay.finish();
     println!(

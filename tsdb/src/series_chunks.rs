@@ -21,8 +21,13 @@ pub type SeriesFilter = Box<dyn Fn(&Labels) -> bool + Send + Sync>;
 impl SeriesChunks {
     /// Bytes the series holds on the heap, about.
     pub fn heap_bytes(&self) -> usize {
+        Self::bytes_of(&self.labels, self.chunks.iter().map(|chunk| chunk.data.len()))
+    }
+
+    /// The same for a series with chunks of these lengths.
+    pub(crate) fn bytes_of(labels: &Labels, chunk_lens: impl Iterator<Item = usize>) -> usize {
         // Each buffer costs some bytes of its own: counters, the allocator's.
-        let chunks: usize = self.chunks.iter().map(|c| c.data.len() + size_of::<Chunk>() + 32).sum();
-        size_of::<Self>() + self.labels.as_bytes().len() + chunks + 48
+        let chunks: usize = chunk_lens.map(|len| len + size_of::<Chunk>() + 32).sum();
+        size_of::<Self>() + labels.as_bytes().len() + chunks + 48
     }
 }

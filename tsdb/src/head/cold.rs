@@ -1,10 +1,8 @@
-//! What is written once per series or chunk and then only read: label records and closed chunks, back to back.
-//!
-//! Closed chunks lie here until chunk files take them: this file and [`super::page`] are the only ones that know.
+//! What is written once per series or chunk and then only read: label records, and where closed chunks lie.
 
-use skald_model::TimestampMs;
-use skald_model::varint::{get_slice, get_uvarint, get_varint, put_uvarint, put_varint};
+use skald_model::varint::{get_uvarint, get_varint, put_uvarint, put_varint};
 
+use super::chunk_files::{ChunkAddress, StoredChunk};
 use super::symbols::Symbol;
 use crate::chunk::Encoding;
 
@@ -23,48 +21,50 @@ pub(super) struct Cold {
     blocks: Vec<Vec<u8>>,
 }
 
-/// A closed chunk. The chunks of a series are linked from the newest to the oldest.
+/// A closed chunk's entry. The chunks of a series are linked from the newest to the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ClosedChunk<'a> {
+pub(super) struct ClosedChunk {
     /// The chunk closed before this one, or [`NONE`].
     pub(super) previous: ColdRef,
-    pub(super) min_time: TimestampMs,
-    pub(super) max_time: TimestampMs,
-    pub(super) encoding: Encoding,
-    pub(super) data: &'a [u8],
+    pub(super) chunk: StoredChunk,
 }
 
 impl Cold {
-    /// Stores a chunk; `None` when the page's four GiB of addresses are used up.
-    pub(super) fn put_chunk(&mut self, chunk: ClosedChunk<'_>) -> Option<ColdRef> {
-        let mut header = Vec::with_capacity(32);
-        header.extend_from_slice(&chunk.previous.to_le_bytes());
-        header.push(chunk.encoding as u8);
-        put_varint(&mut header, chunk.min_time);
-        put_uvarint(&mut header, chunk.max_time.wrapping_sub(chunk.min_time) as u64);
-        put_uvarint(&mut header, chunk.data.len() as u64);
-        self.put(&header, chunk.data)
+    /// Stores a chunk's entry, some 22 bytes; `None` when the page's four GiB of addresses are used up.
+    pub(super) fn put_chunk(&mut self, previous: ColdRef, chunk: &StoredChunk) -> Option<ColdRef> {
+        let mut entry = Vec::with_capacity(32);
+        entry.extend_from_slice(&previous.to_le_bytes());
+        entry.push(chunk.encoding as u8);
+        entry.extend_from_slice(&chunk.address.offset.to_le_bytes());
+        put_uvarint(&mut entry, u64::from(chunk.address.file));
+        put_uvarint(&mut entry, u64::from(chunk.address.len));
+        put_uvarint(&mut entry, u64::from(chunk.samples));
+        put_varint(&mut entry, chunk.min_time);
+        put_uvarint(&mut entry, chunk.max_time.wrapping_sub(chunk.min_time) as u64);
+        self.put(&entry)
     }
 
-    /// The chunk at `at`.
-    pub(super) fn chunk(&self, at: ColdRef) -> Option<ClosedChunk<'_>> {
+    fn chunk(&self, at: ColdRef) -> Option<ClosedChunk> {
         let bytes = self.record(at)?;
         let previous = u32::from_le_bytes(*bytes.first_chunk::<4>()?);
         let encoding = Encoding::from_byte(*bytes.get(4)?)?;
-        let mut position = 5;
+        let offset = u32::from_le_bytes(*bytes.get(5..)?.first_chunk::<4>()?);
+        let mut position = 9;
+        let mut next = || get_uvarint(bytes, &mut position);
+        let (file, len, samples) = (next()? as u32, next()? as u32, next()? as u16);
         let min_time = get_varint(bytes, &mut position)?;
         let max_time = min_time.wrapping_add(get_uvarint(bytes, &mut position)? as i64);
-        let data = get_slice(bytes, &mut position)?;
-        Some(ClosedChunk { previous, min_time, max_time, encoding, data })
+        let address = ChunkAddress { file, offset, len };
+        Some(ClosedChunk { previous, chunk: StoredChunk { min_time, max_time, encoding, samples, address } })
     }
 
     /// The chunks from `newest` on, newest first.
-    pub(super) fn chunks(&self, newest: ColdRef) -> impl Iterator<Item = ClosedChunk<'_>> {
+    pub(super) fn chunks(&self, newest: ColdRef) -> impl Iterator<Item = StoredChunk> {
         let mut at = newest;
         std::iter::from_fn(move || {
-            let chunk = self.chunk(at)?;
-            at = chunk.previous;
-            Some(chunk)
+            let closed = self.chunk(at)?;
+            at = closed.previous;
+            Some(closed.chunk)
         })
     }
 
@@ -76,7 +76,7 @@ impl Cold {
             put_uvarint(&mut record, u64::from(*name));
             put_uvarint(&mut record, u64::from(*value));
         }
-        self.put(&record, &[])
+        self.put(&record)
     }
 
     /// Appends the label symbols at `at` to `out`.
@@ -94,8 +94,8 @@ impl Cold {
         self.blocks.get(at as usize / BLOCK_BYTES)?.get(at as usize % BLOCK_BYTES..)
     }
 
-    fn put(&mut self, header: &[u8], data: &[u8]) -> Option<ColdRef> {
-        let len = header.len() + data.len();
+    fn put(&mut self, record: &[u8]) -> Option<ColdRef> {
+        let len = record.len();
         if self.blocks.last().is_none_or(|block| block.len() + len > BLOCK_BYTES) {
             if let Some(full) = self.blocks.last_mut() {
                 full.shrink_to_fit();
@@ -105,8 +105,7 @@ impl Cold {
         let number = self.blocks.len() - 1;
         let block = self.blocks.last_mut()?;
         let at = u32::try_from(number * BLOCK_BYTES + block.len()).ok().filter(|at| *at != NONE)?;
-        block.extend_from_slice(header);
-        block.extend_from_slice(data);
+        block.extend_from_slice(record);
         Some(at)
     }
 
@@ -124,22 +123,22 @@ mod tests {
     proptest! {
         #[test]
         fn records_round_trip(
-            chunks in proptest::collection::vec((any::<i64>(), 0..1_000_000_i64, 0..50_000_usize), 0..30),
+            chunks in proptest::collection::vec((any::<i64>(), 0..1_000_000_i64, any::<(u32, u32, u32, u16)>()), 0..30),
             pairs: Vec<(Symbol, Symbol)>,
         ) {
             let mut cold = Cold::default();
             let labels = cold.put_labels(&pairs).unwrap();
             let mut newest = NONE;
             let mut expected = Vec::new();
-            for (min_time, span, len) in chunks {
-                let (max_time, data) = (min_time.saturating_add(span), vec![len as u8; len]);
-                let chunk = ClosedChunk { previous: newest, min_time, max_time, encoding: Encoding::Xor, data: &data };
-                newest = cold.put_chunk(chunk).unwrap();
-                expected.push((min_time, max_time, data));
+            for (min_time, span, (file, offset, len, samples)) in chunks {
+                let max_time = min_time.saturating_add(span);
+                let address = ChunkAddress { file, offset, len };
+                let chunk = StoredChunk { min_time, max_time, encoding: Encoding::Xor, samples, address };
+                newest = cold.put_chunk(newest, &chunk).unwrap();
+                expected.push(chunk);
             }
-            let found: Vec<_> = cold.chunks(newest).map(|c| (c.min_time, c.max_time, c.data.to_vec())).collect();
             expected.reverse();
-            prop_assert_eq!(found, expected);
+            prop_assert_eq!(cold.chunks(newest).collect::<Vec<_>>(), expected);
             let mut read = Vec::new();
             cold.labels(labels, &mut read);
             prop_assert_eq!(read, pairs);

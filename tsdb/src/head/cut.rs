@@ -3,6 +3,7 @@
 //! ```text
 //! begin_cut(up_to) ── the boundary rises, in-flight appends are done, later ones below it are "late"
 //!   └ cut_ranges ── the aligned ranges with samples to write, one block each
+//!       └ cut_labels ── which series there are, for the block's symbols
 //!       └ cut_series ── series by series, labels ascending, chunks without overlap
 //! finish_cut ── the blocks are safe: logged, hidden from new readers, dropped once no older reader is left
 //! ```
@@ -16,9 +17,14 @@ use std::sync::atomic::Ordering;
 
 use skald_model::{BlockRange, Labels, QueryRange, TimestampMs};
 
+use super::stored::{LostChunk, LostChunks, PageChunk};
 use super::{Head, locate};
+use crate::SeriesChunks;
 use crate::chunk::Chunk;
 use crate::wal::{Cut, SegmentId, Wal, WalError};
+
+/// Bytes of chunks a flush reads at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// Whether a finished cut's memory is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,29 +72,69 @@ impl Head {
         starts.into_iter().map(|min| BlockRange { min, max: end(min) }).collect()
     }
 
+    /// The series with samples of `range` that the cut covers, labels ascending, each with the times of its first and last
+    /// such sample, or a little more. Reads no chunk: what a block needs to know before its series come.
+    pub fn cut_labels<E>(
+        self: &Arc<Self>,
+        cut: Cut,
+        range: BlockRange,
+        mut each: impl FnMut(&Labels, QueryRange) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut select = self.select(&[], QueryRange::ALL);
+        while let Some((labels, slot)) = select.next_series() {
+            let (number, at) = locate(slot);
+            let times = select.page(number).and_then(|page| page.read().cut_times(at, range, cut));
+            if let Some(times) = times {
+                each(&labels, times)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The series with samples of `range` that the cut covers, labels ascending, each with its chunks: ascending,
-    /// without overlap, nothing outside the range. The first error of `each` ends it.
+    /// without overlap, nothing outside the range. The first error of `each` ends it. Chunks that cannot be read are left
+    /// out, and returned.
     pub fn cut_series<E>(
         self: &Arc<Self>,
         cut: Cut,
         range: BlockRange,
         mut each: impl FnMut(&Labels, &[Chunk]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<LostChunks, E> {
         let rules = self.rules(cut.up_to);
         // The select's order and pin; what finished cuts cover is gone or is not in these chunks' ranges.
         let mut select = self.select(&[], QueryRange::ALL);
-        let mut chunks = Vec::new();
-        while let Some((labels, slot)) = select.next_series() {
-            let (number, at) = locate(slot);
-            chunks.clear();
-            if let Some(page) = select.page(number) {
-                page.read().cut_chunks(at, range, cut, rules, &mut chunks);
+        let mut lost = LostChunks::default();
+        loop {
+            let (mut found, mut chunks_of, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes < READ_BYTES
+                && let Some((labels, slot)) = select.next_series()
+            {
+                let (number, at) = locate(slot);
+                let parts = select.page(number).and_then(|page| page.read().cut_parts(at, range, cut));
+                if let Some(mut parts) = parts {
+                    let chunks = std::mem::take(&mut parts.chunks);
+                    bytes += SeriesChunks::bytes_of(&labels, chunks.iter().map(PageChunk::len));
+                    found.push((labels, parts));
+                    chunks_of.push(chunks);
+                }
             }
-            if !chunks.is_empty() {
-                each(&labels, &chunks)?;
+            if found.is_empty() {
+                return Ok(lost);
+            }
+            for ((labels, parts), loaded) in found.into_iter().zip(rules.shelf.load(chunks_of)) {
+                let mut chunks = Vec::with_capacity(loaded.len());
+                for chunk in loaded {
+                    match chunk {
+                        Ok(chunk) => chunks.push(chunk),
+                        Err((chunk, error)) => lost.add(LostChunk { labels: labels.clone(), chunk, error }),
+                    }
+                }
+                let chunks = parts.finish(chunks, range, cut, rules.range_ms);
+                if !chunks.is_empty() {
+                    each(&labels, &chunks)?;
+                }
             }
         }
-        Ok(())
     }
 
     /// Declares that blocks hold all the cut covers, and that readers find them: logs it (so that the log can be freed
@@ -110,6 +156,7 @@ impl Head {
 
     /// Frees what finished cuts cover, unless a reader still needs it. Cheap when there is nothing to do.
     pub fn drop_covered(&self, wal: &Wal) -> Dropped {
+        self.release_moved();
         self.drop_hidden(|| wal.segment())
     }
 

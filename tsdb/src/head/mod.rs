@@ -1,16 +1,18 @@
 //! The head: one tenant's recent series, in memory.
 //!
-//! Where things are: a series' labels are symbols in [`index`], which also holds the postings; its state, open chunk,
-//! closed chunks and out-of-order samples are in a [`page`] of up to 1,024 series; [`table`] finds its slot by hash, and
-//! [`slots`] gives slots out.
+//! Where things are: a series' labels are symbols in [`index`], which also holds the postings; its state, open chunk and
+//! out-of-order samples are in a [`page`] of up to 1,024 series, which knows where in the [`chunk_files`] its closed
+//! chunks lie; [`table`] finds its slot by hash, and [`slots`] gives slots out.
 //!
 //! An append ([`append`]) resolves and validates all samples of a request, logs them, and then stores them; a read
-//! ([`select`]) copies chunks page by page; a flush ([`cut`]) hands out whole aligned ranges, then drops them;
-//! [`replay`] rebuilds all of it from the log. [`exemplars`] and [`metadata`] are bounded stores beside the series.
+//! ([`select`]) copies chunks page by page, and reads closed ones through [`stored`]; a flush ([`cut`]) hands out whole
+//! aligned ranges, then drops them; [`move_chunks`] empties files of which little is left; [`replay`] rebuilds all of it
+//! from the log. [`exemplars`] and [`metadata`] are bounded stores beside the series.
 //!
-//! Locking order: `appender` → `index` → a page → `exemplars`, `metadata`, `view`; the log's own lock is innermost.
+//! Locking order: `appender` → `index` → a page → `exemplars`, `metadata`, `moved` → `view`; the locks of the log and of
+//! the chunk files are innermost.
 //!
-//! Absent on purpose: tenants, clocks, files other than the log's, threads.
+//! Absent on purpose: tenants, clocks, files other than the log's and the chunk files, threads.
 
 mod append;
 mod chunk_files;
@@ -19,6 +21,7 @@ mod cut;
 mod exemplars;
 mod index;
 mod metadata;
+mod move_chunks;
 mod page;
 mod recode;
 mod ref_set;
@@ -29,6 +32,7 @@ mod side;
 mod sizing;
 mod slab;
 mod slots;
+mod stored;
 mod symbols;
 mod table;
 #[cfg(test)]
@@ -45,6 +49,7 @@ use self::exemplars::ExemplarStore;
 use self::index::Index;
 use self::metadata::MetadataStore;
 use self::page::{PAGE_SERIES, Page, Rules};
+use self::stored::Shelf;
 use self::table::SeriesTable;
 use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, SegmentId};
@@ -58,6 +63,7 @@ pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};
 pub use replay::ReplayHeads;
 pub use select::Select;
+pub use stored::{LostChunk, LostChunks};
 
 /// How a head stores its samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +89,7 @@ pub struct HeadStats {
     pub symbols: usize,
     /// Exemplars.
     pub exemplars: usize,
-    /// Heap bytes of series, chunks, symbols and postings.
+    /// Heap bytes of series, open chunks, symbols and postings.
     pub heap_bytes: usize,
 }
 
@@ -91,6 +97,7 @@ pub struct HeadStats {
 pub struct Head {
     id: HeadId,
     options: HeadOptions,
+    chunk_files: Arc<ChunkFiles>,
     /// What appends change besides the series themselves. Held from the first validation of a request until its samples
     /// are stored, the log's write included: see [`append`] for why.
     appender: Mutex<Appender>,
@@ -106,6 +113,7 @@ pub struct Head {
     view: Mutex<View>,
     exemplars: Mutex<ExemplarStore>,
     metadata: Mutex<MetadataStore>,
+    moved: Mutex<Vec<move_chunks::Moved>>,
 }
 
 /// The part of the head that appends own.
@@ -151,12 +159,13 @@ impl View {
 }
 
 impl Head {
-    /// An empty head, registered with the log as `id`.
-    pub fn new(id: HeadId, options: HeadOptions) -> Self {
+    /// An empty head, registered with the log as `id`, whose closed chunks go to `chunk_files`.
+    pub fn new(id: HeadId, options: HeadOptions, chunk_files: Arc<ChunkFiles>) -> Self {
         assert!(options.block_range_ms > 0, "a block range is positive");
         Self {
             id,
             options,
+            chunk_files,
             appender: Mutex::new(Appender { boundary: TimestampMs::MIN, ..Appender::default() }),
             index: RwLock::default(),
             pages: RwLock::default(),
@@ -173,6 +182,7 @@ impl Head {
             }),
             exemplars: Mutex::default(),
             metadata: Mutex::default(),
+            moved: Mutex::default(),
         }
     }
 
@@ -225,8 +235,12 @@ impl Head {
         HeadStats { series: self.series_count(), symbols, exemplars, heap_bytes }
     }
 
-    fn rules(&self, boundary: TimestampMs) -> Rules {
-        Rules { range_ms: self.options.block_range_ms, boundary }
+    fn rules(&self, boundary: TimestampMs) -> Rules<'_> {
+        Rules { range_ms: self.options.block_range_ms, boundary, shelf: self.shelf() }
+    }
+
+    fn shelf(&self) -> Shelf<'_> {
+        Shelf { files: &self.chunk_files, head: self.id }
     }
 
     fn note_times(&self, min: TimestampMs, max: TimestampMs) {

@@ -8,8 +8,9 @@ use parking_lot::RwLockWriteGuard;
 use skald_model::{LabelBytes, TimestampMs};
 
 use super::append::AppendLimits;
-use super::page::{Last, Page, Rules};
+use super::page::{Found, Last, Page, Rules};
 use super::sample::{SampleValue, TimedSample};
+use super::side::find_in;
 use super::{Appender, Head, locate};
 use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, HeadState, Record, Replay, SegmentId};
@@ -87,7 +88,11 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
     }
 
     fn record(&mut self, id: HeadId, record: Record<'_>) -> u64 {
-        self.heads.get(&id).map_or(0, |head| head.replay(self.segment, record))
+        self.heads.get(&id).map_or(0, |head| {
+            let undefined = head.replay(self.segment, record);
+            head.chunk_files.write_batches();
+            undefined
+        })
     }
 }
 
@@ -246,7 +251,7 @@ impl Head {
 }
 
 /// Stores a sample as the append did that logged it.
-fn replay_sample(page: &mut Page, at: usize, generation: Generation, sample: TimedSample, rules: Rules) {
+fn replay_sample(page: &mut Page, at: usize, generation: Generation, sample: TimedSample, rules: Rules<'_>) {
     let newer = match page.last(at) {
         Last::Nothing => true,
         Last::Float(last, _) | Last::Histogram(last, _) => sample.time > last,
@@ -256,7 +261,17 @@ fn replay_sample(page: &mut Page, at: usize, generation: Generation, sample: Tim
             SampleValue::Float(value) => page.append_float(at, sample.time, *value, rules),
             SampleValue::Histogram(value) => page.append_histogram(at, sample.time, value, rules),
         }
-    } else if page.find(at, sample.time).is_none() {
+        return;
+    }
+    let is_known = match page.find(at, sample.time) {
+        Found::Nothing => false,
+        Found::Value(_) => true,
+        Found::Stored(chunk) => {
+            let data = rules.shelf.read(&chunk);
+            data.is_some_and(|data| find_in(chunk.encoding, &data, sample.time).is_some())
+        }
+    };
+    if !is_known {
         page.insert_beside(at, generation, sample, rules);
     }
 }

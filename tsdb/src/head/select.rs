@@ -9,8 +9,10 @@ use skald_model::{Labels, Matcher, QueryRange};
 
 use super::index::Index;
 use super::page::Page;
+use super::stored::{LostChunk, PageChunk};
 use super::symbols::Symbol;
 use super::{Head, locate};
+use crate::chunk::Chunk;
 use crate::postings::{SeriesRef, set};
 use crate::wal::Cut;
 use crate::{SeriesChunks, SeriesFilter};
@@ -203,10 +205,14 @@ impl Select {
     }
 
     /// The next series, in label order, with about `max_bytes` of chunks; at least one, `None` at the end.
-    pub fn next_batch(&mut self, max_bytes: usize) -> Option<Vec<SeriesChunks>> {
-        let mut batch = Vec::new();
+    ///
+    /// A chunk that cannot be read is an error: without it the answer would be wrong. After an error the select goes on
+    /// behind the batch it would have been.
+    pub fn next_batch(&mut self, max_bytes: usize) -> Result<Option<Vec<SeriesChunks>>, Box<LostChunk>> {
+        let (mut found, mut chunks_of) = (Vec::new(), Vec::new());
         let mut bytes = 0;
-        let rules = self.head.rules(0);
+        let head = Arc::clone(&self.head);
+        let rules = head.rules(0);
         while bytes < max_bytes
             && let Some((labels, slot)) = self.next_series()
         {
@@ -219,12 +225,21 @@ impl Select {
                 page.read().chunks(at, self.range, self.pin.hidden, rules, &mut chunks);
             }
             if !chunks.is_empty() {
-                let series = SeriesChunks { labels, chunks, deleted: Vec::new() };
-                bytes += series.heap_bytes();
-                batch.push(series);
+                bytes += SeriesChunks::bytes_of(&labels, chunks.iter().map(PageChunk::len));
+                found.push(labels);
+                chunks_of.push(chunks);
             }
         }
-        (!batch.is_empty()).then_some(batch)
+        // No lock is held from here on: chunks are read from disk.
+        let mut batch = Vec::with_capacity(found.len());
+        for (labels, loaded) in found.into_iter().zip(rules.shelf.load(chunks_of)) {
+            let chunks: Result<Vec<Chunk>, _> = loaded.into_iter().collect();
+            match chunks {
+                Ok(chunks) => batch.push(SeriesChunks { labels, chunks, deleted: Vec::new() }),
+                Err((chunk, error)) => return Err(Box::new(LostChunk { labels, chunk, error })),
+            }
+        }
+        Ok((!batch.is_empty()).then_some(batch))
     }
 
     /// The next series in label order.

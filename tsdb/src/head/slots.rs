@@ -86,7 +86,7 @@ impl Head {
                 page.labels(at, &mut pairs);
                 index.label_bytes(&pairs, &mut bytes);
                 index.remove(*slot, &pairs);
-                page.remove(at);
+                page.remove(at, self.shelf());
                 drop(page);
                 appender.table.remove(LabelBytes::new_unchecked(&bytes).hash(), *slot);
                 self.series.fetch_sub(1, Ordering::Relaxed);

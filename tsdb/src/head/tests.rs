@@ -17,6 +17,8 @@ use crate::chunk::Chunk;
 use crate::disk::MemDisk;
 use crate::wal::{RecoveryReport, Wal, WalOptions};
 
+mod chunks;
+
 const RANGE: i64 = 1000;
 const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE, out_of_order_window_ms: 1500 };
 
@@ -28,8 +30,17 @@ struct Rig {
     options: HeadOptions,
 }
 
+/// Chunk files of the log's disk whose batches are hardly larger than a chunk; those of an earlier process go.
+fn open_chunk_files(disk: &MemDisk) -> Arc<ChunkFiles> {
+    let options = ChunkFileOptions { file_bytes: 1 << 12, batch_bytes: 150, memory_budget: 1 << 20 };
+    let files = ChunkFiles::open(Arc::new(disk.clone()), Path::new("/chunks"), options).unwrap();
+    files.upkeep();
+    Arc::new(files)
+}
+
 fn open(disk: &MemDisk, options: HeadOptions, segment_bytes: u64) -> (Wal, Option<Arc<Head>>, RecoveryReport) {
-    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, options)));
+    let files = open_chunk_files(disk);
+    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, options, files.clone())));
     let wal_options = WalOptions { segment_bytes, compress: true };
     let (wal, report) = Wal::open(Arc::new(disk.clone()), Path::new("/wal"), wal_options, &mut replay).unwrap();
     (wal, replay.finish().pop_first().map(|(_, head)| head), report)
@@ -43,7 +54,7 @@ impl Rig {
     fn with_segments(options: HeadOptions, segment_bytes: u64) -> Self {
         let disk = MemDisk::default();
         let (wal, ..) = open(&disk, options, segment_bytes);
-        let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), options));
+        let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), options, open_chunk_files(&disk)));
         Self { disk, wal, head, options }
     }
 
@@ -84,8 +95,18 @@ impl Rig {
         let mut blocks = Contents::new();
         for range in self.head.cut_ranges(cut) {
             let mut previous: Option<Labels> = None;
+            let mut announced = Vec::new();
             self.head
+                .cut_labels(cut, range, |labels, times| {
+                    announced.push((labels.clone(), times));
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
+            let lost = self
+                .head
                 .cut_series(cut, range, |labels, chunks| {
+                    let (_, times) = announced.iter().find(|(announced, _)| announced == labels).unwrap();
+                    assert!(chunks.iter().all(|c| times.min <= c.min_time && c.max_time <= times.max));
                     assert!(previous.as_ref().is_none_or(|previous| previous < labels), "series out of order");
                     previous = Some(labels.clone());
                     check_block_chunks(range, chunks);
@@ -95,6 +116,7 @@ impl Rig {
                     Ok::<_, ()>(())
                 })
                 .unwrap();
+            assert_eq!(lost, LostChunks::default());
         }
         blocks
     }
@@ -123,7 +145,7 @@ fn add(series: &mut BTreeMap<TimestampMs, String>, chunk: &Chunk, what: &str) {
 fn contents(head: &Arc<Head>, matchers: &[Matcher], range: QueryRange) -> Contents {
     let mut select = head.select(matchers, range);
     let mut all = Vec::new();
-    while let Some(batch) = select.next_batch(500) {
+    while let Some(batch) = select.next_batch(500).unwrap() {
         all.extend(batch);
     }
     assert!(all.is_sorted_by(|a, b| a.labels < b.labels), "series out of order");
@@ -340,6 +362,7 @@ proptest! {
                     rig.disk.set_free_bytes(Some(*free));
                     let appended = rig.append(&entries, &limits);
                     rig.disk.set_free_bytes(None);
+                    rig.head.chunk_files.upkeep();
                     if appended.is_ok() {
                         let newest = model.newest;
                         batch.iter().for_each(|(l, s)| _ = model.append(l, s, &limits, newest));
@@ -551,7 +574,7 @@ fn chunks_end_near_120_samples_and_at_range_ends() {
     let samples: Vec<_> = (0..700).map(|i| (i * 15_000, (i % 13) as f64)).collect();
     rig.floats(&a, &samples);
     let mut select = rig.head.select(&[], QueryRange::ALL);
-    let series = select.next_batch(usize::MAX).unwrap().remove(0);
+    let series = select.next_batch(usize::MAX).unwrap().unwrap().remove(0);
     let starts: Vec<i64> = series.chunks.iter().map(|chunk| chunk.min_time / 15_000).collect();
     assert_eq!(starts, [0, 120, 240, 360, 480, 600]);
 }
@@ -567,7 +590,7 @@ fn readers_that_began_before_a_cut_keep_what_they_saw() {
     assert_eq!(rig.head.finish_cut(&rig.wal, cut).unwrap(), Dropped::Pinned);
     let after = rig.contents();
     assert_eq!(after.len(), 1, "new readers see only what no block holds");
-    assert_eq!(before.next_batch(usize::MAX).unwrap().len(), 2);
+    assert_eq!(before.next_batch(usize::MAX).unwrap().unwrap().len(), 2);
     drop(before);
     assert_eq!(rig.head.drop_covered(&rig.wal), Dropped::Done);
     assert_eq!((rig.head.series_count(), rig.contents()), (1, after));

@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 
 use skald_model::{FloatSample, HistogramSample, HistogramValue, LabelBytes, METRIC_NAME, TimestampMs};
 
-use super::super::page::{Last, Page};
+use super::super::chunk_files::StoredChunk;
+use super::super::page::{Found, Last, Page};
 use super::super::sample::{OpenHistogram, SampleValue};
+use super::super::side::find_in;
 use super::super::{Appender, locate};
 use super::{Accepted, AppendError, Newest, RejectReason, RejectedKind, Rejection, Request, SeriesAppend, Touched};
 use crate::postings::SeriesRef;
@@ -304,7 +306,23 @@ impl<'a> Request<'a, '_> {
         if let Some(found) = self.in_request(slot, time) {
             return Some(found.is_same(value));
         }
-        self.page(appender, number)?.find(index, time).map(|found| found.is_same(value))
+        let found = match self.page(appender, number)?.find(index, time) {
+            Found::Nothing => None,
+            Found::Value(found) => Some(found),
+            Found::Stored(chunk) => self.find_in_file(&chunk, time),
+        };
+        found.map(|found| found.is_same(value))
+    }
+
+    /// The sample at `time` of a closed chunk. One that cannot be read holds nothing: its samples are taken again, beside it.
+    fn find_in_file(&mut self, chunk: &StoredChunk, time: TimestampMs) -> Option<SampleValue> {
+        if self.chunk_read.as_ref().is_none_or(|(address, _)| *address != chunk.address) {
+            // Readers shall not wait for the disk.
+            self.page = None;
+            self.chunk_read = Some((chunk.address, self.head.shelf().read(chunk)));
+        }
+        let (_, data) = self.chunk_read.as_ref()?;
+        find_in(chunk.encoding, data.as_ref()?, time)
     }
 
     /// Looks among the samples this request has brought so far.

@@ -10,10 +10,12 @@ mod judge;
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock};
 use skald_model::{Exemplar, FloatSample, HistogramSample, HistogramValue, LabelBytes, TimestampMs};
 
+use super::chunk_files::ChunkAddress;
 use super::page::{Page, Rules};
 use super::sample::{SampleValue, TimedSample};
 use super::slots::short;
@@ -123,6 +125,12 @@ pub enum AppendError {
     /// The request is not in the log; it may be repeated.
     #[error(transparent)]
     Wal(#[from] WalError),
+    /// Closed chunks cannot be written, and as many wait in memory as may; nothing is stored until that works again.
+    #[error("closed chunks cannot be written to disk, and {pending_bytes} bytes of them wait in memory")]
+    ChunkBacklog {
+        /// Bytes that wait.
+        pending_bytes: u64,
+    },
     /// The head cannot address more series or symbols; it takes no new ones until a flush.
     #[error("head is full")]
     Full,
@@ -175,6 +183,8 @@ struct Request<'a, 'h> {
     in_order: bool,
     /// The page looked at last stays locked: neighbours in a request are neighbours in memory.
     page: Option<(usize, PageGuard)>,
+    /// The closed chunk read last: a request that repeats old samples brings several of one chunk.
+    chunk_read: Option<(ChunkAddress, Option<Bytes>)>,
     outcome: Appended,
 }
 
@@ -191,8 +201,22 @@ impl Head {
         series: impl IntoIterator<Item = SeriesAppend<'a>>,
         limits: &AppendLimits,
     ) -> Result<Appended, AppendError> {
-        let mut appender = self.appender.lock();
-        let appender = &mut *appender;
+        if self.chunk_files.is_over_budget() {
+            return Err(AppendError::ChunkBacklog { pending_bytes: self.chunk_files.stats().pending_bytes });
+        }
+        let outcome = self.append_locked(&mut self.appender.lock(), wal, series, limits);
+        // After the lock: others append meanwhile.
+        self.chunk_files.write_batches();
+        outcome
+    }
+
+    fn append_locked<'a>(
+        &self,
+        appender: &mut Appender,
+        wal: &Wal,
+        series: impl IntoIterator<Item = SeriesAppend<'a>>,
+        limits: &AppendLimits,
+    ) -> Result<Appended, AppendError> {
         let mut request = Request {
             head: self,
             limits,
@@ -204,6 +228,7 @@ impl Head {
             by_time: None,
             in_order: true,
             page: None,
+            chunk_read: None,
             outcome: Appended { samples: 0, histograms: 0, exemplars: 0, rejections: Vec::new(), lsn: Lsn(0) },
         };
         let mut result = Ok(());
@@ -304,7 +329,7 @@ impl<'a> Request<'a, '_> {
         }
     }
 
-    fn store_histogram(&mut self, appender: &Appender, sample: Accepted<HistogramValue>, rules: Rules) {
+    fn store_histogram(&mut self, appender: &Appender, sample: Accepted<HistogramValue>, rules: Rules<'_>) {
         let (number, index) = locate(sample.slot);
         let Some(page) = self.page(appender, number) else { return };
         if sample.beside {

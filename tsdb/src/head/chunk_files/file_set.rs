@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::{FILE_HEADER_LEN, RECORD_HEADER_LEN, file_header, is_file_header};
+use super::record::{FILE_HEADER_LEN, RECORD_HEADER_LEN, file_header, is_of_unknown_version};
 use super::{ChunkAddress, ChunkFileStats, ChunkFiles};
 use crate::disk::{Disk, DiskFile};
 
@@ -91,17 +91,14 @@ impl FileSet {
             let opened = disk.open(&dir.join(&entry.name)).and_then(|handle| {
                 let mut header = [0; FILE_HEADER_LEN];
                 let n = handle.read_at(&mut header, 0)?;
-                Ok((is_file_header(&header[..n], file), handle.len()?, handle))
+                Ok((is_of_unknown_version(&header[..n]), handle.len()?, handle))
             });
-            match opened {
-                Ok((true, len, handle)) => {
-                    let len = u32::try_from(len).unwrap_or(u32::MAX);
-                    let (handle, complete) = (Some(handle), true);
-                    let state = FileState { handle, complete, written: len, end: len, ..FileState::default() };
-                    set.files.insert(file, state);
-                }
-                // Of no use to anybody: empty, torn, or of another version.
-                Ok((false, ..)) | Err(_) => set.unneeded.push(file),
+            // One that cannot be read now, or not by this version, is left alone.
+            if let Ok((false, len, handle)) = opened {
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                let (handle, complete) = (Some(handle), true);
+                let state = FileState { handle, complete, written: len, end: len, ..FileState::default() };
+                set.files.insert(file, state);
             }
         }
         Ok(set)
@@ -160,6 +157,15 @@ impl FileSet {
             state.complete = true;
             self.drop_if_unneeded(building.file);
         }
+    }
+
+    pub(super) fn sparse_files(&self, allowance: u64) -> BTreeSet<u32> {
+        let stats = self.stats();
+        if stats.bytes <= 3 * stats.live_bytes + allowance {
+            return BTreeSet::new();
+        }
+        let is_sparse = |file: &FileState| file.complete && file.pins == 0 && file.live_bytes * 4 < u64::from(file.end);
+        self.files.iter().filter(|(_, file)| is_sparse(file)).map(|(number, _)| *number).collect()
     }
 
     pub(super) fn retain(&mut self, address: ChunkAddress) -> bool {

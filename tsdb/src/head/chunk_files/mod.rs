@@ -8,9 +8,8 @@
 //!   synced only for such a snapshot ([`ChunkFiles::sync`]).
 //! - A batch that cannot be written (a full disk) stays in memory, is readable there, and is tried again. Beyond
 //!   [`ChunkFileOptions::memory_budget`] heads take no more samples until that works.
-//! - A file is removed when no head has a chunk in it and no snapshot pins it ([`ChunkFiles::pin`]). Chunks live until
-//!   their range is flushed, so a file's disk space outlives its youngest chunk by nothing, and its oldest by the time
-//!   between flushes.
+//! - A file is removed when no head has a chunk in it and no snapshot pins it ([`ChunkFiles::pin`]). When files are mostly
+//!   waste, because some heads keep old chunks for long, [`ChunkFiles::sparse_files`] names those to be emptied.
 //!
 //! Locking: `writer` is taken before `state`; `state` is innermost of the crate, and no I/O is done while it is held.
 //!
@@ -24,6 +23,7 @@ mod record;
 mod tests;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,13 +71,16 @@ pub struct StoredChunk {
 pub struct ChunkFileOptions {
     /// Size at which a file is complete and another begun. At most 1 GiB.
     pub file_bytes: u32,
+    /// Bytes written at once. Large enough that a write's fixed cost vanishes, small enough that one takes well below a
+    /// millisecond.
+    pub batch_bytes: usize,
     /// Bytes of chunks that may wait in memory while they cannot be written.
     pub memory_budget: u64,
 }
 
 impl Default for ChunkFileOptions {
     fn default() -> Self {
-        Self { file_bytes: 128 << 20, memory_budget: 256 << 20 }
+        Self { file_bytes: 128 << 20, batch_bytes: 256 << 10, memory_budget: 256 << 20 }
     }
 }
 
@@ -121,7 +124,7 @@ impl ChunkFiles {
     /// Opens the files in `dir`, which is created if need be. Nothing in them is referenced yet: [`ChunkFiles::retain`]
     /// what a snapshot names, then call [`ChunkFiles::upkeep`], which removes the rest.
     ///
-    /// Nothing has to be written, so a full disk is no obstacle. A file that cannot be read is left out.
+    /// Nothing has to be written, so a full disk is no obstacle. A file that cannot be read is left alone.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: ChunkFileOptions) -> io::Result<Self> {
         if !disk.exists(dir) {
             disk.create_dir_all(dir)?;
@@ -172,6 +175,12 @@ impl ChunkFiles {
     /// A guard that keeps files whatever heads release: what a snapshot holds.
     pub fn pin(self: &Arc<Self>) -> Pin {
         Pin::new(Arc::clone(self))
+    }
+
+    /// The files that hold little that is live, once all files together are mostly waste: what [`super::Head::move_chunks`]
+    /// empties. None as long as files take at most three times what is live, and four files more.
+    pub fn sparse_files(&self) -> BTreeSet<u32> {
+        self.state.lock().sparse_files(4 * u64::from(self.options.file_bytes))
     }
 
     /// Tries again what could not be written, and removes files that nobody needs. To be called every second or so.

@@ -15,7 +15,7 @@ fn open(disk: &MemDisk, options: ChunkFileOptions) -> Arc<ChunkFiles> {
 }
 
 fn small() -> ChunkFileOptions {
-    ChunkFileOptions { file_bytes: 1 << 12, memory_budget: 10_000 }
+    ChunkFileOptions { file_bytes: 1 << 12, memory_budget: 10_000, ..ChunkFileOptions::default() }
 }
 
 fn data(len: usize, seed: u8) -> Vec<u8> {
@@ -235,7 +235,7 @@ fn no_other_record_passes_for_the_one_wanted() {
 #[test]
 fn a_full_disk_keeps_chunks_in_memory_until_there_is_space() {
     let disk = MemDisk::default();
-    let files = open(&disk, ChunkFileOptions { file_bytes: 1 << 20, memory_budget: 700_000 });
+    let files = open(&disk, ChunkFileOptions { file_bytes: 1 << 20, memory_budget: 700_000, ..small() });
     disk.set_free_bytes(Some(100_000));
     let mut chunks = Vec::new();
     while !files.is_over_budget() {
@@ -293,10 +293,14 @@ fn files_that_are_none_are_removed_and_their_numbers_not_used() {
     disk.create_dir_all(Path::new("/chunks")).unwrap();
     disk.create(Path::new("/chunks/0000000004.chunks")).unwrap().append(b"SKCH\x02").unwrap();
     disk.create(Path::new("/chunks/notes")).unwrap();
+    let mut newer = record::file_header(6)[..12].to_vec();
+    newer[4] = 2;
+    newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
+    disk.create(Path::new("/chunks/0000000006.chunks")).unwrap().append(&newer).unwrap();
     let files = open(&disk, small());
     files.upkeep();
-    assert_eq!(names(&disk), ["notes"]);
-    assert_eq!(put(&files, &data(10, 0)).address.file, 5);
+    assert_eq!(names(&disk), ["0000000006.chunks", "notes"], "what a newer version wrote is left to it");
+    assert_eq!(put(&files, &data(10, 0)).address.file, 7);
 }
 
 #[test]

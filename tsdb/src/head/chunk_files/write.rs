@@ -15,9 +15,8 @@ use crate::chunk::Encoding;
 use crate::disk::DiskFile;
 use crate::wal::HeadId;
 
-/// Bytes written at once. Large enough that a write's fixed cost vanishes, small enough that one takes well below a
-/// millisecond.
-const BATCH_BYTES: usize = 256 << 10;
+/// Bytes by which the last record of a batch goes beyond it, but for large histograms.
+const MARGIN: usize = 4 << 10;
 
 /// A chunk that is to be stored. Its data starts with its number of samples.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +41,11 @@ impl ChunkFiles {
         let address = state.next_address(data.len() as u32, self.options.file_bytes);
         let stored = StoredChunk { min_time, max_time, encoding, samples, address };
         if let Some(building) = &mut state.building {
+            if building.bytes.capacity() < self.options.batch_bytes {
+                building.bytes.reserve_exact(self.options.batch_bytes + MARGIN);
+            }
             put_record(&mut building.bytes, head, &stored, data_crc, data);
-            if building.bytes.len() >= BATCH_BYTES {
+            if building.bytes.len() >= self.options.batch_bytes {
                 state.seal();
             }
         }

@@ -1,21 +1,57 @@
 //! What a flush takes out of a page, and how the page gives memory back afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use skald_model::{BlockRange, QueryRange, TimestampMs};
 
-use super::super::cold::{self, ClosedChunk, Cold, ColdRef};
+use super::super::chunk_files::{ChunkAddress, StoredChunk};
+use super::super::cold::{self, Cold, ColdRef};
 use super::super::recode;
 use super::super::sample::{SampleValue, TimedSample};
-use super::super::slab::{Piece, Slab};
-use super::read::copy;
+use super::super::slab;
+use super::super::stored::{PageChunk, Shelf};
 use super::{NO_ENTRY, Open, Page, Rules};
 use crate::chunk::{Chunk, Encoding};
 use crate::wal::{Cut, Generation};
 
+/// What a flush takes of one series.
+pub(in super::super) struct CutParts {
+    /// Ascending, without overlap.
+    pub(in super::super) chunks: Vec<PageChunk>,
+    /// Out-of-order samples, exactly those wanted.
+    beside: Vec<TimedSample>,
+}
+
+/// The instants of `range` below the cut's end.
+fn covered(range: BlockRange, cut: Cut) -> Option<QueryRange> {
+    let range = QueryRange { min: range.min, max: range.max.min(cut.up_to).saturating_sub(1) };
+    (!range.is_empty()).then_some(range)
+}
+
+impl CutParts {
+    /// Chunks with exactly the samples wanted, ascending and without overlap, out of what was read of `self.chunks`.
+    pub(in super::super) fn finish(self, chunks: Vec<Chunk>, range: BlockRange, cut: Cut, range_ms: i64) -> Vec<Chunk> {
+        let Some(range) = covered(range, cut) else { return Vec::new() };
+        let inside = |chunk: &Chunk| range.contains(chunk.min_time) && range.contains(chunk.max_time);
+        if self.beside.is_empty() && chunks.iter().all(inside) {
+            return chunks;
+        }
+        let mut samples = self.beside;
+        for chunk in &chunks {
+            // These bytes were encoded here and have their checksum: they decode.
+            let decoded = recode::decode(chunk.encoding, &chunk.data, range, &mut samples);
+            debug_assert!(decoded.is_ok());
+        }
+        samples.sort_by_key(|sample| sample.time);
+        // A sample may have been sent again while its chunk could not be read.
+        samples.dedup_by_key(|sample| sample.time);
+        recode::encode(&samples, range_ms)
+    }
+}
+
 impl Page {
     /// Adds the starts of the aligned ranges in which samples lie that `cut` covers.
-    pub(in super::super) fn ranges(&self, cut: Cut, rules: Rules, starts: &mut BTreeSet<TimestampMs>) {
+    pub(in super::super) fn ranges(&self, cut: Cut, rules: Rules<'_>, starts: &mut BTreeSet<TimestampMs>) {
         let mut add = |min: TimestampMs, max: TimestampMs| {
             let last = max.min(cut.up_to.saturating_sub(1));
             // Chunks lie within one range, so this adds one start or, for an unaligned cut, none.
@@ -35,47 +71,44 @@ impl Page {
         }
     }
 
-    /// Appends chunks with exactly the samples of a series that lie in `range` and are covered by `cut`: ascending and
-    /// without overlap, copied where that is possible.
-    pub(in super::super) fn cut_chunks(
-        &self,
-        index: usize,
-        range: BlockRange,
-        cut: Cut,
-        rules: Rules,
-        out: &mut Vec<Chunk>,
-    ) {
-        let Some(series) = self.series(index) else { return };
-        let max = range.max.min(cut.up_to).saturating_sub(1);
-        let range = QueryRange { min: range.min, max };
-        if range.is_empty() {
-            return;
-        }
+    /// What of a series lies in `range` and is covered by `cut`; `None` when nothing does. The chunks may hold more.
+    pub(in super::super) fn cut_parts(&self, index: usize, range: BlockRange, cut: Cut) -> Option<CutParts> {
+        let series = self.series(index)?;
+        let range = covered(range, cut)?;
         let overlaps = |min_time, max_time| min_time <= range.max && range.min <= max_time;
-        let mut chunks: Vec<Chunk> =
-            self.cold.chunks(series.closed).filter(|c| overlaps(c.min_time, c.max_time)).map(copy).collect();
+        let closed = self.cold.chunks(series.closed).filter(|c| overlaps(c.min_time, c.max_time));
+        let mut chunks: Vec<PageChunk> = closed.map(PageChunk::Stored).collect();
         chunks.reverse();
         if let Some(max_time) = self.open_max_time(series)
             && overlaps(series.chunk_start, max_time)
         {
-            chunks.extend(self.open_chunk(series));
+            chunks.extend(self.open_chunk(series).map(PageChunk::Copied));
         }
-        let mut samples: Vec<TimedSample> = Vec::new();
+        let mut beside: Vec<TimedSample> = Vec::new();
         if let Some(side) = self.sides.get(series.side) {
-            side.samples(cut.generation, range, &mut samples);
+            side.samples(cut.generation, range, &mut beside);
         }
-        let inside = |chunk: &Chunk| range.contains(chunk.min_time) && range.contains(chunk.max_time);
-        if samples.is_empty() && chunks.iter().all(inside) {
-            out.append(&mut chunks);
-            return;
+        (!chunks.is_empty() || !beside.is_empty()).then_some(CutParts { chunks, beside })
+    }
+
+    /// From the first to the last sample, or a little more, of what [`Page::cut_parts`] gives; without reading chunks.
+    pub(in super::super) fn cut_times(&self, index: usize, range: BlockRange, cut: Cut) -> Option<QueryRange> {
+        let series = self.series(index)?;
+        let range = covered(range, cut)?;
+        let mut times = QueryRange { min: TimestampMs::MAX, max: TimestampMs::MIN };
+        let mut add = |min: TimestampMs, max: TimestampMs| {
+            if min <= range.max && range.min <= max {
+                times = QueryRange { min: times.min.min(min.max(range.min)), max: times.max.max(max.min(range.max)) };
+            }
+        };
+        self.cold.chunks(series.closed).for_each(|chunk| add(chunk.min_time, chunk.max_time));
+        if let Some(max_time) = self.open_max_time(series) {
+            add(series.chunk_start, max_time);
         }
-        for chunk in &chunks {
-            // These bytes were encoded here and never left memory: they decode.
-            let decoded = recode::decode(chunk.encoding, &chunk.data, range, &mut samples);
-            debug_assert!(decoded.is_ok());
+        if let Some(side) = self.sides.get(series.side) {
+            side.for_each_range(cut.generation, &mut add);
         }
-        samples.sort_by_key(|sample| sample.time);
-        out.extend(recode::encode(&samples, rules.range_ms));
+        (!times.is_empty()).then_some(times)
     }
 
     /// Time of the oldest sample; `MAX` when there is none.
@@ -95,9 +128,8 @@ impl Page {
 
     /// Drops what `cut` covers and moves the rest together. Returns the indexes of series that hold nothing any more;
     /// their slots stay taken until [`Page::remove`].
-    pub(in super::super) fn drop_covered(&mut self, cut: Cut, rules: Rules) -> Vec<usize> {
+    pub(in super::super) fn drop_covered(&mut self, cut: Cut, rules: Rules<'_>) -> Vec<usize> {
         let straddling = self.straddling(cut);
-        let old_slab = std::mem::take(&mut self.slab);
         let old_cold = std::mem::take(&mut self.cold);
         let mut labels = Vec::new();
         for index in 0..self.series.len() {
@@ -116,11 +148,8 @@ impl Page {
                 drop(self.histograms.take(series.histogram));
                 series.histogram = NO_ENTRY;
                 series.open = Open::Nothing;
+                self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
             }
-            series.piece = match series.open {
-                Open::Floats => move_piece(&old_slab, &mut self.slab, series.piece, series.appender.byte_len()),
-                Open::Nothing | Open::Histograms => Piece::NONE,
-            };
             if let Some(side) = self.sides.get_mut(series.side) {
                 side.drop_covered(cut, rules.range_ms);
                 if side.is_empty() {
@@ -154,6 +183,32 @@ impl Page {
         straddling
     }
 
+    /// The closed chunks that lie in `files`.
+    pub(in super::super) fn chunks_in(&self, files: &BTreeSet<u32>) -> Vec<StoredChunk> {
+        let alive = self.series.iter().filter(|series| series.is_alive());
+        let chunks = alive.flat_map(|series| self.cold.chunks(series.closed));
+        chunks.filter(|chunk| files.contains(&chunk.address.file)).collect()
+    }
+
+    /// Remembers chunks by their new places; takes those it has found out of `places`.
+    pub(in super::super) fn replace_chunks(&mut self, places: &mut HashMap<ChunkAddress, StoredChunk>) {
+        let old = std::mem::take(&mut self.cold);
+        let mut labels = Vec::new();
+        for series in self.series.iter_mut().filter(|series| series.is_alive()) {
+            labels.clear();
+            old.labels(series.labels, &mut labels);
+            // Copying cannot run out of addresses: the entries are as long as before, or a few bytes longer.
+            series.labels = self.cold.put_labels(&labels).unwrap_or(series.labels);
+            let mut chunks: Vec<StoredChunk> = old.chunks(series.closed).collect();
+            chunks.reverse();
+            series.closed = cold::NONE;
+            for chunk in chunks {
+                let chunk = places.remove(&chunk.address).unwrap_or(chunk);
+                series.closed = self.cold.put_chunk(series.closed, &chunk).unwrap_or(series.closed);
+            }
+        }
+    }
+
     /// Whether a series has no sample.
     pub(in super::super) fn is_empty(&self, index: usize) -> bool {
         self.series(index).is_some_and(|series| {
@@ -162,12 +217,13 @@ impl Page {
     }
 
     /// Frees the slot of a series, whatever it holds.
-    pub(in super::super) fn remove(&mut self, index: usize) {
+    pub(in super::super) fn remove(&mut self, index: usize, shelf: Shelf<'_>) {
         let Some(series) = self.series.get_mut(index) else { return };
+        self.cold.chunks(series.closed).for_each(|chunk| shelf.release(&chunk));
         series.labels = cold::NONE;
         series.closed = cold::NONE;
         series.open = Open::Nothing;
-        self.slab.free(std::mem::replace(&mut series.piece, Piece::NONE));
+        self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
         drop(self.sides.take(std::mem::replace(&mut series.side, NO_ENTRY)));
         drop(self.histograms.take(std::mem::replace(&mut series.histogram, NO_ENTRY)));
     }
@@ -185,22 +241,25 @@ impl Page {
     }
 }
 
-/// Copies what `cut` leaves of the closed chunks; returns the newest.
-fn keep_closed(old: &Cold, new: &mut Cold, newest: ColdRef, cut: Cut, rules: Rules) -> ColdRef {
-    let mut kept: Vec<ClosedChunk<'_>> = old.chunks(newest).take_while(|c| c.max_time >= cut.up_to).collect();
+/// Copies what `cut` leaves of the closed chunks, and gives the others up; returns the newest.
+fn keep_closed(old: &Cold, new: &mut Cold, newest: ColdRef, cut: Cut, rules: Rules<'_>) -> ColdRef {
+    let (mut kept, covered): (Vec<StoredChunk>, Vec<StoredChunk>) =
+        old.chunks(newest).partition(|chunk| chunk.max_time >= cut.up_to);
+    covered.iter().for_each(|chunk| rules.shelf.release(chunk));
     kept.reverse();
     let mut newest = cold::NONE;
     for chunk in kept {
-        if chunk.min_time >= cut.up_to {
-            newest = new.put_chunk(ClosedChunk { previous: newest, ..chunk }).unwrap_or(newest);
+        // Only a cut that is not aligned to a range leaves part of a chunk. One that cannot be read stays whole.
+        let data = if chunk.min_time < cut.up_to { rules.shelf.read(&chunk) } else { None };
+        let Some(data) = data else {
+            newest = new.put_chunk(newest, &chunk).unwrap_or(newest);
             continue;
+        };
+        for left in recode::encode(&samples_left(chunk.encoding, &data, cut), rules.range_ms) {
+            let left = rules.shelf.put(left.min_time, left.max_time, left.encoding, &left.data);
+            newest = new.put_chunk(newest, &left).unwrap_or(newest);
         }
-        for left in recode::encode(&samples_left(chunk.encoding, chunk.data, cut), rules.range_ms) {
-            let Chunk { min_time, max_time, encoding, data } = &left;
-            let left =
-                ClosedChunk { previous: newest, min_time: *min_time, max_time: *max_time, encoding: *encoding, data };
-            newest = new.put_chunk(left).unwrap_or(newest);
-        }
+        rules.shelf.release(&chunk);
     }
     newest
 }
@@ -211,10 +270,4 @@ fn samples_left(encoding: Encoding, data: &[u8], cut: Cut) -> Vec<TimedSample> {
     let decoded = recode::decode(encoding, data, QueryRange { min: cut.up_to, max: TimestampMs::MAX }, &mut left);
     debug_assert!(decoded.is_ok());
     left
-}
-
-fn move_piece(old: &Slab, new: &mut Slab, piece: Piece, len: usize) -> Piece {
-    let Some(moved) = new.allocate(len) else { return Piece::NONE };
-    new.bytes_mut(moved)[..len].copy_from_slice(&old.bytes(piece)[..len]);
-    moved
 }

@@ -1,6 +1,6 @@
 //! A page: up to 1,024 series with everything that is theirs alone, behind one lock.
 //!
-//! Open chunks lie in a [`Slab`], labels and closed chunks in [`Cold`], what few series have (open histogram chunks,
+//! Open chunks lie in a [`Slab`], labels and the addresses of closed chunks in [`Cold`], what few series have (open histogram chunks,
 //! out-of-order samples) in side tables. An append touches a series' state and the end of its open chunk, nothing else.
 
 mod flush;
@@ -9,11 +9,13 @@ mod read;
 use bytes::Bytes;
 use skald_model::{HistogramValue, TimestampMs};
 
-use super::cold::{self, ClosedChunk, Cold, ColdRef};
+use super::chunk_files::StoredChunk;
+use super::cold::{self, Cold, ColdRef};
 use super::sample::{OpenHistogram, SampleValue, TimedSample, either};
 use super::side::{Side, find_in};
 use super::sizing;
-use super::slab::{Piece, Slab};
+use super::slab::{self, Slab};
+use super::stored::Shelf;
 use super::symbols::Symbol;
 use crate::chunk::histogram::Appended;
 use crate::chunk::xor::{XorAppender, put_num_samples};
@@ -46,7 +48,7 @@ pub(super) struct Series {
     /// First time at which the open chunk takes no sample.
     cut_at: TimestampMs,
     /// Bytes of the open chunk, when that holds floats.
-    piece: Piece,
+    tail: slab::Tail,
     /// Label record; [`cold::NONE`] when the slot is free.
     labels: ColdRef,
     /// The newest closed chunk.
@@ -62,6 +64,8 @@ pub(super) struct Series {
     open: Open,
 }
 
+const _: () = assert!(size_of::<Series>() == 96);
+
 const NO_ENTRY: u32 = u32::MAX;
 
 /// The newest in-order sample of a series.
@@ -72,11 +76,21 @@ pub(super) enum Last<'a> {
 }
 
 /// The rules under which samples are stored.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
     pub(super) range_ms: i64,
     /// In-order samples are at or above this; no chunk holds samples of both sides.
     pub(super) boundary: TimestampMs,
+    /// Where closed chunks go.
+    pub(super) shelf: Shelf<'a>,
+}
+
+/// Where the sample of a certain time is.
+pub(super) enum Found {
+    Nothing,
+    Value(SampleValue),
+    /// In this chunk, if anywhere: to be read without the page's lock.
+    Stored(StoredChunk),
 }
 
 #[derive(Default)]
@@ -140,7 +154,7 @@ impl Series {
             appender: XorAppender::new(),
             chunk_start: 0,
             cut_at: 0,
-            piece: Piece::NONE,
+            tail: slab::NONE,
             labels,
             closed: cold::NONE,
             side: NO_ENTRY,
@@ -211,26 +225,26 @@ impl Page {
     }
 
     /// The sample at `time`, wherever it is.
-    pub(super) fn find(&self, index: usize, time: TimestampMs) -> Option<SampleValue> {
-        let series = self.series(index)?;
+    pub(super) fn find(&self, index: usize, time: TimestampMs) -> Found {
+        let Some(series) = self.series(index) else { return Found::Nothing };
         if let Some(found) = self.sides.get(series.side).and_then(|side| side.find(time)) {
-            return Some(found);
+            return Found::Value(found);
         }
         match self.last(index) {
-            Last::Float(last, value) if last == time => return Some(SampleValue::Float(value)),
+            Last::Float(last, value) if last == time => return Found::Value(SampleValue::Float(value)),
             Last::Float(..) | Last::Histogram(..) if time >= series.chunk_start => {
-                let open = self.open_chunk(series)?;
-                return find_in(open.encoding, &open.data, time);
+                let found = self.open_chunk(series).and_then(|open| find_in(open.encoding, &open.data, time));
+                return found.map_or(Found::Nothing, Found::Value);
             }
             _ => {}
         }
-        let closed = self.cold.chunks(series.closed).find(|chunk| chunk.min_time <= time)?;
-        if time <= closed.max_time { find_in(closed.encoding, closed.data, time) } else { None }
+        let closed = self.cold.chunks(series.closed).find(|chunk| chunk.min_time <= time);
+        closed.filter(|chunk| time <= chunk.max_time).map_or(Found::Nothing, Found::Stored)
     }
 
     /// Appends a float newer than the series' last sample.
     #[inline]
-    pub(super) fn append_float(&mut self, index: usize, time: TimestampMs, value: f64, rules: Rules) {
+    pub(super) fn append_float(&mut self, index: usize, time: TimestampMs, value: f64, rules: Rules<'_>) {
         let Some(series) = self.series.get_mut(index) else { return };
         let in_open_chunk = series.open == Open::Floats
             && series.chunk_start >= rules.boundary
@@ -241,7 +255,7 @@ impl Page {
                 series.cut_at,
             );
         if !in_open_chunk {
-            self.close(index);
+            self.close(index, rules.shelf);
             let series = &mut self.series[index];
             series.open = Open::Floats;
             series.appender = XorAppender::new();
@@ -249,25 +263,13 @@ impl Page {
             series.cut_at = sizing::range_end(time, rules.range_ms);
         }
         let series = &mut self.series[index];
+        let len = series.appender.byte_len();
         let Ok(sample) = series.appender.encode(time, value) else {
             // Not before 65,535 samples or bytes, and chunks are cut long before.
             debug_assert!(false, "an open chunk is never full");
             return;
         };
-        let end = sample.offset() + sample.bytes().len();
-        if series.piece == Piece::NONE || end > series.piece.capacity() {
-            let moved = if series.piece == Piece::NONE {
-                self.slab.allocate(end)
-            } else {
-                self.slab.grow(series.piece, sample.offset(), end)
-            };
-            let Some(moved) = moved else {
-                debug_assert!(false, "the largest piece holds any open chunk");
-                return;
-            };
-            series.piece = moved;
-        }
-        self.slab.bytes_mut(series.piece)[sample.offset()..end].copy_from_slice(sample.bytes());
+        series.tail = self.slab.write(series.tail, len, sample.offset(), sample.bytes());
         let samples = series.appender.num_samples();
         if let Some(end) = sizing::predict_floats(samples, series.chunk_start, time, series.cut_at) {
             series.cut_at = end;
@@ -275,7 +277,13 @@ impl Page {
     }
 
     /// Appends a histogram newer than the series' last sample. Its spans fit its buckets: the caller has checked.
-    pub(super) fn append_histogram(&mut self, index: usize, time: TimestampMs, value: &HistogramValue, rules: Rules) {
+    pub(super) fn append_histogram(
+        &mut self,
+        index: usize,
+        time: TimestampMs,
+        value: &HistogramValue,
+        rules: Rules<'_>,
+    ) {
         let Some(series) = self.series.get_mut(index) else { return };
         let mut header = OpenHistogram::first_header(value);
         let open = self.histograms.get_mut(series.histogram).filter(|_| series.open == Open::Histograms);
@@ -317,7 +325,7 @@ impl Page {
             debug_assert!(false, "the histogram was checked");
             return;
         };
-        self.close(index);
+        self.close(index, rules.shelf);
         let series = &mut self.series[index];
         series.open = Open::Histograms;
         series.histogram = self.histograms.insert(started);
@@ -326,7 +334,13 @@ impl Page {
     }
 
     /// Puts a sample beside the chunks.
-    pub(super) fn insert_beside(&mut self, index: usize, generation: Generation, sample: TimedSample, rules: Rules) {
+    pub(super) fn insert_beside(
+        &mut self,
+        index: usize,
+        generation: Generation,
+        sample: TimedSample,
+        rules: Rules<'_>,
+    ) {
         let Some(series) = self.series.get_mut(index) else { return };
         if series.side == NO_ENTRY {
             series.side = self.sides.insert(Side::default());
@@ -337,41 +351,30 @@ impl Page {
     }
 
     /// Moves the open chunk to the closed ones.
-    fn close(&mut self, index: usize) {
+    fn close(&mut self, index: usize, shelf: Shelf<'_>) {
         let series = &mut self.series[index];
-        let closed = match series.open {
+        let stored = match series.open {
             Open::Nothing => return,
             Open::Floats => {
                 let (samples, len) = (series.appender.num_samples(), series.appender.byte_len());
-                let bytes = self.slab.bytes_mut(series.piece);
-                put_num_samples(bytes, samples);
-                self.cold.put_chunk(ClosedChunk {
-                    previous: series.closed,
-                    min_time: series.chunk_start,
-                    max_time: series.appender.last_time(),
-                    encoding: Encoding::Xor,
-                    data: &bytes[..len],
-                })
+                let mut bytes = self.slab.copy(series.tail, len);
+                put_num_samples(&mut bytes, samples);
+                Some(shelf.put(series.chunk_start, series.appender.last_time(), Encoding::Xor, &bytes))
             }
             Open::Histograms => {
                 let open = self.histograms.take(series.histogram);
                 series.histogram = NO_ENTRY;
-                open.and_then(|open| {
-                    self.cold.put_chunk(ClosedChunk {
-                        previous: series.closed,
-                        min_time: series.chunk_start,
-                        max_time: either!(&open, appender => appender.max_time()),
-                        encoding: histogram_encoding(&open),
-                        data: either!(&open, appender => appender.bytes()),
-                    })
+                open.map(|open| {
+                    let (max_time, bytes) = either!(&open, appender => (appender.max_time(), appender.bytes()));
+                    shelf.put(series.chunk_start, max_time, histogram_encoding(&open), bytes)
                 })
             }
         };
-        debug_assert!(closed.is_some(), "a page's closed chunks stay below four GiB");
+        let closed = stored.and_then(|stored| self.cold.put_chunk(series.closed, &stored));
+        debug_assert!(closed.is_some(), "a page's cold records stay below four GiB");
         series.closed = closed.unwrap_or(series.closed);
         series.open = Open::Nothing;
-        // A new chunk starts small again; until then others use the piece.
-        self.slab.free(std::mem::replace(&mut series.piece, Piece::NONE));
+        self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
     }
 
     /// Time of the open chunk's last sample.
@@ -389,7 +392,7 @@ impl Page {
         let (encoding, data) = match series.open {
             Open::Nothing => return None,
             Open::Floats => {
-                let mut data = self.slab.bytes(series.piece)[..series.appender.byte_len()].to_vec();
+                let mut data = self.slab.copy(series.tail, series.appender.byte_len());
                 put_num_samples(&mut data, series.appender.num_samples());
                 (Encoding::Xor, data)
             }

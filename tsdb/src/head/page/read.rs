@@ -1,40 +1,39 @@
 //! What readers copy out of a page.
 
-use bytes::Bytes;
 use skald_model::{QueryRange, TimestampMs};
 
-use super::super::cold::ClosedChunk;
+use super::super::stored::PageChunk;
 use super::{Page, Rules};
-use crate::chunk::Chunk;
 use crate::wal::Cut;
 
 impl Page {
-    /// Appends copies of the chunks of a series that may hold samples of `range`, ascending by first sample. What
-    /// `hidden` covers is in a block that readers see instead, and may be missing.
+    /// Appends the chunks of a series that may hold samples of `range`, ascending by first sample. What `hidden` covers
+    /// is in a block that readers see instead, and may be missing.
     pub(in super::super) fn chunks(
         &self,
         index: usize,
         range: QueryRange,
         hidden: Cut,
-        rules: Rules,
-        out: &mut Vec<Chunk>,
+        rules: Rules<'_>,
+        out: &mut Vec<PageChunk>,
     ) {
         let Some(series) = self.series(index) else { return };
         let start = out.len();
         let closed = self.cold.chunks(series.closed).take_while(|chunk| chunk.max_time >= hidden.up_to);
-        out.extend(closed.filter(|chunk| overlaps(range, chunk.min_time, chunk.max_time)).map(copy));
+        out.extend(closed.filter(|chunk| overlaps(range, chunk.min_time, chunk.max_time)).map(PageChunk::Stored));
         out[start..].reverse();
         if let Some(max_time) = self.open_max_time(series)
             && max_time >= hidden.up_to
             && overlaps(range, series.chunk_start, max_time)
         {
-            out.extend(self.open_chunk(series));
+            out.extend(self.open_chunk(series).map(PageChunk::Copied));
         }
         if let Some(side) = self.sides.get(series.side) {
             let mut beside = Vec::new();
             side.chunks(hidden, rules.range_ms, &mut beside);
-            out.extend(beside.into_iter().filter(|chunk| overlaps(range, chunk.min_time, chunk.max_time)));
-            out[start..].sort_by_key(|chunk| chunk.min_time);
+            let beside = beside.into_iter().filter(|chunk| overlaps(range, chunk.min_time, chunk.max_time));
+            out.extend(beside.map(PageChunk::Copied));
+            out[start..].sort_by_key(PageChunk::min_time);
         }
     }
 
@@ -50,9 +49,4 @@ impl Page {
 
 fn overlaps(range: QueryRange, min_time: TimestampMs, max_time: TimestampMs) -> bool {
     min_time <= range.max && range.min <= max_time
-}
-
-pub(super) fn copy(chunk: ClosedChunk<'_>) -> Chunk {
-    let ClosedChunk { min_time, max_time, encoding, data, .. } = chunk;
-    Chunk { min_time, max_time, encoding, data: Bytes::copy_from_slice(data) }
 }
