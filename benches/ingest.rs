@@ -7,14 +7,16 @@
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--series 200000] [--rounds 240] [--only skald,prometheus,victoria-metrics]
+//!     [--after read,flush,churn]
 //! ```
+//!
+//! `--after` goes on with Skald, and prints its memory after each step: `read` selects every series once, `flush` cuts
+//! everything into blocks, `churn` replaces all series twice over, half the rounds each, and flushes.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures the real machine")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -28,10 +30,11 @@ struct Arguments {
     series: usize,
     rounds: usize,
     only: Vec<String>,
+    after: Vec<String>,
 }
 
 fn arguments() -> Result<Arguments, Error> {
-    let mut arguments = Arguments { series: 200_000, rounds: 240, only: Vec::new() };
+    let mut arguments = Arguments { series: 200_000, rounds: 240, only: Vec::new(), after: Vec::new() };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
@@ -39,6 +42,7 @@ fn arguments() -> Result<Arguments, Error> {
             "--series" => arguments.series = value.parse()?,
             "--rounds" => arguments.rounds = value.parse()?,
             "--only" => arguments.only = value.split(',').map(str::to_owned).collect(),
+            "--after" => arguments.after = value.split(',').map(str::to_owned).collect(),
             _ => return Err(format!("unknown argument {word}").into()),
         }
     }
@@ -214,8 +218,8 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// The encoded labels of series `i`: 10 labels, about 270 bytes of names and values.
-fn labels(i: usize) -> Vec<u8> {
+/// The encoded labels of series `i`: 10 labels, about 270 bytes of names and values. Another generation has other pods.
+fn labels(i: usize, generation: usize) -> Vec<u8> {
     let pod = i / 100;
     let pairs = [
         ("__name__", format!("container_network_receive_packets_{:02}_total", i % 100)),
@@ -226,7 +230,10 @@ fn labels(i: usize) -> Vec<u8> {
         ("job", "kubernetes/kubelet-cadvisor".to_owned()),
         ("namespace", format!("team-namespace-{}", pod % 25)),
         ("node", format!("ip-10-0-{}-{}.eu-west-1.compute.internal", pod / 64 % 256, pod % 64)),
-        ("pod", format!("application-deployment-{:08x}-{:05}", pod * 2_654_435_761 % 0xFFFF_FFFF, pod)),
+        (
+            "pod",
+            format!("application-deployment-{:08x}-{pod:05}", (pod + generation * 77) * 2_654_435_761 % 0xFFFF_FFFF),
+        ),
         ("service", "prometheus-kubelet".to_owned()),
     ];
     let mut out = Vec::with_capacity(400);
@@ -248,11 +255,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(series: std::ops::Range<usize>) -> Self {
+    fn new(series: std::ops::Range<usize>, generation: usize) -> Self {
         let mut random = Random(0x5EED ^ (series.start as u64 + 1));
         Self {
             values: series.clone().map(|_| (random.next() % 1_000_000) as f64).collect(),
-            labels: series.clone().map(labels).collect(),
+            labels: series.clone().map(|i| labels(i, generation)).collect(),
             first: series.start,
             random,
         }
@@ -304,48 +311,16 @@ async fn measure(running: Running, arguments: &Arguments) -> Result<(), Error> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let url: Arc<str> = format!("{base}{}", running.server.push_path).into();
+    let url = format!("{base}{}", running.server.push_path);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
-    let first = now - arguments.rounds as i64 * STEP_MS;
-    let starts: Vec<usize> = (0..arguments.series).step_by(SERIES_PER_REQUEST).collect();
+    // Churn comes behind, and is to end now, too.
+    let churn = running.server.name == "skald" && arguments.after.iter().any(|step| step == "churn");
+    let churn_rounds = if churn { arguments.rounds / 2 } else { 0 };
+    let first = now - (arguments.rounds + 2 * churn_rounds) as i64 * STEP_MS;
     let cpu_before = running.cpu()?;
     let written_before = running.number("io", "write_bytes:")?;
     let begun = Instant::now();
-    // Each connection owns a share of the series, so that every series' samples arrive in order.
-    let turn = Arc::new(AtomicUsize::new(0));
-    let senders = (0..CONNECTIONS).map(|connection| {
-        let mut batches: Vec<Batch> = starts
-            .iter()
-            .skip(connection)
-            .step_by(CONNECTIONS)
-            .map(|&start| Batch::new(start..(start + SERIES_PER_REQUEST).min(arguments.series)))
-            .collect();
-        let (client, url, turn, rounds) = (client.clone(), url.clone(), turn.clone(), arguments.rounds);
-        tokio::spawn(async move {
-            for round in 0..rounds {
-                for batch in &mut batches {
-                    let body = batch.body(first + round as i64 * STEP_MS)?;
-                    let response = client
-                        .post(&*url)
-                        .header("Content-Encoding", "snappy")
-                        .header("Content-Type", "application/x-protobuf")
-                        .header("X-Prometheus-Remote-Write-Version", "0.1.0")
-                        .body(body)
-                        .send()
-                        .await?;
-                    if !response.status().is_success() {
-                        let status = response.status();
-                        return Err(format!("{status}: {}", response.text().await?).into());
-                    }
-                }
-                turn.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<_, Error>(())
-        })
-    });
-    for sender in senders.collect::<Vec<_>>() {
-        sender.await??;
-    }
+    send(&client, &url, arguments.series, 0, first, arguments.rounds).await?;
     let took = begun.elapsed();
     let cpu = running.cpu()? - cpu_before;
     // Written bytes reach the counter when pages are made dirty; what a server holds back in memory is flushed soon.
@@ -363,5 +338,83 @@ async fn measure(running: Running, arguments: &Arguments) -> Result<(), Error> {
         written as f64 / samples,
         running.server.sync,
     );
+    if running.server.name != "skald" {
+        return Ok(());
+    }
+    for step in &arguments.after {
+        match step.as_str() {
+            "read" => {
+                let query = [("query", "count(count_over_time({__name__=~\".+\"}[3h]))")];
+                let url = reqwest::Url::parse_with_params(&format!("{base}/prometheus/api/v1/query"), query)?;
+                let answer = client.get(url).send().await?.text().await?;
+                println!("  {}", answer.chars().take(200).collect::<String>());
+            }
+            "flush" => flush(&client, &base).await?,
+            "churn" => {
+                for generation in 1..=2 {
+                    let from = arguments.rounds + (generation - 1) * churn_rounds;
+                    let first = first + from as i64 * STEP_MS;
+                    send(&client, &url, arguments.series, generation, first, churn_rounds).await?;
+                }
+                flush(&client, &base).await?;
+            }
+            _ => return Err(format!("unknown step {step}").into()),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let rss = per_series(running.number("status", "VmRSS:")?);
+        println!("  after {step:<9} {:>59} {rss:>13.0} {:>13.0}", "", per_series(running.number("status", "VmHWM:")?));
+    }
+    Ok(())
+}
+
+/// Cuts everything into blocks.
+async fn flush(client: &reqwest::Client, base: &str) -> Result<(), Error> {
+    let answer = client.post(format!("{base}/ingester/flush")).send().await?;
+    if answer.status().is_success() { Ok(()) } else { Err(format!("flush: {}", answer.text().await?).into()) }
+}
+
+/// Sends rounds of one sample per series.
+async fn send(
+    client: &reqwest::Client,
+    url: &str,
+    series: usize,
+    generation: usize,
+    first: i64,
+    rounds: usize,
+) -> Result<(), Error> {
+    let starts: Vec<usize> = (0..series).step_by(SERIES_PER_REQUEST).collect();
+    // Each connection owns a share of the series, so that every series' samples arrive in order.
+    let senders = (0..CONNECTIONS).map(|connection| {
+        let mut batches: Vec<Batch> = starts
+            .iter()
+            .skip(connection)
+            .step_by(CONNECTIONS)
+            .map(|&start| Batch::new(start..(start + SERIES_PER_REQUEST).min(series), generation))
+            .collect();
+        let (client, url) = (client.clone(), url.to_owned());
+        tokio::spawn(async move {
+            for round in 0..rounds {
+                for batch in &mut batches {
+                    let body = batch.body(first + round as i64 * STEP_MS)?;
+                    let response = client
+                        .post(&url)
+                        .header("Content-Encoding", "snappy")
+                        .header("Content-Type", "application/x-protobuf")
+                        .header("X-Prometheus-Remote-Write-Version", "0.1.0")
+                        .body(body)
+                        .send()
+                        .await?;
+                    if !response.status().is_success() {
+                        let status = response.status();
+                        return Err(format!("{status}: {}", response.text().await?).into());
+                    }
+                }
+            }
+            Ok::<_, Error>(())
+        })
+    });
+    for sender in senders.collect::<Vec<_>>() {
+        sender.await??;
+    }
     Ok(())
 }
