@@ -136,6 +136,10 @@ fn nearly_equal(a: f64, b: f64) -> bool {
     if a == 0.0 || b == 0.0 || sum < f64::MIN_POSITIVE {
         return difference < SMALL_DIFFERENCE * f64::MIN_POSITIVE;
     }
+    // Nearly always so, and found without a division.
+    if difference > sum * (10.0 * SMALL_DIFFERENCE) {
+        return false;
+    }
     difference / sum.min(f64::MAX) < SMALL_DIFFERENCE
 }
 

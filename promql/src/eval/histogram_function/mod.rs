@@ -122,8 +122,11 @@ impl HistogramOperator {
             }
             env.tick(group.buckets.len())?;
             buckets.clear();
-            let present = group.buckets.iter().filter(|(_, points)| points.floats.get(step));
-            buckets.extend(present.map(|(bound, points)| Bucket { bound: *bound, count: points.values[step] }));
+            for (bound, points) in &group.buckets {
+                if points.floats.get(step) {
+                    buckets.push(Bucket { bound: *bound, count: points.values[step] });
+                }
+            }
             if buckets.is_empty() {
                 continue;
             }
