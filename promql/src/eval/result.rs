@@ -176,8 +176,13 @@ fn matrix(
             float_values: Vec::with_capacity(floats),
             ..Columns::default()
         };
-        for step in points.floats.ones() {
-            samples.push_float(grid.time(step), points.values[step]);
+        if floats == points.steps() {
+            samples.float_timestamps.extend((0..floats).map(|step| grid.time(step)));
+            samples.float_values.extend_from_slice(&points.values);
+        } else {
+            for step in points.floats.ones() {
+                samples.push_float(grid.time(step), points.values[step]);
+            }
         }
         for (step, histogram) in points.histograms() {
             samples.push_histogram(grid.time(*step as usize), histogram.clone());
