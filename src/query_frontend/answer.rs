@@ -1,6 +1,7 @@
-//! The envelope around every answer, and how an answer gets to its client: in one piece while it is small, else piece by
-//! piece, each encoded when the one before it is on its way.
+//! The envelope around every answer, and how an answer gets to its client: in one piece while it is small, else cut into
+//! pieces that the threads of the query pool encode, a few ahead of the client, and that are sent in order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +10,21 @@ use axum::response::Response;
 use futures::{StreamExt, stream};
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
+use skald_promql::eval::Workers;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::json::{put_list, put_str};
 use crate::error::ServiceError;
 use crate::http::prometheus_error;
 use crate::runtime::Runtime;
-use crate::runtime::pool::PoolTask;
+use crate::runtime::pool::{PoolTask, TaskLost};
 
 /// Bytes one piece of an answer aims at: encoding it takes well below a millisecond, sending it is worth a wake-up.
-const PIECE_BYTES: usize = 128 << 10;
-/// Items (samples, label sets) up to which an answer is encoded where it is asked for; more are work for the query pool.
-const FEW_ITEMS: usize = 512;
+const PIECE_BYTES: usize = 256 << 10;
+/// Bytes, about, up to which an answer is encoded where it is asked for; more are work for the query pool.
+const FEW_BYTES: usize = 64 << 10;
+/// Most pieces that are encoded before the client takes them: several threads encode more than one connection sends.
+const MOST_AHEAD: usize = 4;
 
 /// What may stand around an answer's data.
 #[derive(Debug, Default)]
@@ -38,58 +42,131 @@ impl Notes {
     }
 }
 
-/// The data of an answer, encoded bit by bit. What is encoded is dropped.
+/// The data of an answer, to be cut into parts that any thread can encode.
 pub trait Data: Send + 'static {
-    /// Appends more of the data: about as much as fits `room` bytes, and always something. False at the end.
-    fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool;
+    /// Cuts off the next part: what takes about `room` bytes, and always something. Nothing is asked of it after the last
+    /// part. Encoding is the part's work; cutting is cheap.
+    fn cut(&mut self, room: usize) -> Part;
 
-    /// Items (samples, label sets, texts) to encode, about.
-    fn items(&self) -> usize;
+    /// Bytes of the encoded data, about; asked before anything is cut off.
+    fn bytes(&self) -> usize;
 }
 
-/// A list of things that are small each.
+/// What appends to an answer.
+type Put = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+
+/// A part of an answer's data, not encoded yet.
+pub struct Part {
+    is_last: bool,
+    put: Put,
+}
+
+impl Part {
+    /// A part that `put` appends.
+    pub fn new(is_last: bool, put: impl FnOnce(&mut Vec<u8>) + Send + 'static) -> Self {
+        Self { is_last, put: Box::new(put) }
+    }
+
+    /// The last part, or the only one.
+    pub fn last(put: impl FnOnce(&mut Vec<u8>) + Send + 'static) -> Self {
+        Self::new(true, put)
+    }
+
+    /// Whether it is the last one.
+    #[cfg(test)]
+    pub fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// Appends it.
+    pub fn put(self, out: &mut Vec<u8>) {
+        (self.put)(out);
+    }
+
+    /// The part with something before it.
+    #[must_use]
+    pub fn after(self, before: impl FnOnce(&mut Vec<u8>) + Send + 'static) -> Self {
+        Self::new(self.is_last, move |out| {
+            before(out);
+            (self.put)(out);
+        })
+    }
+
+    /// The part, with something behind it if it is the last one.
+    #[must_use]
+    pub fn ended_by(self, end: impl FnOnce() -> Put) -> Self {
+        if !self.is_last {
+            return self;
+        }
+        let end = end();
+        Self::last(move |out| {
+            (self.put)(out);
+            end(out);
+        })
+    }
+}
+
+/// One of many small things.
+pub trait Item: Send + 'static {
+    /// Appends it.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// Bytes it takes, about.
+    fn bytes(&self) -> usize;
+}
+
+/// A list of small things.
 pub struct List<T> {
     items: std::vec::IntoIter<T>,
-    put: fn(&mut Vec<u8>, &T),
     begun: bool,
 }
 
-impl<T> List<T> {
-    /// A list of which `put` encodes one item.
-    pub fn new(items: Vec<T>, put: fn(&mut Vec<u8>, &T)) -> Self {
-        Self { items: items.into_iter(), put, begun: false }
+impl<T: Item> List<T> {
+    /// A list of these items.
+    pub fn new(items: Vec<T>) -> Self {
+        Self { items: items.into_iter(), begun: false }
     }
 
     /// The same, cut to `limit` items, which is noted.
-    pub fn limited(mut items: Vec<T>, limit: Option<usize>, notes: &mut Notes, put: fn(&mut Vec<u8>, &T)) -> Self {
+    pub fn limited(mut items: Vec<T>, limit: Option<usize>, notes: &mut Notes) -> Self {
         if let Some(limit) = limit.filter(|limit| items.len() > *limit) {
             items.truncate(limit);
             notes.truncated();
         }
-        Self::new(items, put)
+        Self::new(items)
     }
 }
 
-impl<T: Send + 'static> Data for List<T> {
-    fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
-        let end = out.len().saturating_add(room);
-        for item in self.items.by_ref() {
-            out.push(if self.begun { b',' } else { b'[' });
-            self.begun = true;
-            (self.put)(out, &item);
-            if out.len() >= end {
-                return true;
+impl<T: Item> Data for List<T> {
+    fn cut(&mut self, room: usize) -> Part {
+        let mut bytes = 0;
+        let mut fits = |item: &T| {
+            let fits = bytes < room;
+            bytes += item.bytes();
+            fits
+        };
+        let count = self.items.as_slice().iter().take_while(|item| fits(item)).count();
+        let items: Vec<T> = self.items.by_ref().take(count).collect();
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        let is_last = self.items.as_slice().is_empty();
+        Part::new(is_last, move |out| {
+            if is_first {
+                out.push(b'[');
             }
-        }
-        if !self.begun {
-            out.push(b'[');
-        }
-        out.push(b']');
-        false
+            for (i, item) in items.into_iter().enumerate() {
+                if !(is_first && i == 0) {
+                    out.push(b',');
+                }
+                item.put(out);
+            }
+            if is_last {
+                out.push(b']');
+            }
+        })
     }
 
-    fn items(&self) -> usize {
-        self.items.len()
+    fn bytes(&self) -> usize {
+        self.items.as_slice().iter().map(Item::bytes).sum()
     }
 }
 
@@ -104,14 +181,16 @@ impl<F: FnOnce(&mut Vec<u8>)> Whole<F> {
 }
 
 impl<F: FnOnce(&mut Vec<u8>) + Send + 'static> Data for Whole<F> {
-    fn put_some(&mut self, out: &mut Vec<u8>, _room: usize) -> bool {
-        if let Some(put) = self.0.take() {
-            put(out);
-        }
-        false
+    fn cut(&mut self, _room: usize) -> Part {
+        let put = self.0.take();
+        Part::last(move |out| {
+            if let Some(put) = put {
+                put(out);
+            }
+        })
     }
 
-    fn items(&self) -> usize {
+    fn bytes(&self) -> usize {
         1
     }
 }
@@ -124,6 +203,20 @@ pub struct Success {
     ended: bool,
 }
 
+/// A piece of an answer's body, not encoded yet.
+struct Piece {
+    part: Part,
+    room: usize,
+}
+
+impl Piece {
+    fn encode(self) -> Bytes {
+        let mut out = Vec::with_capacity(self.room);
+        self.part.put(&mut out);
+        out.into()
+    }
+}
+
 impl Success {
     /// A success with this data.
     pub fn new(data: impl Data, notes: Notes) -> Self {
@@ -131,94 +224,116 @@ impl Success {
     }
 
     /// The next piece of the body; `None` after the last one.
-    fn next_piece(&mut self) -> Option<Bytes> {
+    fn cut(&mut self) -> Option<Piece> {
         if self.ended {
             return None;
         }
-        let mut out = Vec::with_capacity(if self.begun { PIECE_BYTES + 4096 } else { 1024 });
-        if !self.begun {
-            self.begun = true;
-            out.extend_from_slice(b"{\"status\":\"success\",\"data\":");
+        // Sizes are guessed, and a buffer that has to grow is copied.
+        let bytes = if self.begun { PIECE_BYTES } else { self.data.bytes().min(PIECE_BYTES) };
+        let room = bytes + bytes / 8 + 1024;
+        let mut part = self.data.cut(PIECE_BYTES);
+        if !std::mem::replace(&mut self.begun, true) {
+            part = part.after(|out| out.extend_from_slice(b"{\"status\":\"success\",\"data\":"));
         }
-        self.ended = !self.data.put_some(&mut out, PIECE_BYTES);
-        if self.ended {
-            for (name, texts) in [("warnings", &self.notes.warnings), ("infos", &self.notes.infos)] {
-                if !texts.is_empty() {
-                    out.push(b',');
-                    put_str(&mut out, name);
-                    out.push(b':');
-                    put_list(&mut out, texts, |out, text| put_str(out, text));
+        self.ended = part.is_last;
+        let notes = &mut self.notes;
+        let part = part.ended_by(|| {
+            let Notes { warnings, infos } = std::mem::take(notes);
+            Box::new(move |out| {
+                for (name, texts) in [("warnings", warnings), ("infos", infos)] {
+                    if !texts.is_empty() {
+                        out.push(b',');
+                        put_str(out, name);
+                        out.push(b':');
+                        put_list(out, texts, |out, text| put_str(out, &text));
+                    }
                 }
-            }
-            out.push(b'}');
-        }
-        Some(out.into())
+                out.push(b'}');
+            })
+        });
+        Some(Piece { part, room })
     }
 
-    /// The response. Of an answer that is not small only two pieces are in memory at one time: one is sent while the next
-    /// is encoded on the query pool. A client that goes away ends that; one that takes nothing for `patience` is cut off,
-    /// so that it cannot hold an answer's memory for good.
+    /// The response. Of an answer that is not small only a few pieces are in memory at one time. A client that goes away ends
+    /// their encoding; one that takes nothing for `patience` is cut off, so that it cannot hold an answer's memory for good.
     async fn respond(mut self, runtime: &Runtime, patience: Duration) -> Result<Response, ServiceError> {
-        let (first, rest) =
-            if self.data.items() <= FEW_ITEMS { (self.next_piece(), self) } else { self.encode_ahead(runtime).await? };
-        let first = first.unwrap_or_default();
-        if rest.ended {
-            return Ok(json_response(Body::from(first)));
-        }
-        let sending = Sending { first: Some(first), rest: Rest::new(rest.encode_ahead(runtime), runtime, patience) };
-        let runtime = runtime.clone();
-        let pieces = stream::unfold(sending, move |mut sending| {
-            let runtime = runtime.clone();
-            async move {
-                if let Some(first) = sending.first.take() {
-                    return Some((Ok(first), sending));
-                }
-                match sending.rest.next(&runtime).await {
-                    Ok(piece) => piece.map(|piece| (Ok(piece), sending)),
-                    Err(error) => Some((Err(error), sending)),
-                }
+        if self.data.bytes() <= FEW_BYTES {
+            // Where sizes were guessed too small there is more.
+            let mut all = Vec::new();
+            while let Some(piece) = self.cut() {
+                all.push(piece.encode());
             }
+            let whole = if all.len() == 1 { all.swap_remove(0) } else { all.concat().into() };
+            return Ok(json_response(Body::from(whole)));
+        }
+        let sending = Sending::new(self, runtime, patience);
+        let first = sending.next().await.map_err(|_| TaskLost)?;
+        if sending.is_complete() {
+            return Ok(json_response(Body::from(first.unwrap_or_default())));
+        }
+        let pieces = stream::unfold((first, sending), async |(mut first, sending)| {
+            let piece = match first.take() {
+                Some(first) => Ok(Some(first)),
+                None => sending.next().await,
+            };
+            piece.transpose().map(|piece| (piece, (first, sending)))
         });
         // What compresses the body asks once more after the end.
         Ok(json_response(Body::from_stream(pieces.fuse())))
-    }
-
-    /// Encodes the next piece on the query pool.
-    fn encode_ahead(mut self, runtime: &Runtime) -> PoolTask<(Option<Bytes>, Self)> {
-        runtime.query_pool.run(move || (self.next_piece(), self))
     }
 }
 
 /// The body of a large answer.
 struct Sending {
-    first: Option<Bytes>,
-    rest: Rest,
-}
-
-/// What is still to be sent: the next piece, being encoded, and with it what comes after.
-struct Rest {
     ahead: Arc<Mutex<Ahead>>,
     /// Drops what is left when the client has taken nothing for long.
     _watch: AbortOnDropHandle<()>,
 }
 
-#[derive(Default)]
+/// What is still to be sent.
 struct Ahead {
-    /// `None` while the client waits for it, after the last piece, and once the client is given up.
-    task: Option<PoolTask<(Option<Bytes>, Success)>>,
+    /// The pieces that come next, being encoded.
+    tasks: VecDeque<PoolTask<Bytes>>,
+    /// What comes after them, and the answer's share of the query's budget until all is sent; `None` once the client is given
+    /// up.
+    rest: Option<Success>,
+    /// Whether the client waits for a piece.
+    asked: bool,
     pieces_taken: u64,
+    runtime: Runtime,
 }
 
-impl Rest {
-    fn new(task: PoolTask<(Option<Bytes>, Success)>, runtime: &Runtime, patience: Duration) -> Self {
-        let ahead = Arc::new(Mutex::new(Ahead { task: Some(task), pieces_taken: 0 }));
+impl Ahead {
+    fn hand_out(&mut self) {
+        let most = self.runtime.query_pool.threads().min(MOST_AHEAD);
+        while self.tasks.len() < most
+            && let Some(piece) = self.rest.as_mut().and_then(Success::cut)
+        {
+            self.tasks.push_back(self.runtime.query_pool.run(move || piece.encode()));
+        }
+    }
+}
+
+impl Sending {
+    fn new(success: Success, runtime: &Runtime, patience: Duration) -> Self {
+        let mut ahead = Ahead {
+            tasks: VecDeque::new(),
+            rest: Some(success),
+            asked: false,
+            pieces_taken: 0,
+            runtime: runtime.clone(),
+        };
+        ahead.hand_out();
+        let ahead = Arc::new(Mutex::new(ahead));
         let (watched, clock) = (ahead.clone(), runtime.clock.clone());
         let watch = async move {
             let mut before = None;
             loop {
                 {
                     let mut ahead = watched.lock();
-                    if before == Some(ahead.pieces_taken) && ahead.task.take().is_some() {
+                    if before == Some(ahead.pieces_taken) && !ahead.asked {
+                        ahead.tasks.clear();
+                        ahead.rest = None;
                         return;
                     }
                     before = Some(ahead.pieces_taken);
@@ -230,17 +345,31 @@ impl Rest {
     }
 
     /// The next piece; `None` after the last one.
-    async fn next(&self, runtime: &Runtime) -> Result<Option<Bytes>, std::io::Error> {
+    async fn next(&self) -> Result<Option<Bytes>, std::io::Error> {
         // An answer that was not encoded to its end must not look as if it were.
         let cut = || std::io::Error::other("the answer was cut");
-        let Some(task) = self.ahead.lock().task.take() else { return Err(cut()) };
-        let (piece, rest) = task.await.map_err(|_| cut())?;
-        if piece.is_some() {
+        let task = {
             let mut ahead = self.ahead.lock();
-            ahead.pieces_taken += 1;
-            ahead.task = Some(rest.encode_ahead(runtime));
-        }
-        Ok(piece)
+            if ahead.rest.is_none() {
+                return Err(cut());
+            }
+            ahead.asked = true;
+            let task = ahead.tasks.pop_front();
+            ahead.hand_out();
+            task
+        };
+        let Some(task) = task else { return Ok(None) };
+        let piece = task.await.map_err(|_| cut())?;
+        let mut ahead = self.ahead.lock();
+        ahead.asked = false;
+        ahead.pieces_taken += 1;
+        Ok(Some(piece))
+    }
+
+    /// Whether nothing comes any more.
+    fn is_complete(&self) -> bool {
+        let ahead = self.ahead.lock();
+        ahead.tasks.is_empty() && ahead.rest.as_ref().is_some_and(|rest| rest.ended)
     }
 }
 
@@ -275,24 +404,36 @@ mod tests {
 
     /// Numbers, one a byte or more, that say whether they are still there.
     struct Numbers {
-        list: List<i64>,
+        list: List<Number>,
         _alive: Arc<()>,
     }
 
     impl Data for Numbers {
-        fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
-            self.list.put_some(out, room)
+        fn cut(&mut self, room: usize) -> Part {
+            self.list.cut(room)
         }
 
-        fn items(&self) -> usize {
-            self.list.items()
+        fn bytes(&self) -> usize {
+            self.list.bytes()
+        }
+    }
+
+    struct Number(i64);
+
+    impl Item for Number {
+        fn put(&self, out: &mut Vec<u8>) {
+            put_time(out, self.0 * 1000);
+        }
+
+        fn bytes(&self) -> usize {
+            7
         }
     }
 
     fn numbers(count: i64) -> (Success, Weak<()>) {
         let alive = Arc::new(());
         let weak = Arc::downgrade(&alive);
-        let list = List::new((0..count).map(|n| n * 1000).collect(), |out, n| put_time(out, *n));
+        let list = List::new((0..count).map(Number).collect());
         let mut notes = Notes::default();
         notes.truncated();
         (Success::new(Numbers { list, _alive: alive }, notes), weak)
@@ -338,7 +479,7 @@ mod tests {
             assert!(piece.len() < PIECE_BYTES + 100, "{}", piece.len());
             all.extend_from_slice(&piece);
         }
-        assert!(all.len() > 8 * PIECE_BYTES);
+        assert!(all.len() > 4 * PIECE_BYTES);
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&all).unwrap(), expected(200_000));
         assert!(body.frame().await.is_none(), "compression asks after the end");
 

@@ -1,11 +1,11 @@
-//! Prometheus' JSON, written straight into a buffer, large answers bit by bit.
+//! Prometheus' JSON, written straight into a buffer.
 
 use std::io::Write;
 
-use skald_model::{Columns, Exemplar, FloatHistogram, GoFloat, Labels, TimestampMs};
-use skald_promql::eval::{Element, SampleValue, Series, Value};
+use skald_model::{Exemplar, FloatHistogram, GoFloat, Labels, TimestampMs};
 
-use super::answer::{Data, List};
+use super::answer::Item;
+use super::point_text::put_if_common;
 
 /// Appends a JSON string.
 pub fn put_str(out: &mut Vec<u8>, text: &str) {
@@ -32,11 +32,8 @@ fn put_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
     let _ = serde_json::to_writer(out, &number);
 }
 
-/// Floats below are whole numbers when they have no fraction: every digit counts.
-const WHOLE_BELOW: f64 = (1_u64 << 53) as f64;
-
 /// Appends a float without exponent, however many digits that takes: Prometheus prints scalars so.
-fn put_plain_float(out: &mut Vec<u8>, value: f64) {
+pub fn put_plain_float(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
         let _ = write!(out, "{}", GoFloat(value));
     } else {
@@ -47,16 +44,7 @@ fn put_plain_float(out: &mut Vec<u8>, value: f64) {
 /// Appends a float as Go's shortest form, the way Prometheus picks between plain and exponent notation.
 pub fn put_float(out: &mut Vec<u8>, value: f64) {
     let magnitude = value.abs();
-    if magnitude < WHOLE_BELOW && value.trunc() == value && (magnitude != 0.0 || value.is_sign_positive()) {
-        put_number(out, value as i64);
-    } else if (1e-5..1e16).contains(&magnitude) {
-        // The shortest digits are the same everywhere, and in this range they stand without an exponent.
-        let start = out.len();
-        put_number(out, value);
-        debug_assert!(!out[start..].contains(&b'e'));
-        if out.ends_with(b".0") {
-            out.truncate(out.len() - 2);
-        }
+    if put_if_common(out, value).is_some() {
     } else if value.is_nan() {
         out.extend_from_slice(b"NaN");
     } else if value.is_infinite() {
@@ -77,6 +65,27 @@ pub fn put_float(out: &mut Vec<u8>, value: f64) {
         }
     } else {
         let _ = write!(out, "{}", GoFloat(value));
+    }
+}
+
+impl Item for Labels {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_labels(out, self);
+    }
+
+    fn bytes(&self) -> usize {
+        // Quotes and punctuation take more than the lengths in the labels' bytes.
+        2 + self.as_bytes().len() * 5 / 4
+    }
+}
+
+impl Item for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_str(out, self);
+    }
+
+    fn bytes(&self) -> usize {
+        3 + self.len()
     }
 }
 
@@ -112,7 +121,8 @@ fn put_quoted_float(out: &mut Vec<u8>, value: f64) {
     out.push(b'"');
 }
 
-fn put_float_point(out: &mut Vec<u8>, timestamp: TimestampMs, value: f64) {
+/// Appends a time and a float.
+pub fn put_float_point(out: &mut Vec<u8>, timestamp: TimestampMs, value: f64) {
     out.push(b'[');
     put_time(out, timestamp);
     out.push(b',');
@@ -120,7 +130,8 @@ fn put_float_point(out: &mut Vec<u8>, timestamp: TimestampMs, value: f64) {
     out.push(b']');
 }
 
-fn put_histogram_point(out: &mut Vec<u8>, timestamp: TimestampMs, histogram: &FloatHistogram) {
+/// Appends a time and a histogram.
+pub fn put_histogram_point(out: &mut Vec<u8>, timestamp: TimestampMs, histogram: &FloatHistogram) {
     out.push(b'[');
     put_time(out, timestamp);
     out.push(b',');
@@ -155,176 +166,6 @@ fn put_histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
     }
     if !first {
         out.push(b']');
-    }
-    out.push(b'}');
-}
-
-/// A query's answer, `"resultType":…,"result":…`, encoded bit by bit: a series is dropped once it is encoded, and a long one
-/// is cut between its samples.
-pub struct ValueData {
-    left: Left,
-    /// Items to begin with.
-    items: usize,
-}
-
-/// What is not encoded yet.
-enum Left {
-    Scalar(TimestampMs, f64),
-    Text(TimestampMs, String),
-    Vector(List<Element>),
-    Matrix { series: std::vec::IntoIter<Series>, current: Option<Cursor>, begun: bool },
-    Nothing,
-}
-
-/// A series of which some samples are encoded.
-struct Cursor {
-    series: Series,
-    floats: usize,
-    histograms: usize,
-}
-
-/// Items that a histogram counts as, since it is written with its buckets.
-const HISTOGRAM_ITEMS: usize = 32;
-
-impl ValueData {
-    /// The encoding of `value`.
-    pub fn new(value: Value) -> Self {
-        let histograms = |columns: &Columns| columns.histograms.len() * HISTOGRAM_ITEMS;
-        let (left, items) = match value {
-            Value::Scalar { timestamp, value } => (Left::Scalar(timestamp, value), 1),
-            Value::String { timestamp, value } => (Left::Text(timestamp, value), 1),
-            Value::Vector(elements) => {
-                let histograms = elements.iter().filter(|e| matches!(e.value, SampleValue::Histogram(_))).count();
-                let items = elements.len() + histograms * HISTOGRAM_ITEMS;
-                (Left::Vector(List::new(elements, put_element)), items)
-            }
-            Value::Matrix(series) => {
-                let items = series.iter().map(|s| 1 + s.samples.float_values.len() + histograms(&s.samples)).sum();
-                (Left::Matrix { series: series.into_iter(), current: None, begun: false }, items)
-            }
-        };
-        Self { left, items }
-    }
-
-    /// Items of the whole answer, about.
-    pub fn items(&self) -> usize {
-        self.items
-    }
-
-    /// Appends the start of the answer, which comes before everything else.
-    pub fn put_head(&self, out: &mut Vec<u8>) {
-        let kind = match self.left {
-            Left::Scalar(..) => "scalar",
-            Left::Text(..) => "string",
-            Left::Vector(_) => "vector",
-            Left::Matrix { .. } | Left::Nothing => "matrix",
-        };
-        let _ = write!(out, "\"resultType\":\"{kind}\",\"result\":");
-    }
-
-    /// Appends about `room` bytes more; false at the end.
-    pub fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
-        let more = match &mut self.left {
-            Left::Scalar(timestamp, value) => {
-                out.push(b'[');
-                put_time(out, *timestamp);
-                out.extend_from_slice(b",\"");
-                put_plain_float(out, *value);
-                out.extend_from_slice(b"\"]");
-                false
-            }
-            Left::Text(timestamp, text) => {
-                out.push(b'[');
-                put_time(out, *timestamp);
-                out.push(b',');
-                put_str(out, text);
-                out.push(b']');
-                false
-            }
-            Left::Vector(elements) => elements.put_some(out, room),
-            Left::Matrix { series, current, begun } => put_matrix(series, current, begun, out, room),
-            Left::Nothing => false,
-        };
-        if !more {
-            self.left = Left::Nothing;
-        }
-        more
-    }
-}
-
-fn put_matrix(
-    series: &mut std::vec::IntoIter<Series>,
-    current: &mut Option<Cursor>,
-    begun: &mut bool,
-    out: &mut Vec<u8>,
-    room: usize,
-) -> bool {
-    let end = out.len().saturating_add(room);
-    loop {
-        if let Some(cursor) = current
-            && cursor.put_some(out, end)
-        {
-            return true;
-        }
-        *current = series.next().map(|series| Cursor { series, floats: 0, histograms: 0 });
-        let Some(cursor) = current else { break };
-        out.push(if *begun { b',' } else { b'[' });
-        *begun = true;
-        out.extend_from_slice(b"{\"metric\":");
-        put_labels(out, &cursor.series.labels);
-    }
-    if !*begun {
-        out.push(b'[');
-    }
-    out.push(b']');
-    false
-}
-
-impl Cursor {
-    /// Appends samples until `out` is `end` long; false once the series is complete.
-    fn put_some(&mut self, out: &mut Vec<u8>, end: usize) -> bool {
-        let Columns { float_timestamps, float_values, histogram_timestamps, histograms, .. } = &self.series.samples;
-        let floats = float_timestamps.iter().zip(float_values).skip(self.floats);
-        for (t, v) in floats {
-            if out.len() >= end {
-                return true;
-            }
-            out.extend_from_slice(if self.floats == 0 { b",\"values\":[" } else { b"," });
-            self.floats += 1;
-            put_float_point(out, *t, *v);
-            if self.floats == float_values.len() {
-                out.push(b']');
-            }
-        }
-        let points = histogram_timestamps.iter().zip(histograms).skip(self.histograms);
-        for (t, h) in points {
-            if out.len() >= end {
-                return true;
-            }
-            out.extend_from_slice(if self.histograms == 0 { b",\"histograms\":[" } else { b"," });
-            self.histograms += 1;
-            put_histogram_point(out, *t, h);
-            if self.histograms == histograms.len() {
-                out.push(b']');
-            }
-        }
-        out.push(b'}');
-        false
-    }
-}
-
-fn put_element(out: &mut Vec<u8>, element: &Element) {
-    out.extend_from_slice(b"{\"metric\":");
-    put_labels(out, &element.labels);
-    match &element.value {
-        SampleValue::Float(value) => {
-            out.extend_from_slice(b",\"value\":");
-            put_float_point(out, element.timestamp, *value);
-        }
-        SampleValue::Histogram(histogram) => {
-            out.extend_from_slice(b",\"histogram\":");
-            put_histogram_point(out, element.timestamp, histogram);
-        }
     }
     out.push(b'}');
 }
@@ -390,16 +231,6 @@ mod tests {
                 put_float(&mut out, value);
                 prop_assert_eq!(String::from_utf8(out).unwrap(), GoFloat(value).to_string());
             }
-        }
-    }
-
-    #[test]
-    fn scalars_have_no_exponent() {
-        for (value, expected) in [(1e21, "1000000000000000000000"), (-1.5e-7, "-0.00000015"), (f64::INFINITY, "+Inf")] {
-            let mut out = Vec::new();
-            assert!(!ValueData::new(Value::Scalar { timestamp: 0, value }).put_some(&mut out, 100));
-            let expected = format!(r#"[0,"{expected}"]"#);
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }
 

@@ -11,7 +11,7 @@ use skald_model::{MetricMetadata, QuotedBytes};
 use skald_promql::parse::parse_expr;
 
 use super::QueryFrontend;
-use super::answer::{List, Notes, Success, Whole};
+use super::answer::{Item, List, Notes, Success, Whole};
 use super::json::{put_exemplar, put_labels, put_list, put_str};
 use super::params::{Params, bad_data};
 use crate::error::{ErrorKind, ServiceError};
@@ -95,7 +95,7 @@ impl QueryFrontend {
             self.in_time(self.querier().series(&tenant, labels)).await?
         };
         let mut notes = Notes::default();
-        Ok(Success::new(List::limited(series, limit, &mut notes, put_labels), notes))
+        Ok(Success::new(List::limited(series, limit, &mut notes), notes))
     }
 
     async fn metadata(&self, request: Request<Body>) -> Result<Success, ServiceError> {
@@ -146,21 +146,28 @@ impl QueryFrontend {
         } else {
             self.in_time(self.querier().exemplars(&tenant, LabelRequest { selectors, range })).await?
         };
-        Ok(Success::new(List::new(series, put_series_exemplars), Notes::default()))
+        Ok(Success::new(List::new(series), Notes::default()))
     }
 }
 
-fn put_series_exemplars(out: &mut Vec<u8>, series: &SeriesExemplars) {
-    out.extend_from_slice(b"{\"seriesLabels\":");
-    put_labels(out, &series.labels);
-    out.extend_from_slice(b",\"exemplars\":");
-    put_list(out, &series.exemplars, put_exemplar);
-    out.push(b'}');
+impl Item for SeriesExemplars {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"seriesLabels\":");
+        put_labels(out, &self.labels);
+        out.extend_from_slice(b",\"exemplars\":");
+        put_list(out, &self.exemplars, put_exemplar);
+        out.push(b'}');
+    }
+
+    fn bytes(&self) -> usize {
+        let exemplars = self.exemplars.iter().map(|exemplar| 64 + exemplar.labels.bytes());
+        32 + self.labels.bytes() + exemplars.sum::<usize>()
+    }
 }
 
 fn strings(texts: Vec<String>, limit: Option<usize>) -> Success {
     let mut notes = Notes::default();
-    Success::new(List::limited(texts, limit, &mut notes, |out, text| put_str(out, text)), notes)
+    Success::new(List::limited(texts, limit, &mut notes), notes)
 }
 
 /// The label name in `…/label/<name>/values`, or its bytes if they are no label name.

@@ -1,7 +1,7 @@
 //! The query-frontend: Prometheus' query API over HTTP, answered by queriers.
 //!
 //! A request's way: [`params`] reads it, one of [`query`], [`labels`], [`expressions`] checks it and asks a querier, and
-//! [`answer`] with [`json`] writes what Prometheus would, large answers piece by piece. Queries are parsed and planned
+//! [`answer`] with [`value`], [`json`] and [`point_text`] writes what Prometheus would, large answers piece by piece. Queries are parsed and planned
 //! here and nowhere else; [`parts`] has one evaluated whole, or cut by series and steps by several queriers.
 //!
 //! Absent on purpose: samples are never read here.
@@ -14,8 +14,10 @@ mod json;
 mod labels;
 pub(crate) mod params;
 mod parts;
+mod point_text;
 mod queriers;
 mod query;
+mod value;
 
 #[cfg(test)]
 mod api_tests;

@@ -15,11 +15,12 @@ use skald_promql::plan::Plan;
 use tokio::sync::Semaphore;
 
 use super::QueryFrontend;
-use super::answer::{Data, Notes, Success};
+use super::answer::{Data, Notes, Part, Success};
 use super::explain::{self, Explain};
-use super::json::{ValueData, put_list, put_time};
+use super::json::{put_list, put_time};
 use super::params::{Params, bad_data, invalid};
 use super::parts::Asked;
+use super::value::ValueData;
 use crate::error::{ErrorKind, ServiceError};
 use crate::querier::client::QueryReply;
 use crate::tenant::TenantId;
@@ -283,29 +284,26 @@ struct QueryData {
 }
 
 impl Data for QueryData {
-    fn put_some(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
-        if !self.begun {
-            self.begun = true;
-            out.push(b'{');
-            self.value.put_head(out);
-        }
-        if self.value.put_some(out, room) {
-            return true;
-        }
-        if let Some(Stats { stats, took, start, step }) = &self.stats {
-            put_stats(out, stats, *took, *start, *step);
-        }
-        if let Some(explain) = self.explain.take() {
-            out.extend_from_slice(b",\"explain\":");
-            out.extend_from_slice(&explain);
-        }
-        out.push(b'}');
-        false
+    fn cut(&mut self, room: usize) -> Part {
+        let part = self.value.cut(room).ended_by(|| {
+            let (stats, explain) = (self.stats.take(), self.explain.take());
+            Box::new(move |out| {
+                if let Some(Stats { stats, took, start, step }) = &stats {
+                    put_stats(out, stats, *took, *start, *step);
+                }
+                if let Some(explain) = explain {
+                    out.extend_from_slice(b",\"explain\":");
+                    out.extend_from_slice(&explain);
+                }
+                out.push(b'}');
+            })
+        });
+        if std::mem::replace(&mut self.begun, true) { part } else { part.after(|out| out.push(b'{')) }
     }
 
-    fn items(&self) -> usize {
+    fn bytes(&self) -> usize {
         let steps = self.stats.as_ref().map_or(0, |stats| stats.stats.queryable_samples_per_step.len());
-        self.value.items() + steps
+        self.value.bytes() + self.explain.as_ref().map_or(0, Vec::len) + 24 * steps
     }
 }
 
