@@ -63,8 +63,12 @@ enum Pattern {
     Suffix(String),
     /// `.*infix.*`
     Contains(String),
-    /// Literals with gaps between them, such as `a.*b|c.+`; any of these.
-    Globs(Vec<Glob>),
+    /// Literals with gaps between them, such as `a.*b|c.+`; any of these, ascending by their heads.
+    Globs {
+        globs: Vec<Glob>,
+        /// The length of every head, if all have the same: then those that may match are searched, not tried one by one.
+        head_len: Option<usize>,
+    },
     /// `.*`
     Anything,
     /// `.+`
@@ -148,7 +152,7 @@ impl Matcher {
     pub fn regex_cost(&self) -> usize {
         match &self.pattern {
             Some(Pattern::Set(values)) => values.len(),
-            Some(Pattern::Globs(globs)) => globs.iter().map(|glob| 1 + glob.tail.len()).sum(),
+            Some(Pattern::Globs { globs, .. }) => globs.iter().map(|glob| 1 + glob.tail.len()).sum(),
             Some(Pattern::General { states, .. }) => *states,
             _ => 0,
         }
@@ -158,7 +162,7 @@ impl Matcher {
     pub fn prefix(&self) -> &str {
         match &self.pattern {
             Some(Pattern::Prefix(prefix) | Pattern::General { prefix, .. }) => prefix,
-            Some(Pattern::Globs(globs)) => {
+            Some(Pattern::Globs { globs, .. }) => {
                 let first = globs.first().map_or("", |glob| glob.head.as_str());
                 globs.iter().fold(first, |prefix, glob| common_prefix(prefix, &glob.head))
             }
@@ -203,13 +207,20 @@ impl Pattern {
             _ => {}
         }
         let globs = globs(hir)?;
-        let [Glob { head, tail }] = globs.as_slice() else { return Some(Self::Globs(globs)) };
+        let [Glob { head, tail }] = globs.as_slice() else { return Some(Self::globs(globs)) };
         Some(match tail.as_slice() {
             [(0, end)] if end.is_empty() => Self::Prefix(head.clone()),
             [(0, end)] if head.is_empty() => Self::Suffix(end.clone()),
             [(0, infix), (0, end)] if head.is_empty() && end.is_empty() => Self::Contains(infix.clone()),
-            _ => Self::Globs(globs),
+            _ => Self::globs(globs),
         })
+    }
+
+    fn globs(mut globs: Vec<Glob>) -> Self {
+        globs.sort_by(|a, b| a.head.cmp(&b.head));
+        let len = globs.first().map(|glob| glob.head.len());
+        let head_len = len.filter(|&len| globs.iter().all(|glob| glob.head.len() == len));
+        Self::Globs { globs, head_len }
     }
 
     #[inline]
@@ -219,7 +230,13 @@ impl Pattern {
             Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
             Self::Suffix(suffix) => value.ends_with(suffix.as_str()),
             Self::Contains(infix) => value.contains(infix.as_str()),
-            Self::Globs(globs) => globs.iter().any(|glob| glob.matches(value)),
+            Self::Globs { globs, head_len: None } => globs.iter().any(|glob| glob.matches(value)),
+            Self::Globs { globs, head_len: Some(len) } => {
+                let Some(head) = value.as_bytes().get(..*len) else { return false };
+                let first = globs.partition_point(|glob| glob.head.as_bytes() < head);
+                let mut alike = globs[first..].iter().take_while(|glob| glob.head.as_bytes() == head);
+                alike.any(|glob| glob.matches(value))
+            }
             Self::Anything => true,
             Self::NonEmpty => !value.is_empty(),
             Self::General { prefix, regex, .. } => value.starts_with(prefix.as_str()) && regex.is_match(value),
@@ -460,7 +477,7 @@ mod tests {
         assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo-.*-a|fo-.+|foé.*").unwrap().prefix(), "fo");
         let is_glob = |regex: &str| {
             let matcher = Matcher::new(MatchOp::Regex, "l", regex).unwrap();
-            matches!(matcher.pattern, Some(Pattern::Globs(_)))
+            matches!(matcher.pattern, Some(Pattern::Globs { .. }))
         };
         for regex in ["a.*b", "a.+", ".+a", ".*a.*b.*", "a.*|b.*", "(x|y).*z", "a[0-9]b.*", "app-1.*|app-2.*", ".*.+a"]
         {
