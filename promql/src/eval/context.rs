@@ -219,8 +219,11 @@ impl Charge {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes, span);
         }
-        self.budget.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
-        self.bytes = bytes;
+        // Most often nothing changes, and threads that share the budget need not take it from each other.
+        if bytes < self.bytes {
+            self.budget.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.bytes = bytes;
+        }
         Ok(())
     }
 
@@ -235,6 +238,9 @@ impl Charge {
     }
 
     fn change_samples(&mut self, change: i64) -> Result<(), EvalError> {
+        if change == 0 {
+            return Ok(());
+        }
         let held = self.budget.samples.fetch_add(change, Ordering::Relaxed).saturating_add(change);
         self.samples = self.samples.saturating_add(change);
         if change <= 0 {

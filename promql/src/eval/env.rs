@@ -15,8 +15,10 @@ use crate::plan::{Counted, Plan};
 
 /// Work units (roughly: samples looked at) between two looks at the interrupt.
 const WORK_PER_CHECK: usize = 1 << 15;
-/// Points kept for reuse.
+/// Points kept for reuse: so many, and of few steps as many more as take up so many bytes. A piece of a one-step query makes
+/// points for hundreds of series, and a thread that frees what another one has allocated is slow.
 const SPARE_POINTS: usize = 16;
+const SPARE_BYTES: usize = 128 << 10;
 
 /// What the operators of one query share: its bounds, what it has said and counted, spare buffers.
 pub(crate) struct Env<'q> {
@@ -131,7 +133,8 @@ impl<'q> Env<'q> {
 
     /// Takes points back for reuse.
     pub(crate) fn recycle(&mut self, mut points: Points) {
-        if self.spare.len() < self.most_spare {
+        let few_steps = SPARE_BYTES / SPARE_POINTS * self.most_spare / points.buffer_bytes();
+        if self.spare.len() < self.most_spare.max(few_steps) {
             points.drop_histograms();
             self.spare.push(points);
         }

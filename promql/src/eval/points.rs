@@ -184,6 +184,11 @@ impl Points {
         room >= steps && room <= steps.saturating_mul(2).saturating_add(64)
     }
 
+    /// Bytes that the points take up without any value.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        8 * (self.values.capacity() + self.floats.words.capacity()) + BASE_BYTES
+    }
+
     /// Counts `bytes` of the series' labels, in place of fewer counted before, as long as the points live.
     pub(crate) fn charge_labels(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
         if bytes > self.labels_charged {
