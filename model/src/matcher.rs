@@ -232,6 +232,9 @@ impl Pattern {
             Self::Contains(infix) => value.contains(infix.as_str()),
             Self::Globs { globs, head_len: None } => globs.iter().any(|glob| glob.matches(value)),
             Self::Globs { globs, head_len: Some(len) } => {
+                if *len == 0 {
+                    return globs.iter().any(|glob| glob.matches(value));
+                }
                 let Some(head) = value.as_bytes().get(..*len) else { return false };
                 let first = globs.partition_point(|glob| glob.head.as_bytes() < head);
                 let mut alike = globs[first..].iter().take_while(|glob| glob.head.as_bytes() == head);
@@ -239,7 +242,7 @@ impl Pattern {
             }
             Self::Anything => true,
             Self::NonEmpty => !value.is_empty(),
-            Self::General { prefix, regex, .. } => value.starts_with(prefix.as_str()) && regex.is_match(value),
+            Self::General { prefix, regex, .. } => strip_prefix(value, prefix).is_some() && regex.is_match(value),
         }
     }
 }
@@ -268,15 +271,24 @@ impl Glob {
 
     /// Each literal where it first occurs behind the one before: if any places fit, these do.
     fn matches(&self, value: &str) -> bool {
-        let Some(mut rest) = value.strip_prefix(self.head.as_str()) else { return false };
+        let Some(mut rest) = strip_prefix(value, &self.head) else { return false };
         let Some(((last_gap, last), middle)) = self.tail.split_last() else { return rest.is_empty() };
         for (gap, literal) in middle {
             let Some(behind) = behind_gap(rest, *gap) else { return false };
             let Some(at) = behind.find(literal.as_str()) else { return false };
             rest = &behind[at + literal.len()..];
         }
-        behind_gap(rest, *last_gap).is_some_and(|behind| behind.ends_with(last.as_str()))
+        behind_gap(rest, *last_gap).is_some_and(|behind| last.is_empty() || behind.ends_with(last.as_str()))
     }
+}
+
+/// `text` without `prefix`, if it begins with it.
+///
+/// Empty ones are common and apart: a string without memory of its own has an address where there is none, and comparing
+/// no bytes there costs some processors a hundred nanoseconds.
+#[inline]
+fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    if prefix.is_empty() { Some(text) } else { text.strip_prefix(prefix) }
 }
 
 /// `text` without its first `gap` characters, if it has so many.

@@ -110,7 +110,12 @@ impl GroupIndex {
         self.subset.project(labels, &mut self.scratch);
         let Self { hasher, ids, keys, ends, scratch, .. } = self;
         let hash = hasher.hash_one(&scratch[..]);
-        if let Some(id) = ids.find(hash, |&id| key_of(keys, ends, id) == &scratch[..]) {
+        let is_it = |&id: &u32| {
+            let key = key_of(keys, ends, id);
+            // Comparing no bytes at the address of nothing costs some processors a hundred nanoseconds.
+            key.len() == scratch.len() && (key.is_empty() || key == &scratch[..])
+        };
+        if let Some(id) = ids.find(hash, is_it) {
             return *id as usize;
         }
         // A query cannot hold 2^32 groups: each costs more than 16 bytes.
