@@ -232,7 +232,7 @@ fn write_block(parent: &Path, range: BlockRange, all: &[Series]) -> Result<PathB
 }
 
 /// Passes the float samples as compressed remote_write bodies to `send`.
-pub async fn remote_write(times: Times, mut send: impl AsyncFnMut(Vec<u8>) -> Result<(), Error>) -> Result<u64, Error> {
+pub fn remote_write(times: Times, mut send: impl FnMut(Vec<u8>) -> Result<(), Error>) -> Result<u64, Error> {
     const SAMPLES_PER_REQUEST: usize = 100_000;
     let all = series(times);
     let mut encoder = snap::raw::Encoder::new();
@@ -243,13 +243,13 @@ pub async fn remote_write(times: Times, mut send: impl AsyncFnMut(Vec<u8>) -> Re
             put_series(&mut request, &series.labels, &samples);
             waiting += samples.len();
             if waiting >= SAMPLES_PER_REQUEST {
-                send(encoder.compress_vec(&request)?).await?;
+                send(encoder.compress_vec(&request)?)?;
                 request.clear();
                 sent += std::mem::take(&mut waiting) as u64;
             }
         }
     }
-    send(encoder.compress_vec(&request)?).await?;
+    send(encoder.compress_vec(&request)?)?;
     Ok(sent + waiting as u64)
 }
 

@@ -15,6 +15,7 @@
 //! `--only` takes patterns with commas between: each the beginning of `NAME SERIES STEPS`.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures the real machine")]
 
+mod client;
 mod data;
 mod server;
 mod workload;
@@ -63,11 +64,8 @@ fn arguments() -> Result<Arguments, Error> {
     Ok(arguments)
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Error> {
+fn main() -> Result<(), Error> {
     let arguments = arguments()?;
-    // The client wants to know who would do TLS, which nobody does here.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let scratch = match &arguments.data {
         // Hard links do not leave a file system.
         Some(data) => std::fs::create_dir_all(data).and_then(|()| tempfile::tempdir_in(data))?,
@@ -82,9 +80,9 @@ async fn main() -> Result<(), Error> {
     let mut servers = Vec::new();
     for name in &arguments.servers {
         let server = match name.as_str() {
-            "skald" => server::skald(scratch.path(), &blocks, "a_1", times.end - data::INTERVAL).await,
-            "prometheus" => server::prometheus(scratch.path(), &blocks).await,
-            "victoria-metrics" => server::victoria_metrics(scratch.path(), times).await,
+            "skald" => server::skald(scratch.path(), &blocks, "a_1", times.end - data::INTERVAL),
+            "prometheus" => server::prometheus(scratch.path(), &blocks),
+            "victoria-metrics" => server::victoria_metrics(scratch.path(), times),
             _ => return Err(format!("no server is called {name}").into()),
         };
         match server {
@@ -92,12 +90,13 @@ async fn main() -> Result<(), Error> {
             Err(error) => println!("{name} is left out: {error}"),
         }
     }
+    floors(&mut servers)?;
     let mut table = Table::default();
     table.header();
     for workload in workloads(times, arguments.quick) {
         let label = format!("{} {} {}", workload.name, workload.series, workload.steps);
         if arguments.only.is_empty() || arguments.only.iter().any(|only| label.starts_with(only)) {
-            let row = measure(&servers, &workload, &arguments).await;
+            let row = measure(&mut servers, &workload, &arguments);
             table.add(&workload, &label, row);
         }
     }
@@ -116,11 +115,26 @@ struct Row {
     victoria_metrics: Option<Outcome>,
 }
 
-async fn measure(servers: &[Server], workload: &Workload, arguments: &Arguments) -> Row {
-    let mut runs: Vec<(&Server, Result<Vec<Cost>, String>)> = Vec::new();
-    for server in servers.iter().filter(|server| workload.common || server.name != "victoria-metrics") {
-        let first = server.ask(&workload.query, arguments.patience, true).await;
-        if let Err(error) = server.settle().await {
+/// Prints what an answer that takes no work costs in each server: what a query costs at least.
+fn floors(servers: &mut [Server]) -> Result<(), Error> {
+    for server in servers {
+        let costs = (0..51).map(|_| server.ask_ready()).collect::<Result<Vec<_>, _>>()?;
+        let floor = typical(&costs);
+        println!(
+            "{}: asking whether it is ready takes {:.3} ms, {:.3} ms CPU",
+            server.name,
+            ms(floor.wall),
+            ms(floor.cpu)
+        );
+    }
+    Ok(())
+}
+
+fn measure(servers: &mut [Server], workload: &Workload, arguments: &Arguments) -> Row {
+    let mut runs: Vec<(&mut Server, Result<Vec<Cost>, String>)> = Vec::new();
+    for server in servers.iter_mut().filter(|server| workload.common || server.name != "victoria-metrics") {
+        let first = server.ask(&workload.query, arguments.patience, true);
+        if let Err(error) = server.settle() {
             println!("{}: {error}", server.name);
         }
         runs.push((server, first.map(|cost| vec![cost]).map_err(|e| e.to_string())));
@@ -132,7 +146,7 @@ async fn measure(servers: &[Server], workload: &Workload, arguments: &Arguments)
         for (server, run) in &mut runs {
             for _ in 0..times {
                 let Ok(costs) = run else { break };
-                match server.ask(&workload.query, 2 * arguments.patience, false).await {
+                match server.ask(&workload.query, 2 * arguments.patience, false) {
                     Ok(cost) => costs.push(cost),
                     Err(error) => *run = Err(error.to_string()),
                 }
@@ -221,7 +235,7 @@ impl Table {
         let wall = ratio(ms(prometheus.wall), ms(skald.wall), 1e-3);
         let memory = ratio(mib(prometheus.memory), mib(skald.memory), 1.0);
         let mut line = format!(
-            "{label:<36} {:>9.2} {:>9.2} {wall:>7.2} {:>9.2} {:>9.2} {:>7.2} {:>8.1} {:>8.1} {memory:>7.2}",
+            "{label:<36} {:>9.3} {:>9.3} {wall:>7.2} {:>9.3} {:>9.3} {:>7.2} {:>8.1} {:>8.1} {memory:>7.2}",
             ms(skald.wall),
             ms(prometheus.wall),
             ms(skald.cpu),

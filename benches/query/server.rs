@@ -3,20 +3,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::Error;
+use crate::client::Client;
 use crate::data::{Times, remote_write};
 
 /// A server that runs and can be asked.
 pub struct Server {
     pub name: &'static str,
     child: Child,
-    base: String,
+    ready_path: &'static str,
     query_path: &'static str,
     /// What every query says besides itself.
     extra: &'static str,
-    client: reqwest::Client,
+    client: Client,
 }
 
 /// One query.
@@ -38,8 +40,6 @@ pub struct Cost {
     pub memory: u64,
     /// Series of the answer, if they were counted.
     pub series: u64,
-    /// Bytes of the answer.
-    pub bytes: u64,
 }
 
 impl Drop for Server {
@@ -61,7 +61,7 @@ struct Launch {
 }
 
 impl Launch {
-    async fn start(self, dir: &Path) -> Result<Server, Error> {
+    fn start(self, dir: &Path) -> Result<Server, Error> {
         fs::create_dir_all(dir)?;
         let log = fs::File::create(dir.join("log"))?;
         let child = Command::new(&self.program)
@@ -71,16 +71,15 @@ impl Launch {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("cannot start {}: {e}", self.program.display()))?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let base = format!("http://127.0.0.1:{}", self.port);
-        let server = Server { name: self.name, child, base, query_path: self.query_path, extra: self.extra, client };
+        let Self { name, ready_path, query_path, extra, .. } = self;
+        let client = Client::new(self.port);
+        let mut server = Server { name, child, ready_path, query_path, extra, client };
         let begun = Instant::now();
-        let ready = format!("{}{}", server.base, self.ready_path);
-        while !server.client.get(&ready).send().await.is_ok_and(|response| response.status().is_success()) {
+        while !server.client.get(ready_path, Duration::from_secs(10)).is_ok_and(|answer| answer.status == 200) {
             if begun.elapsed() > Duration::from_secs(60) {
                 return Err(format!("{} did not become ready", server.name).into());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50));
         }
         Ok(server)
     }
@@ -102,7 +101,7 @@ fn link_blocks(blocks: &[PathBuf], target: &Path) -> Result<(), Error> {
 }
 
 /// Skald with the blocks in its bucket.
-pub async fn skald(dir: &Path, blocks: &[PathBuf], expr: &str, at: i64) -> Result<Server, Error> {
+pub fn skald(dir: &Path, blocks: &[PathBuf], expr: &str, at: i64) -> Result<Server, Error> {
     let dir = dir.join("skald");
     link_blocks(blocks, &dir.join("blocks/anonymous"))?;
     let launch = Launch {
@@ -120,21 +119,21 @@ pub async fn skald(dir: &Path, blocks: &[PathBuf], expr: &str, at: i64) -> Resul
         query_path: "/prometheus/api/v1/query_range",
         extra: "",
     };
-    let server = launch.start(&dir).await?;
+    let mut server = launch.start(&dir)?;
     // The blocks are seen once the first bucket index is written and read.
     let begun = Instant::now();
     let query = Query { expr: expr.to_owned(), start: at, end: at, step: 1000 };
-    while !server.ask(&query, Duration::from_secs(30), true).await.is_ok_and(|cost| cost.series > 0) {
+    while !server.ask(&query, Duration::from_secs(30), true).is_ok_and(|cost| cost.series > 0) {
         if begun.elapsed() > Duration::from_secs(150) {
             return Err("skald did not find the blocks".into());
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(200));
     }
     Ok(server)
 }
 
 /// Prometheus with the blocks in its data directory; it may neither drop nor merge them.
-pub async fn prometheus(dir: &Path, blocks: &[PathBuf]) -> Result<Server, Error> {
+pub fn prometheus(dir: &Path, blocks: &[PathBuf]) -> Result<Server, Error> {
     let dir = dir.join("prometheus");
     link_blocks(blocks, &dir.join("data"))?;
     let config = dir.join("prometheus.yml");
@@ -157,11 +156,11 @@ pub async fn prometheus(dir: &Path, blocks: &[PathBuf]) -> Result<Server, Error>
         query_path: "/api/v1/query_range",
         extra: "",
     };
-    launch.start(&dir).await
+    launch.start(&dir)
 }
 
 /// VictoriaMetrics, which gets the same float samples over remote_write.
-pub async fn victoria_metrics(dir: &Path, times: Times) -> Result<Server, Error> {
+pub fn victoria_metrics(dir: &Path, times: Times) -> Result<Server, Error> {
     let dir = dir.join("victoria-metrics");
     let launch = Launch {
         name: "victoria-metrics",
@@ -177,65 +176,64 @@ pub async fn victoria_metrics(dir: &Path, times: Times) -> Result<Server, Error>
         // Answers of earlier rounds do not count.
         extra: "&nocache=1",
     };
-    let server = launch.start(&dir).await?;
-    let begun = Instant::now();
-    let url = format!("{}/api/v1/write", server.base);
-    let samples = remote_write(times, async |body| {
-        let request = server.client.post(&url).header("Content-Encoding", "snappy").body(body);
-        let response = request.send().await?;
-        if !response.status().is_success() {
-            return Err(format!("{}: {}", response.status(), response.text().await?).into());
+    let mut server = launch.start(&dir)?;
+    let (begun, patience) = (Instant::now(), Duration::from_secs(60));
+    let samples = remote_write(times, |body| {
+        let answer = server.client.post("/api/v1/write", "content-encoding: snappy\r\n", &body, patience)?;
+        if !(200..300).contains(&answer.status) {
+            return Err(format!("{}: {}", answer.status, answer.text()).into());
         }
         Ok(())
-    })
-    .await?;
+    })?;
     // What was written last becomes visible, and parts on disk are merged meanwhile.
-    server.client.get(format!("{}/internal/force_flush", server.base)).send().await?;
+    server.client.get("/internal/force_flush", patience)?;
     println!("victoria-metrics: loaded {:.0} million samples in {:.0?}", samples as f64 / 1e6, begun.elapsed());
     Ok(server)
 }
 
 impl Server {
     /// Sends the query and reads the whole answer. Without `count` the series of the answer are not counted.
-    pub async fn ask(&self, query: &Query, patience: Duration, count: bool) -> Result<Cost, Error> {
+    pub fn ask(&mut self, query: &Query, patience: Duration, count: bool) -> Result<Cost, Error> {
         let form: String = form_urlencoded::Serializer::new(String::new())
             .append_pair("query", &query.expr)
             .append_pair("start", &format!("{:.3}", query.start as f64 / 1e3))
             .append_pair("end", &format!("{:.3}", query.end as f64 / 1e3))
             .append_pair("step", &format!("{:.3}", query.step as f64 / 1e3))
             .finish();
-        let url = format!("{}{}?{form}{}", self.base, self.query_path, self.extra);
+        self.measure(&format!("{}?{form}{}", self.query_path, self.extra), patience, count)
+    }
+
+    /// What an answer costs that takes no work: the floor under every figure.
+    pub fn ask_ready(&mut self) -> Result<Cost, Error> {
+        self.measure(self.ready_path, Duration::from_secs(10), false)
+    }
+
+    fn measure(&mut self, path: &str, patience: Duration, count: bool) -> Result<Cost, Error> {
         fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?;
         let before = self.memory("VmRSS:")?;
-        let cpu = self.cpu()?;
-        let begun = Instant::now();
-        let mut response = self.client.get(url).timeout(patience).send().await?;
-        if !response.status().is_success() {
-            return Err(format!("{}: {}", response.status(), response.text().await?).into());
+        let cpu = cpu_of(self.child.id())?;
+        let pid = self.child.id();
+        let answer = self.client.get(path, patience)?;
+        let cpu = cpu_of(pid)?.saturating_sub(cpu);
+        if answer.status != 200 {
+            return Err(format!("{}: {}", answer.status, answer.text()).into());
         }
-        let mut cost = Cost::default();
         let mut counter = SeriesCounter::default();
-        while let Some(part) = response.chunk().await? {
-            cost.bytes += part.len() as u64;
-            if count {
-                counter.feed(&part);
-            }
-        }
-        cost.wall = begun.elapsed();
-        cost.cpu = self.cpu()?.saturating_sub(cpu);
-        cost.memory = self.memory("VmHWM:")?.saturating_sub(before);
-        cost.series = counter.series;
-        Ok(cost)
+        answer.parts.iter().filter(|_| count).for_each(|part| counter.feed(part));
+        let wall = answer.wall;
+        let memory = self.memory("VmHWM:")?.saturating_sub(before);
+        Ok(Cost { wall, cpu, memory, series: counter.series })
     }
 
     /// Waits until the server does nothing any more: what was given up or left behind is not to slow what comes next.
-    pub async fn settle(&self) -> Result<(), Error> {
+    pub fn settle(&self) -> Result<(), Error> {
         let pause = Duration::from_millis(200);
         let begun = Instant::now();
         loop {
-            let before = self.cpu()?;
-            tokio::time::sleep(pause).await;
-            if self.cpu()?.saturating_sub(before) < pause / 20 || begun.elapsed() > Duration::from_secs(60) {
+            let before = cpu_of(self.child.id())?;
+            sleep(pause);
+            if cpu_of(self.child.id())?.saturating_sub(before) < pause / 20 || begun.elapsed() > Duration::from_secs(60)
+            {
                 return Ok(());
             }
         }
@@ -245,21 +243,21 @@ impl Server {
         Ok(fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
     }
 
-    /// CPU time of all threads that live, to the nanosecond: those of the servers measured here do not end.
-    fn cpu(&self) -> Result<Duration, Error> {
-        let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            nanos += text.split_whitespace().next().map_or(Ok(0), str::parse::<u64>)?;
-        }
-        Ok(Duration::from_nanos(nanos))
-    }
-
     fn memory(&self, key: &str) -> Result<u64, Error> {
         let text = self.proc("status")?;
         let line = text.lines().find_map(|line| line.strip_prefix(key)).ok_or_else(|| format!("no {key}"))?;
         Ok(line.split_whitespace().next().unwrap_or_default().parse::<u64>()? * 1024)
     }
+}
+
+/// CPU time of all threads of a process that live, to the nanosecond: those of the servers measured here do not end.
+fn cpu_of(pid: u32) -> Result<Duration, Error> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split_whitespace().next().map_or(Ok(0), str::parse::<u64>)?;
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// Counts `"metric"` in an answer that comes in parts; no label of the data is called so.
