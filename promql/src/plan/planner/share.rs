@@ -4,13 +4,14 @@
 //! their input anyway. What streams into an aggregation is read anew at each place: keeping it for the second place
 //! would cost series × steps where the query needs groups × steps.
 
-use std::fmt::{self, Write};
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::mem::discriminant;
 
 use hashbrown::HashMap;
+use skald_model::Matcher;
 
 use super::{Planned, Planner};
-use crate::plan::{Counted, Node, NodeId, Op};
+use crate::plan::{Counted, Node, NodeId, Op, Selector, TimeShift};
 
 /// Numbers for nodes: equal ones compute the same, whatever their places in the query.
 #[derive(Default)]
@@ -27,22 +28,61 @@ pub(super) struct Classes {
     more_places: HashMap<NodeId, u32, foldhash::fast::RandomState>,
 }
 
-struct HashWriter<H>(H);
-
-impl<H: Hasher> Write for HashWriter<H> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
+impl Classes {
+    fn hash(&self, node: &Node) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hash_op(&node.op, &mut hasher);
+        (node.grid.start, node.grid.step, node.grid.count).hash(&mut hasher);
+        node.inputs.iter().for_each(|id| hasher.write_u32(self.of_node[*id as usize]));
+        hasher.finish()
     }
 }
 
-impl Classes {
-    fn hash(&self, node: &Node) -> u64 {
-        let mut hasher = HashWriter(self.hasher.build_hasher());
-        let _ = write!(hasher, "{:?}{:?}", node.op, node.grid);
-        node.inputs.iter().for_each(|id| hasher.0.write_u32(self.of_node[*id as usize]));
-        hasher.0.finish()
+/// What tells most operations apart; the rest is left to their comparison.
+fn hash_op(op: &Op, hasher: &mut impl Hasher) {
+    discriminant(op).hash(hasher);
+    match op {
+        Op::Number(number) => number.to_bits().hash(hasher),
+        Op::Text(text) => text.hash(hasher),
+        Op::Select { selector, yields, smoothed } => {
+            (yields, smoothed).hash(hasher);
+            hash_selector(selector, hasher);
+        }
+        Op::RangeSelect { selector, range_ms, edges } => {
+            (range_ms, discriminant(edges)).hash(hasher);
+            hash_selector(selector, hasher);
+        }
+        Op::Subquery { range_ms, shift, .. } => {
+            range_ms.hash(hasher);
+            hash_shift(*shift, hasher);
+        }
+        Op::Call(function) => function.name.hash(hasher),
+        Op::Aggregate { op, grouping, without } | Op::Combine { op, grouping, without } => {
+            (discriminant(op), grouping, without).hash(hasher);
+        }
+        Op::Binary { op, return_bool, matching, .. } => {
+            (discriminant(op), return_bool).hash(hasher);
+            matching.iter().for_each(|matching| matching.labels.hash(hasher));
+        }
+        Op::Info(matchers) => hash_matchers(matchers, hasher),
+        Op::Time | Op::Repeat | Op::Negate | Op::Absent(_) | Op::Disjoint | Op::Unique | Op::Merge => {}
     }
+}
+
+fn hash_selector(selector: &Selector, hasher: &mut impl Hasher) {
+    hash_matchers(&selector.matchers, hasher);
+    hash_shift(selector.shift, hasher);
+    (selector.range.min, selector.range.max, &selector.above).hash(hasher);
+}
+
+fn hash_matchers(matchers: &[Matcher], hasher: &mut impl Hasher) {
+    for matcher in matchers {
+        (discriminant(&matcher.op()), matcher.name(), matcher.value()).hash(hasher);
+    }
+}
+
+fn hash_shift(shift: TimeShift, hasher: &mut impl Hasher) {
+    (shift.at, shift.offset).hash(hasher);
 }
 
 impl Planner<'_> {
