@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use parking_lot::{Mutex, RwLock};
@@ -19,7 +18,6 @@ use skald_ring::GroupId;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
-use tower::ServiceExt;
 
 use crate::bucket::index_cache::IndexCache;
 use crate::bucket::{self, Bucket, ObservedBucket};
@@ -102,9 +100,9 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
     let listener = services.start("http", runtime.net.listen(&config.server.http_listen_address.to_string())).await?;
     tracing::info!(address = listener.local_address(), "serving HTTP");
     let http = {
-        let (router, server, clock) = (gate.router(), config.server.clone(), runtime.clock.clone());
+        let (gate, server, clock) = (gate.clone(), config.server.clone(), runtime.clock.clone());
         let stop = stopped(stopping.subscribe());
-        tokio::spawn(async move { serve(listener, router, &server, clock, stop).await })
+        tokio::spawn(async move { serve(listener, move || gate.router(), &server, clock, stop).await })
     };
 
     let mut app =
@@ -389,7 +387,7 @@ impl App {
         let router = frame.grpc(self.grpc.take().unwrap_or_default());
         let (server, clock) = (self.config.server.clone(), self.runtime.clock.clone());
         let stop = stopped(stopping.subscribe());
-        Ok(tokio::spawn(async move { serve(listener, router, &server, clock, stop).await }))
+        Ok(tokio::spawn(async move { serve(listener, move || router.clone(), &server, clock, stop).await }))
     }
 }
 
@@ -414,14 +412,8 @@ impl Gate {
         self.router.store(Arc::new(Mutex::new(router)));
     }
 
+    /// The router that answers now.
     fn router(&self) -> Router {
-        async fn pass(State(gate): State<Gate>, request: Request) -> Response {
-            let router = gate.router.load().lock().clone();
-            match router.oneshot(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            }
-        }
-        Router::new().fallback(pass).with_state(self.clone())
+        self.router.load().lock().clone()
     }
 }

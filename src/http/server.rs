@@ -28,11 +28,11 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 /// Rest after a connection could not be taken, as when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop` completes; then takes no more connections, lets the requests under way
+/// Serves what `router` yields for each request on `listener` until `stop` completes; then takes no more connections, lets the requests under way
 /// finish for up to `graceful_shutdown_timeout`, and cuts the rest.
 pub async fn serve(
     mut listener: Box<dyn Listener>,
-    router: Router,
+    router: impl Fn() -> Router + Clone + Send + 'static,
     config: &Config,
     clock: Arc<dyn Clock>,
     stop: impl Future<Output = ()>,
@@ -63,7 +63,7 @@ pub async fn serve(
             service_fn(move |mut request: hyper::Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(peer.clone());
-                router.clone().oneshot(request)
+                router().oneshot(request)
             })
         };
         let connection = builder.serve_connection(TokioIo::new(io), service).into_owned();

@@ -66,7 +66,7 @@ async fn server(slow: Arc<Notify>, clock: Arc<dyn Clock>) -> Server {
         ..Config::default()
     };
     let served = tokio::spawn(async move {
-        serve(listener, router, &config, clock, async move { stopped.notified().await }).await;
+        serve(listener, move || router.clone(), &config, clock, async move { stopped.notified().await }).await;
     });
     Server { net, registry, services, stop, served }
 }

@@ -74,7 +74,8 @@ impl Rig {
         let router = Routes::new(server(Arc::new(ingester))).into_axum_router();
         let clock: Arc<dyn Clock> = Arc::new(crate::runtime::SystemClock::default());
         tokio::spawn(async move {
-            http::serve(listener, router, &http::Config::default(), clock, std::future::pending()).await;
+            http::serve(listener, move || router.clone(), &http::Config::default(), clock, std::future::pending())
+                .await;
         });
         GrpcIngesterClient::new(crate::grpc::channel(Arc::new(self.net.clone()), "ingester:9095").unwrap())
     }
