@@ -70,16 +70,20 @@ impl<T: Send + 'static, E: Send + 'static> ReadAhead<T, E> {
             && *left > 0
             && self.place.pool.is_here()
         {
-            *left -= 1;
             let polled = {
                 let _in_io = self.place.io.enter();
                 stream.poll_next_unpin(cx)
             };
             if let Poll::Ready(item) = polled {
+                *left -= 1;
                 if item.as_ref().is_none_or(|item| item.is_err()) {
                     self.reader = Reader::Ended;
                 }
                 return Poll::Ready(item);
+            }
+            // What may only not be done on this thread goes on with its consumer, on the pool.
+            if self.place.pool.is_spent() {
+                return Poll::Pending;
             }
         }
         if let Reader::InPlace(..) = &self.reader
@@ -219,6 +223,32 @@ mod tests {
             [read.next().await, read.next().await].into_iter().all(|thread| thread == Some(Ok(here)))
         });
         assert_eq!(same.await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn what_a_lent_thread_cannot_afford_is_read_in_place_on_the_pool() {
+        let place = Place { pool: Pool::new("test", 2).unwrap(), io: Handle::current() };
+        let (inner, here) = (place.clone(), std::thread::current().id());
+        let read = place.pool.begin(Duration::from_millis(2), async move {
+            let pool = inner.pool.clone();
+            let items = stream::iter(0..4).then(move |_| {
+                let pool = pool.clone();
+                async move {
+                    pool.afford(Duration::from_millis(1)).await;
+                    Ok::<_, ()>(std::thread::current().id())
+                }
+            });
+            let depth = Depth { items_in_place: 4, ..DEPTH };
+            let mut read = ReadAhead::start(inner, depth, items.boxed());
+            let mut threads = Vec::new();
+            while let Some(Ok(thread)) = read.next().await {
+                threads.push((thread, std::thread::current().id()));
+            }
+            threads
+        });
+        let threads = read.await.unwrap();
+        assert_eq!(threads[..2], [(here, here); 2]);
+        assert!(threads[2..].iter().all(|&(reader, consumer)| reader == consumer && reader != here), "{threads:?}");
     }
 
     #[tokio::test]

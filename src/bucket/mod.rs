@@ -74,6 +74,11 @@ pub trait Bucket: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Whether objects are files, which [`Bucket::open_file`] opens.
+    fn has_files(&self) -> bool {
+        false
+    }
+
     /// Size and age of an object.
     async fn head(&self, key: &str) -> Result<ObjectMeta, BucketError>;
 

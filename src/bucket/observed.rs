@@ -138,6 +138,10 @@ impl Bucket for ObservedBucket {
         self.inner.open_file(key)
     }
 
+    fn has_files(&self) -> bool {
+        self.inner.has_files()
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectMeta, BucketError> {
         self.observe(Operation::Head, self.inner.head(key)).await
     }

@@ -186,6 +186,10 @@ impl Bucket for ObjectStoreBucket {
         Ok(bytes)
     }
 
+    fn has_files(&self) -> bool {
+        self.directory.is_some()
+    }
+
     fn open_file(&self, key: &str) -> Result<Option<Arc<dyn DiskFile>>, BucketError> {
         let Some(directory) = &self.directory else { return Ok(None) };
         let path = self.path(Operation::GetRange, key)?;

@@ -135,6 +135,17 @@ fn lost_chunk(tenant: &TenantId, lost: &LostChunk) -> ServiceError {
     ServiceError::new(ErrorKind::Internal, "head-chunk-unreadable", lost.to_string())
 }
 
+/// Whether a select has nothing to read, be it from memory or from files: closed chunks and blocks, which may have to be
+/// waited for.
+fn reads_nothing(tenant: &Tenant, range: QueryRange) -> bool {
+    !meets_head(tenant, range) && blocks(tenant, range).is_empty()
+}
+
+fn meets_head(tenant: &Tenant, range: QueryRange) -> bool {
+    let held = tenant.head.min_time().zip(tenant.head.max_time());
+    held.is_some_and(|(min, max)| min <= range.max && range.min <= max)
+}
+
 fn block_error(error: BlockError) -> ServiceError {
     ServiceError::internal(format!("a local block could not be read: {error}"))
 }
@@ -146,12 +157,8 @@ fn unite<T: Ord>(
     of_head: impl FnOnce() -> Vec<T>,
     of_block: impl Fn(&LocalBlock) -> Result<Vec<T>, BlockError>,
 ) -> Result<Vec<T>, ServiceError> {
-    let meets_head = tenant
-        .head
-        .min_time()
-        .zip(tenant.head.max_time())
-        .is_some_and(|(min, max)| min <= range.max && range.min <= max);
-    let mut all: BTreeSet<T> = if meets_head { of_head().into_iter().collect() } else { BTreeSet::new() };
+    let mut all: BTreeSet<T> =
+        if meets_head(tenant, range) { of_head().into_iter().collect() } else { BTreeSet::new() };
     for block in blocks(tenant, range) {
         all.extend(of_block(&block).map_err(block_error)?);
     }
@@ -216,16 +223,23 @@ impl IngesterClient for Ingester {
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(stream::empty().boxed()) };
         let pool = self.shared.runtime.query_pool.clone();
+        let reads_nothing = reads_nothing(&tenant, request.range);
         let begin = move || open(&tenant, &request);
         let batches = stream::try_unfold(Reading::Before(Box::new(begin)), move |reading| {
-            let read = pool.run(move || {
-                let mut merge = match reading {
-                    Reading::Before(begin) => begin()?,
-                    Reading::Under(merge) => merge,
-                };
-                Ok(merge.next_batch()?.map(|batch| (batch, Reading::Under(merge))))
-            });
-            async move { read.await? }
+            let pool = pool.clone();
+            async move {
+                if !reads_nothing {
+                    pool.leave().await;
+                }
+                let read = pool.run(move || {
+                    let mut merge = match reading {
+                        Reading::Before(begin) => begin()?,
+                        Reading::Under(merge) => merge,
+                    };
+                    Ok(merge.next_batch()?.map(|batch| (batch, Reading::Under(merge))))
+                });
+                read.await?
+            }
         });
         Ok(batches.boxed())
     }

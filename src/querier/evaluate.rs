@@ -1,4 +1,4 @@
-//! Runs one query, or a fragment of one, on the query pool.
+//! Runs one query, or a fragment of one, on the query pool, beginning where it arrives.
 
 use std::sync::Arc;
 
@@ -11,8 +11,10 @@ use tokio::runtime::Handle;
 use super::client::{FragmentReply, QueryReply, QueryRequest, query_error};
 use super::metrics::Counted;
 use super::select::{ReadingBounds, TenantSeries, Warnings};
+use super::small::Small;
 use super::{Querier, Shared};
 use crate::error::ServiceError;
+use crate::query_plan::SentPlan;
 use crate::read_ahead::Place;
 use crate::tenant::TenantId;
 
@@ -30,6 +32,7 @@ impl Evaluation {
         request: QueryRequest,
         place: Place,
         interrupt: Interrupt,
+        small: Option<Small>,
     ) -> Result<Self, ServiceError> {
         let plan = request.plan.ready()?;
         let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
@@ -40,7 +43,7 @@ impl Evaluation {
             let clock = shared.runtime.clock.clone();
             context = context.with_clock(move || clock.monotonic());
         }
-        let source = TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds };
+        let source = TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds, small };
         Ok(Self { plan, source, context })
     }
 
@@ -115,10 +118,20 @@ impl Querier {
             let place = Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() };
             let (shared, tenant, interrupt) = (shared.clone(), tenant.clone(), interrupt.clone());
             let query_pool = shared.runtime.query_pool.clone();
-            let work = async move { run(Evaluation::new(shared, tenant, request, place, interrupt)?).await };
-            query_pool.spawn(work).await?
+            // A plan from elsewhere is decoded on the pool.
+            let small = match &request.plan {
+                SentPlan::Here(plan) => Small::of(plan),
+                SentPlan::Encoded(_) => None,
+            };
+            let work = async move { run(Evaluation::new(shared, tenant, request, place, interrupt, small)?).await };
+            match small.and_then(|small| small.lent()) {
+                Some(time) => query_pool.begin(time, work).await?,
+                None => query_pool.spawn(work).await?,
+            }
         };
         tokio::select! {
+            // What is there at once needs no timer.
+            biased;
             reply = evaluated => reply,
             () = timeout => {
                 interrupt.time_out();

@@ -1,6 +1,7 @@
 //! The querier: evaluates queries over ingesters and store-gateways.
 //!
-//! A query's way: [`evaluate`] runs its plan on the query pool; each of its selectors becomes a [`select`], which
+//! A query's way: [`evaluate`] runs its plan on the query pool, or where it arrives while it is [`small`]; each of its
+//! selectors becomes a [`select`], which
 //! asks the [`sources`] of its time range: every ingester group, and, for the blocks that [`blocks`] finds in the bucket
 //! index, a store-gateway. [`merge`] makes one stream of series out of the answers. [`metadata`] asks the same sources for
 //! labels and series.
@@ -15,6 +16,7 @@ mod merge;
 mod metadata;
 mod metrics;
 mod select;
+mod small;
 pub mod sources;
 
 #[cfg(test)]

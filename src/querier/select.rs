@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -17,9 +17,11 @@ use ulid::Ulid;
 
 use super::Shared;
 use super::merge::{Input, Tolerance, merge};
+use super::small::Small;
 use super::sources::{Sources, sources};
 use crate::error::{ErrorKind, ServiceError};
 use crate::read_ahead::{Begun, Depth, Place, ReadAhead};
+use crate::runtime::Pool;
 use crate::select::{SelectRequest, SeriesStream};
 use crate::store_gateway::client::{BlocksBatch, StoreGatewayClient};
 use crate::tenant::TenantId;
@@ -57,6 +59,8 @@ pub struct TenantSeries {
     pub(super) place: Place,
     pub(super) warnings: Warnings,
     pub(super) bounds: ReadingBounds,
+    /// Of a query that may be evaluated on a thread lent to it.
+    pub(super) small: Option<Small>,
 }
 
 impl Queryable for TenantSeries {
@@ -82,7 +86,8 @@ impl Queryable for TenantSeries {
             Ok::<_, ServiceError>(merge(inputs, tolerances))
         };
         let stream = stream::once(stream).try_flatten().boxed();
-        Box::new(StreamSource { stream, _ahead: ahead })
+        let lent = self.small.map(|small| (small, self.place.pool.clone()));
+        Box::new(StreamSource { stream, held: None, lent, _ahead: ahead })
     }
 }
 
@@ -258,6 +263,10 @@ pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), Servi
 /// A stream of batches as the engine polls it.
 struct StreamSource {
     stream: SeriesStream,
+    /// A batch that is not to be evaluated on a lent thread.
+    held: Option<Vec<SeriesChunks>>,
+    /// What says whether a batch may be.
+    lent: Option<(Small, Pool)>,
     /// Lets another select be opened ahead once this one is dropped.
     _ahead: Option<OwnedSemaphorePermit>,
 }
@@ -265,16 +274,25 @@ struct StreamSource {
 impl SeriesSource for StreamSource {
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Box<dyn SeriesBatch>>, SourceError>> {
         loop {
-            match self.stream.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(source_error(error))),
-                Poll::Ready(Some(Ok(series))) => {
-                    if !series.is_empty() {
-                        return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series)))));
-                    }
-                }
+            let series = match self.held.take() {
+                Some(series) => series,
+                None => match ready!(self.stream.poll_next_unpin(cx)) {
+                    None => return Poll::Ready(Ok(None)),
+                    Some(Err(error)) => return Poll::Ready(Err(source_error(error))),
+                    Some(Ok(series)) => series,
+                },
+            };
+            if series.is_empty() {
+                continue;
             }
+            if let Some((small, pool)) = &self.lent
+                && pool.is_lent()
+                && pool.poll_afford(small.cost(&series), cx).is_pending()
+            {
+                self.held = Some(series);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(Some(Box::new(ChunkBatch::new(series)))));
         }
     }
 }

@@ -159,7 +159,7 @@ fn a_tenants_series_are_a_source_as_the_engine_wants_it() {
             let bounds = ReadingBounds::new(QueryContext::unlimited(), None);
             let place = Place { pool: shared.runtime.query_pool.clone(), io: io.handle().clone() };
             let tenant = TenantId::anonymous();
-            Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds })
+            Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds, small: None })
                 as Box<dyn Queryable>
         });
     }

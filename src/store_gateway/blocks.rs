@@ -15,7 +15,7 @@ use super::opening::Opener;
 use super::pages::Usage;
 use crate::bucket::{Bucket, TenantBucket};
 use crate::error::ServiceError;
-use crate::runtime::Clock;
+use crate::runtime::{Clock, Pool};
 use crate::tenant::TenantId;
 
 /// Open blocks by tenant and name.
@@ -29,6 +29,7 @@ use crate::tenant::TenantId;
 pub(super) struct Blocks {
     bucket: Arc<dyn Bucket>,
     clock: Arc<dyn Clock>,
+    pool: Pool,
     opener: Opener,
     /// Bounds how many blocks are being opened.
     opening: Semaphore,
@@ -70,6 +71,7 @@ impl Blocks {
         Self {
             bucket,
             clock,
+            pool: opener.pool.clone(),
             opener,
             opening: Semaphore::new(config.index_header_loading_concurrency),
             idle_timeout: config.index_header_idle_timeout,
@@ -108,6 +110,8 @@ impl Blocks {
     }
 
     async fn open(&self, tenant: &TenantId, id: Ulid, slot: &Slot, usage: &Usage) -> Result<Arc<OpenBlock>, NotOpen> {
+        // Files are read.
+        self.pool.leave().await;
         // Never closed, so there is always a permit in the end.
         let _permit = self.opening.acquire().await;
         let bucket = TenantBucket::new(self.bucket.clone(), tenant.clone());

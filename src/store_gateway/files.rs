@@ -38,6 +38,13 @@ pub(super) struct Files {
     may_be_kept: Arc<Semaphore>,
 }
 
+impl FileHandle {
+    /// Whether the file is kept open.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
 impl Files {
     pub(super) fn new() -> Self {
         Self { may_be_kept: Arc::new(Semaphore::new(MAX_KEPT)) }
@@ -71,6 +78,20 @@ pub(super) struct Stretches {
 impl Stretches {
     /// Reads `ranges`, which may overlap and come in any order, of an object of `len` bytes. All share one allocation.
     pub(super) fn read(file: &dyn DiskFile, len: u64, ranges: &[Range<u64>]) -> io::Result<Self> {
+        let read = Self::read_with(len, ranges, |buffer, offset| file.read_at(buffer, offset).map(Some));
+        Ok(read?.unwrap_or_default())
+    }
+
+    /// The same; `None` if some of it may have to be waited for.
+    pub(super) fn read_at_hand(file: &dyn DiskFile, len: u64, ranges: &[Range<u64>]) -> io::Result<Option<Self>> {
+        Self::read_with(len, ranges, |buffer, offset| file.read_at_hand(buffer, offset))
+    }
+
+    fn read_with(
+        len: u64,
+        ranges: &[Range<u64>],
+        read_at: impl Fn(&mut [u8], u64) -> io::Result<Option<usize>>,
+    ) -> io::Result<Option<Self>> {
         let clipped = |range: &Range<u64>| range.start..range.end.min(len);
         let mut wanted: Vec<Range<u64>> = ranges.iter().map(clipped).filter(|range| !range.is_empty()).collect();
         if !wanted.is_sorted_by_key(|range| range.start) {
@@ -83,13 +104,13 @@ impl Stretches {
         let mut parts = Vec::with_capacity(fetches.len());
         for fetch in fetches {
             let end = at + (fetch.range.end - fetch.range.start) as usize;
-            let read = file.read_at(&mut buffer[at..end], fetch.range.start)?;
+            let Some(read) = read_at(&mut buffer[at..end], fetch.range.start)? else { return Ok(None) };
             // A file shorter than it should be yields less, which its reader finds out.
             parts.push((fetch.range.start, at..at + read));
             at = end;
         }
         let buffer = Bytes::from(buffer);
-        Ok(Self { stretches: parts.into_iter().map(|(start, part)| (start, buffer.slice(part))).collect() })
+        Ok(Some(Self { stretches: parts.into_iter().map(|(start, part)| (start, buffer.slice(part))).collect() }))
     }
 
     /// The bytes of one of the ranges. What lies beyond the object's end is missing from the result.
@@ -142,10 +163,12 @@ mod tests {
             disk.create(Path::new("d/f")).unwrap().append(&content).unwrap();
             let file = disk.open(Path::new("d/f")).unwrap();
             let ranges: Vec<_> = ranges.into_iter().map(|(start, len)| start..start + len).collect();
+            let at_hand = Stretches::read_at_hand(&*file, LEN, &ranges).unwrap().unwrap();
             let read = Stretches::read(&*file, LEN, &ranges).unwrap();
             for range in &ranges {
                 let at = |end: u64| (end as usize).min(content.len());
                 prop_assert_eq!(&read.bytes(range)[..], &content[at(range.start)..at(range.end)]);
+                prop_assert_eq!(at_hand.bytes(range), read.bytes(range));
             }
         }
     }

@@ -193,9 +193,19 @@ impl PageReader {
         freshness: Freshness,
         usage: &Usage,
     ) -> Result<ReadBytes, ReadError> {
+        if self.pool.is_lent() && !object.handle.is_kept() && self.bucket.has_files() {
+            self.pool.leave().await;
+        }
         let Some(file) = self.files.open(&*self.bucket, object)? else {
             return self.read_pages(object, ranges, freshness, usage).await.map(ReadBytes::Pages);
         };
+        if self.pool.is_lent() {
+            if let Ok(Some(stretches)) = Stretches::read_at_hand(&*file, object.len, ranges) {
+                usage.count(stretches.len());
+                return Ok(ReadBytes::Stretches(stretches));
+            }
+            self.pool.leave().await;
+        }
         let (ranges, len) = (ranges.to_vec(), object.len);
         let read = self.pool.run(move || Stretches::read(&*file, len, &ranges)).await?;
         let stretches = read.map_err(|error| read_error(&*self.bucket, &object.key, &error))?;

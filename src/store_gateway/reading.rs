@@ -6,16 +6,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use skald_model::{Labels, Matcher, QueryRange};
+use skald_model::{Labels, MatchOp, Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::{
     BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, hidden_ranges, is_hidden,
     parse_chunk, parse_postings, series_offset, series_range,
 };
 use skald_tsdb::chunk::Chunk;
-use skald_tsdb::postings::{self, Deferral, Plan, SeriesRef};
+use skald_tsdb::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
 use std::collections::HashMap;
 
 use super::block::{OpenBlock, ReadError};
@@ -32,6 +33,12 @@ const MAX_ENTRY_PAGES_PER_READ: u64 = 8 << 20;
 const MAX_LEARNED_ENTRY: u64 = 4 << 10;
 /// Longest chunk that the estimate for further ones follows.
 const MAX_LEARNED_CHUNK: u64 = 16 << 10;
+/// CPU time, about, of looking up one value of a label, of one series in a list of postings, of a series' entry, and of
+/// its chunks: what a thread is lent for has to cover it.
+const LOOKUP_TIME: Duration = Duration::from_nanos(300);
+const POSTING_TIME: Duration = Duration::from_nanos(5);
+const ENTRY_TIME: Duration = Duration::from_micros(3);
+const CHUNK_TIME: Duration = Duration::from_nanos(200);
 /// Bytes of an entry as far as the choice between postings and labels goes: it sits on a page with its neighbours.
 const PLANNED_ENTRY_BYTES: u64 = 256;
 
@@ -95,6 +102,7 @@ impl Reading {
         block: &Arc<OpenBlock>,
         matchers: &Arc<[Matcher]>,
     ) -> Result<FoundSeries, ReadError> {
+        self.pool.afford(times(LOOKUP_TIME, lookups(block, matchers))).await;
         let (planned, conditions) = (block.clone(), matchers.clone());
         let plan = self.pool.run(move || {
             let deferral = Deferral::WhenCheaper { entry_bytes: PLANNED_ENTRY_BYTES };
@@ -124,6 +132,8 @@ impl Reading {
         if ranges.is_empty() {
             return Ok(Vec::new());
         }
+        let listed: u64 = ranges.iter().map(|range| block.header.series_count(range)).sum();
+        self.pool.afford(times(POSTING_TIME, listed)).await;
         let lists_end = block.header.postings_end();
         let lists = self
             .decode_all(&block.index, ranges, freshness, BlockFile::Index, move |_, range, bytes| {
@@ -148,6 +158,7 @@ impl Reading {
         deferred: &Arc<[Matcher]>,
         wanted: Wanted,
     ) -> Result<Vec<IndexedSeries>, ReadError> {
+        self.pool.afford(times(ENTRY_TIME, series.len() as u64)).await;
         match self.index_series_once(block, series.clone(), deferred, wanted, Freshness::Cached).await {
             Err(error) if error.is_damage() => {
                 self.met_damage(block, &error);
@@ -232,6 +243,8 @@ impl Reading {
         block: &Arc<OpenBlock>,
         series: Vec<IndexedSeries>,
     ) -> Result<Vec<SeriesChunks>, ReadError> {
+        let chunks = series.iter().map(|series| series.chunks.len() as u64).sum();
+        self.pool.afford(times(CHUNK_TIME, chunks)).await;
         let chunks = match self.read_chunks_once(block, &series, Freshness::Cached).await {
             Err(error) if error.is_damage() => {
                 self.met_damage(block, &error);
@@ -338,6 +351,21 @@ impl Reading {
         self.metrics.damages.inc();
         tracing::warn!(tenant = %block.tenant, block = %block.id, %error, "damaged data met, reading it once more");
     }
+}
+
+/// So many times a time.
+fn times(time: Duration, count: u64) -> Duration {
+    time.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Values that planning the matchers looks at, at most.
+fn lookups(block: &OpenBlock, matchers: &[Matcher]) -> u64 {
+    let values = |matcher: &Matcher| match (matcher.op(), matcher.set_matches()) {
+        (MatchOp::Equal | MatchOp::NotEqual, _) => 1,
+        (_, Some(values)) => values.len() as u64,
+        (_, None) => block.header.value_count(matcher.name()),
+    };
+    matchers.iter().map(values).sum()
 }
 
 /// What is wanted of a series' entry.

@@ -187,6 +187,10 @@ impl DiskFile for MemFile {
         Ok(n)
     }
 
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        self.read_at(buffer, offset).map(Some)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut content = self.content.lock();
         content.synced_len = content.bytes.len();

@@ -76,6 +76,8 @@ pub trait DiskFile: Send + Sync {
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Reads like [`DiskFile::read_at`] what is in memory anyway; `None` if some of it may have to be waited for.
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>>;
     /// Makes everything appended so far durable.
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file to `len` bytes; later appends go there.
@@ -114,6 +116,12 @@ pub fn conformance(disk: &dyn Disk, root: &Path) -> io::Result<()> {
     file.read_exact_at(&mut buffer, 6)?;
     assert_eq!(&buffer, b"world");
     assert_eq!(file.read_at(&mut [0; 10], 8)?, 3);
+    let mut at_hand = [0; 4];
+    match file.read_at_hand(&mut at_hand, 2)? {
+        Some(n) => assert_eq!((n, &at_hand), (4, b"llo ")),
+        None => assert_eq!(at_hand.len(), 4, "a disk may always say that it has to wait"),
+    }
+    assert!(matches!(file.read_at_hand(&mut [0; 10], 99)?, Some(0) | None));
     assert_eq!(file.read_at(&mut [0; 10], 99)?, 0);
     file.truncate(5)?;
     file.append(b"!")?;

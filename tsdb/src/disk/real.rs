@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{DirEntry, Disk, DiskFile};
 
@@ -94,6 +95,15 @@ impl DiskFile for RealFile {
             }
         }
         Ok(done)
+    }
+
+    fn read_at_hand(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        let wanted = buffer.len();
+        match preadv2(&self.file, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) if n == wanted => Ok(Some(n)),
+            // The end of the file, or of what is in memory; and file systems may know no such reads.
+            Ok(_) | Err(_) => Ok(None),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
