@@ -11,7 +11,7 @@ use skald_model::{Columns, MatchOp, Matcher, MetricMetadata, MetricType, QueryRa
 use skald_promql::plan::SeriesShard;
 use skald_proto::WriteBatchBuilder;
 use skald_tsdb::decode::decode_series;
-use skald_tsdb::disk::MemDisk;
+use skald_tsdb::disk::{Disk, MemDisk};
 use tonic::service::Routes;
 
 use super::client::{IngesterClient, RejectedKind};
@@ -248,4 +248,51 @@ async fn what_was_answered_is_there_after_a_restart_flushed_or_not() {
     assert!(ingester.ship(&one).await);
     assert_eq!(one.blocks().len(), 0);
     assert_eq!(values(&ingester, &a, "m").await, [(NOW + 2, 2.0)]);
+}
+
+#[tokio::test]
+async fn a_damaged_chunk_fails_its_queries_until_a_restart_or_a_flush() {
+    let rig = Rig::new();
+    let a = tenant("a");
+    let ingester = rig.open().await;
+    let mut batch = WriteBatchBuilder::default();
+    batch.series([("__name__", "long")]);
+    let expected: Vec<(i64, f64)> = (0..300).map(|i| (NOW + (i - 300) * 15_000, i as f64)).collect();
+    for (time, value) in &expected {
+        batch.sample(*time, *value);
+    }
+    batch.series([("__name__", "short")]).sample(NOW, 1.0);
+    ingester.push(&a, Arc::new(batch.build())).await.unwrap();
+    let damage = |ingester: &Ingester| {
+        ingester.shared.chunk_files.sync().unwrap();
+        let dir = Path::new("/data/chunks");
+        let [file] = &rig.disk.list(dir).unwrap()[..] else { panic!("one file") };
+        let path = dir.join(&file.name);
+        let mut bytes = rig.disk.read(&path).unwrap();
+        bytes[100] ^= 1;
+        let file = rig.disk.open_writable(&path).unwrap();
+        file.truncate(0).unwrap();
+        file.append(&bytes).unwrap();
+    };
+    let select_long =
+        || SelectRequest { matchers: vec![Matcher::equal("__name__", "long")], range: all(), shard: None };
+    damage(&ingester);
+    let selected = ingester.select(&a, select_long()).await.unwrap().try_collect::<Vec<_>>().await;
+    let error = selected.unwrap_err();
+    assert_eq!(error.reason, "head-chunk-unreadable");
+    assert!(error.to_string().contains("long") && error.to_string().contains("samples from"), "{error}");
+    assert_eq!(values(&ingester, &a, "short").await, [(NOW, 1.0)]);
+    // The log has it still.
+    drop(ingester);
+    let ingester = rig.open().await;
+    assert_eq!(values(&ingester, &a, "long").await, expected);
+    damage(&ingester);
+    let one = ingester.shared.tenants.get(&a).unwrap();
+    ingester.flush(&one, true).await.unwrap();
+    let left = values(&ingester, &a, "long").await;
+    assert_eq!(left, expected[expected.len() - left.len()..]);
+    let lost = (ingester.shared.metrics.chunks_lost.get(), ingester.shared.metrics.samples_lost.get());
+    assert_eq!(lost, (1, (expected.len() - left.len()) as u64));
+    ingester.shared.chunk_files.upkeep();
+    assert_eq!(ingester.shared.chunk_files.stats().files, 0);
 }
