@@ -129,26 +129,22 @@ fn count_labels(block: &LocalBlock, top: usize, analysis: &mut Analysis) -> Resu
     let (mut series_by_metric, mut series_by_pair) = (Top::new(top), Top::new(top));
     let names: Vec<String> = header.label_names().map(|(name, _)| name.to_owned()).collect();
     for name in &names {
+        let (mut texts, mut lists) = (Vec::new(), Vec::new());
+        let mut take = |value: &str| {
+            texts.push(value.to_owned());
+            true
+        };
+        header.scan(name, "", &mut take, &mut lists)?;
         let (mut values, mut bytes) = (0, 0);
-        let mut failed = None;
-        header.scan(name, "", &mut |value, range| {
-            let series = match block.postings(range) {
-                Ok(list) => list.len() as u64,
-                Err(error) => {
-                    failed.get_or_insert(error);
-                    return;
-                }
-            };
+        for (value, range) in texts.iter().zip(lists) {
+            let series = block.postings(range)?.len() as u64;
             values += 1;
             bytes += value.len() as u64;
             analysis.postings += series;
             series_by_pair.add(series, || format!("{name}={value}"));
             if name == skald_model::METRIC_NAME {
-                series_by_metric.add(series, || value.to_owned());
+                series_by_metric.add(series, || value.clone());
             }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
         }
         analysis.label_names += 1;
         analysis.label_pairs += values;

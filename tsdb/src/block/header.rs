@@ -170,7 +170,11 @@ impl IndexHeader {
         if name.is_empty() {
             return Ok(());
         }
-        self.postings.scan(name, "", &mut |value, _| visit(value))
+        let mut visit = |value: &str| {
+            visit(value);
+            false
+        };
+        self.postings.scan(name, "", &mut visit, &mut Vec::new())
     }
 
     /// Where in the index the postings of a pair lie; `("", "")` names those of all series.
@@ -194,8 +198,14 @@ impl PostingsSource for IndexHeader {
         self.postings.find(name, value)
     }
 
-    fn scan(&self, name: &str, prefix: &str, visit: &mut dyn FnMut(&str, Self::List)) -> Result<(), BlockError> {
-        self.postings.scan(name, prefix, visit)
+    fn scan(
+        &self,
+        name: &str,
+        prefix: &str,
+        is_wanted: &mut dyn FnMut(&str) -> bool,
+        lists: &mut Vec<Self::List>,
+    ) -> Result<(), BlockError> {
+        self.postings.scan(name, prefix, is_wanted, lists)
     }
 
     fn all(&self) -> Result<Option<Self::List>, BlockError> {

@@ -1,5 +1,6 @@
 //! The postings offset table: where the postings list of every label pair lies.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use skald_model::varint;
@@ -56,6 +57,15 @@ struct Entry<'a> {
     value: &'a [u8],
     list: u64,
     len: usize,
+}
+
+/// What to do about a value.
+enum Visit {
+    Pass,
+    /// Its list is wanted.
+    Take,
+    /// Neither this one nor those behind it matter.
+    Stop,
 }
 
 impl<'a> Entry<'a> {
@@ -138,51 +148,47 @@ impl PostingsTable {
 
     /// The list of one pair.
     pub(super) fn find(&self, name: &str, value: &str) -> Result<Option<Range<u64>>, BlockError> {
-        let mut found = None;
-        self.walk_values(name, value, &mut |entry, list| {
-            if entry == value.as_bytes() {
-                found = Some(list);
-            }
-            entry < value.as_bytes()
+        let mut found = Vec::new();
+        self.walk_values(name, value, &mut found, |entry| match entry.cmp(value.as_bytes()) {
+            Ordering::Less => Ok(Visit::Pass),
+            Ordering::Equal => Ok(Visit::Take),
+            Ordering::Greater => Ok(Visit::Stop),
         })?;
-        Ok(found)
+        Ok(found.pop())
     }
 
-    /// Visits the values of `name` that start with `prefix`, ascending, with their lists.
+    /// Appends the lists of those values of `name` that `is_wanted` says yes to. It is asked about every value that starts
+    /// with `prefix`, ascending.
     pub(super) fn scan(
         &self,
         name: &str,
         prefix: &str,
-        visit: &mut dyn FnMut(&str, Range<u64>),
+        is_wanted: &mut dyn FnMut(&str) -> bool,
+        lists: &mut Vec<Range<u64>>,
     ) -> Result<(), BlockError> {
-        let mut malformed = false;
-        self.walk_values(name, prefix, &mut |value, list| {
-            if value < prefix.as_bytes() {
-                return true;
+        self.walk_values(name, prefix, lists, |value| {
+            if !value.starts_with(prefix.as_bytes()) {
+                return Ok(if value < prefix.as_bytes() { Visit::Pass } else { Visit::Stop });
             }
-            match std::str::from_utf8(value) {
-                Ok(value) if value.starts_with(prefix) => visit(value, list),
-                Ok(_) => return false,
-                Err(_) => malformed = true,
-            }
-            !malformed
-        })?;
-        match malformed {
-            true => Err(self.section.damaged(0, "a label value is not UTF-8")),
-            false => Ok(()),
-        }
+            let value = std::str::from_utf8(value);
+            let value = value.map_err(|_| self.section.damaged(0, "a label value is not UTF-8"))?;
+            Ok(if is_wanted(value) { Visit::Take } else { Visit::Pass })
+        })
     }
 
     fn find_name(&self, name: &str) -> Option<usize> {
         self.names.binary_search_by(|n| (*n.name).cmp(name)).ok()
     }
 
-    /// Visits values of `name`, beginning at most 32 before `from`, until `visit` says no.
+    /// Visits values of `name`, beginning at most 32 before `from`; appends the lists of those `visit` takes.
+    ///
+    /// Values stay where they are read: of the one before, only its list is kept until the next entry has told its end.
     fn walk_values(
         &self,
         name: &str,
         from: &str,
-        visit: &mut dyn FnMut(&[u8], Range<u64>) -> bool,
+        lists: &mut Vec<Range<u64>>,
+        mut visit: impl FnMut(&[u8]) -> Result<Visit, BlockError>,
     ) -> Result<(), BlockError> {
         let Some(index) = self.find_name(name) else { return Ok(()) };
         let first = self.names[index].first_sample as usize;
@@ -191,24 +197,33 @@ impl PostingsTable {
             return Ok(());
         };
         let end_entry = self.samples.get(end).map_or(self.section.len(), |s| u64::from(s.entry));
-        // An entry is visited when the next one has told where its list ends.
-        let mut pending: Vec<u8> = Vec::new();
-        let mut pending_list = None;
-        let mut stopped = false;
-        self.section.walk(u64::from(start.entry)..end_entry, |_, bytes| {
-            let Some(entry) = Entry::parse(bytes) else { return Ok(None) };
-            if let Some(list) = pending_list.replace(entry.list)
-                && !visit(&pending, self.list_range(list, Some(entry.list))?)
-            {
-                stopped = true;
-                return Ok(Some(0));
+        // Every entry here begins alike.
+        let mut head = vec![2];
+        varint::put_uvarint(&mut head, name.len() as u64);
+        head.extend_from_slice(name.as_bytes());
+        let mut taken = None;
+        self.section.walk(u64::from(start.entry)..end_entry, |at, bytes| {
+            let Some(entry) = bytes.strip_prefix(head.as_slice()) else {
+                return match bytes.len() < head.len() {
+                    true => Ok(None),
+                    false => Err(self.section.damaged(at, "a postings offset is of another label")),
+                };
+            };
+            let mut len = 0;
+            let Some(value) = varint::get_slice(entry, &mut len) else { return Ok(None) };
+            let Some(list) = varint::get_uvarint(entry, &mut len) else { return Ok(None) };
+            if let Some(before) = taken.take() {
+                lists.push(self.list_range(before, Some(list))?);
             }
-            pending.clear();
-            pending.extend_from_slice(entry.value);
-            Ok(Some(entry.len))
+            match visit(value)? {
+                Visit::Pass => {}
+                Visit::Take => taken = Some(list),
+                Visit::Stop => return Ok(Some(0)),
+            }
+            Ok(Some(head.len() + len))
         })?;
-        if let (Some(list), false) = (pending_list, stopped) {
-            visit(&pending, self.list_range(list, self.samples.get(end).map(|s| s.list))?);
+        if let Some(last) = taken {
+            lists.push(self.list_range(last, self.samples.get(end).map(|s| s.list))?);
         }
         Ok(())
     }

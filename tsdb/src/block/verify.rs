@@ -223,8 +223,14 @@ impl Check<'_> {
         let header = self.block.header();
         let names: Vec<String> = header.label_names().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
-            let scanned = header.scan(name, "", &mut |value, range| {
-                let expected = self.pairs.remove(&hash_of(&(name.as_str(), value))).unwrap_or_default();
+            let (mut values, mut lists) = (Vec::new(), Vec::new());
+            let mut take = |value: &str| {
+                values.push(value.to_owned());
+                true
+            };
+            let scanned = header.scan(name, "", &mut take, &mut lists);
+            for (value, range) in values.iter().zip(lists) {
+                let expected = self.pairs.remove(&hash_of(&(name.as_str(), value.as_str()))).unwrap_or_default();
                 match self.block.postings(range) {
                     Ok(list) => {
                         let mut found = PairDigest::default();
@@ -236,7 +242,7 @@ impl Check<'_> {
                     }
                     Err(error) => self.report.add_error(None, &error),
                 }
-            });
+            }
             if let Err(error) = scanned {
                 self.report.add_error(None, &error);
             }

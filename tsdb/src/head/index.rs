@@ -171,14 +171,20 @@ impl PostingsSource for Index {
         Ok(pair.filter(|(name, value)| self.set(*name, *value).is_some()).map(|(n, v)| List::Pair(n, v)))
     }
 
-    fn scan(&self, name: &str, prefix: &str, visit: &mut dyn FnMut(&str, List)) -> Result<(), Infallible> {
+    fn scan(
+        &self,
+        name: &str,
+        prefix: &str,
+        is_wanted: &mut dyn FnMut(&str) -> bool,
+        lists: &mut Vec<List>,
+    ) -> Result<(), Infallible> {
         if let Some(symbol) = self.symbols.get(name)
             && let Some(values) = self.names.get(&symbol)
         {
             for value in values.keys() {
                 let text = self.symbols.text(*value);
-                if text.starts_with(prefix) {
-                    visit(text, List::Pair(symbol, *value));
+                if text.starts_with(prefix) && is_wanted(text) {
+                    lists.push(List::Pair(symbol, *value));
                 }
             }
         }

@@ -22,8 +22,15 @@ pub trait PostingsSource {
     /// The list of a label pair, `None` when no series has it.
     fn lookup(&self, name: &str, value: &str) -> Result<Option<Self::List>, Self::Error>;
 
-    /// Visits every value of label `name` that starts with `prefix` (or more of them), in any order.
-    fn scan(&self, name: &str, prefix: &str, visit: &mut dyn FnMut(&str, Self::List)) -> Result<(), Self::Error>;
+    /// Appends the lists of those values of label `name` that `is_wanted` says yes to; it is asked about every value that
+    /// starts with `prefix` (or more of them), once, in any order.
+    fn scan(
+        &self,
+        name: &str,
+        prefix: &str,
+        is_wanted: &mut dyn FnMut(&str) -> bool,
+        lists: &mut Vec<Self::List>,
+    ) -> Result<(), Self::Error>;
 
     /// The list of all series, `None` when there is none.
     fn all(&self) -> Result<Option<Self::List>, Self::Error>;

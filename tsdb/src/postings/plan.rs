@@ -76,11 +76,10 @@ pub fn plan<S: PostingsSource>(
                 plan.deferred.push(matcher.clone());
                 continue;
             }
-            None => source.scan(matcher.name(), matcher.prefix(), &mut |value, list| {
-                if matcher.matches(value) != exclude {
-                    lists.push(list);
-                }
-            })?,
+            None => {
+                let mut is_wanted = |value: &str| matcher.matches(value) != exclude;
+                source.scan(matcher.name(), matcher.prefix(), &mut is_wanted, &mut lists)?;
+            }
         }
         let series = lists.iter().fold(0_u64, |sum, list| sum.saturating_add(source.series_count(list)));
         let union = Union { lists, series, matcher: Some(index) };
@@ -257,10 +256,15 @@ mod tests {
             Ok(self.lists.contains_key(&key).then_some(key))
         }
 
-        fn scan(&self, name: &str, prefix: &str, visit: &mut dyn FnMut(&str, Self::List)) -> Result<(), Infallible> {
-            for key in self.lists.keys().filter(|(n, v)| n == name && v.starts_with(prefix)) {
-                visit(&key.1, key.clone());
-            }
+        fn scan(
+            &self,
+            name: &str,
+            prefix: &str,
+            is_wanted: &mut dyn FnMut(&str) -> bool,
+            lists: &mut Vec<Self::List>,
+        ) -> Result<(), Infallible> {
+            let keys = self.lists.keys().filter(|(n, v)| n == name && v.starts_with(prefix) && is_wanted(v));
+            lists.extend(keys.cloned());
             Ok(())
         }
 

@@ -152,9 +152,13 @@ fn headers_agree_wherever_they_are_read_from() {
             assert_eq!(header.label_names().collect::<Vec<_>>(), block.header().label_names().collect::<Vec<_>>());
             for (name, count) in block.header().label_names() {
                 let values = |header: &IndexHeader, prefix: &str| {
-                    let mut values = Vec::new();
-                    header.scan(name, prefix, &mut |value, list| values.push((value.to_owned(), list))).unwrap();
-                    values
+                    let (mut values, mut lists) = (Vec::new(), Vec::new());
+                    let mut take = |value: &str| {
+                        values.push(value.to_owned());
+                        true
+                    };
+                    header.scan(name, prefix, &mut take, &mut lists).unwrap();
+                    values.into_iter().zip(lists).collect::<Vec<_>>()
                 };
                 let all = values(header, "");
                 assert_eq!(all, values(block.header(), ""));
