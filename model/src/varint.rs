@@ -18,7 +18,10 @@ pub fn put_varint(out: &mut Vec<u8>, value: i64) {
 
 /// Reads an unsigned varint at `*at` and moves `*at` past it. `None` when the bytes end first or the value
 /// does not fit 64 bits; `*at` is then unspecified.
-#[inline]
+///
+/// Always inlined: entries of an index are hundreds of them, and a call costs as much as reading one. So does anything
+/// cleverer than byte by byte, as their lengths repeat.
+#[inline(always)]
 pub fn get_uvarint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
     *at += 1;
@@ -44,11 +47,17 @@ pub fn get_uvarint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     }
 }
 
+/// The number behind its zig-zag code (Go's `PutVarint`).
+#[inline]
+pub fn from_zig_zag(raw: u64) -> i64 {
+    (raw >> 1) as i64 ^ -((raw & 1) as i64)
+}
+
 /// Reads a zig-zag varint at `*at`; see [`get_uvarint`].
 #[inline]
 pub fn get_varint(bytes: &[u8], at: &mut usize) -> Option<i64> {
     let raw = get_uvarint(bytes, at)?;
-    Some((raw >> 1) as i64 ^ -((raw & 1) as i64))
+    Some(from_zig_zag(raw))
 }
 
 /// Reads a varint-length-prefixed slice at `*at`. `None` when the length or the bytes are missing.

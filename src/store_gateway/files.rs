@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use skald_tsdb::block::Coalesce;
+use skald_tsdb::block::{Coalesce, Fetch};
 use skald_tsdb::disk::DiskFile;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,6 +15,8 @@ use crate::bucket::{Bucket, BucketError, Cause, Operation};
 
 /// Files that stay open, of all blocks together; others are opened for each read. Processes may often have 1,024.
 const MAX_KEPT: usize = 256;
+/// Bytes that are read from a file at once: they stay in the processor's nearest cache.
+const WINDOW: usize = 14 << 10;
 /// Unwanted bytes that cost less to read than another system call.
 const READ_ALONG: Coalesce = Coalesce { max_gap: 4 << 10, max_len: 8 << 20 };
 
@@ -68,11 +70,20 @@ impl Files {
     }
 }
 
-/// Stretches of a file that hold all ranges that were wanted.
+/// Stretches of a file that hold all ranges that were wanted, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Stretches {
-    /// With the place of the first byte, ascending.
-    stretches: Vec<(u64, Bytes)>,
+    bytes: Bytes,
+    /// Ascending.
+    stretches: Vec<Stretch>,
+}
+
+#[derive(Debug)]
+struct Stretch {
+    /// Place of its first byte in the file.
+    start: u64,
+    /// Where it lies among the bytes.
+    part: Range<usize>,
 }
 
 impl Stretches {
@@ -98,35 +109,55 @@ impl Stretches {
             wanted.sort_unstable_by_key(|range| range.start);
         }
         let fetches = READ_ALONG.join(wanted);
-        let total: u64 = fetches.iter().map(|fetch| fetch.range.end - fetch.range.start).sum();
-        let mut buffer = vec![0; usize::try_from(total).map_err(io::Error::other)?];
-        let mut at = 0;
-        let mut parts = Vec::with_capacity(fetches.len());
-        for fetch in fetches {
-            let end = at + (fetch.range.end - fetch.range.start) as usize;
-            let Some(read) = read_at(&mut buffer[at..end], fetch.range.start)? else { return Ok(None) };
-            // A file shorter than it should be yields less, which its reader finds out.
-            parts.push((fetch.range.start, at..at + read));
-            at = end;
+        let length = |fetch: &Fetch| fetch.range.end - fetch.range.start;
+        let total: u64 = fetches.iter().map(length).sum();
+        let longest = fetches.iter().map(length).max().unwrap_or_default();
+        // Read into a small buffer, then copied from the processor's cache: that costs less than to fill with zeros what
+        // is about to be overwritten.
+        let mut window = vec![0; WINDOW.min(longest as usize)];
+        let mut bytes = Vec::with_capacity(usize::try_from(total).map_err(io::Error::other)?);
+        let mut stretches = Vec::with_capacity(fetches.len());
+        for Fetch { range, .. } in fetches {
+            let (begin, mut at) = (bytes.len(), range.start);
+            while at < range.end {
+                let wanted = window.len().min((range.end - at) as usize);
+                let Some(read) = read_at(&mut window[..wanted], at)? else { return Ok(None) };
+                bytes.extend_from_slice(&window[..read]);
+                at += read as u64;
+                // A file shorter than it should be yields less, which its reader finds out.
+                if read < wanted {
+                    break;
+                }
+            }
+            stretches.push(Stretch { start: range.start, part: begin..bytes.len() });
         }
-        let buffer = Bytes::from(buffer);
-        Ok(Some(Self { stretches: parts.into_iter().map(|(start, part)| (start, buffer.slice(part))).collect() }))
+        Ok(Some(Self { bytes: bytes.into(), stretches }))
     }
 
-    /// The bytes of one of the ranges. What lies beyond the object's end is missing from the result.
-    pub(super) fn bytes(&self, range: &Range<u64>) -> Bytes {
-        let after = self.stretches.partition_point(|(start, _)| *start <= range.start);
-        let Some((start, bytes)) = after.checked_sub(1).and_then(|at| self.stretches.get(at)) else {
-            return Bytes::new();
+    /// Where the bytes of one of the ranges lie. What lies beyond the object's end is missing from the result.
+    ///
+    /// The search begins with stretch `near`, which becomes the one that was found.
+    pub(super) fn find(&self, range: &Range<u64>, near: &mut usize) -> (&Bytes, Range<usize>) {
+        let holds = |at: usize| {
+            let starts = |at: usize| self.stretches.get(at).map(|stretch| stretch.start);
+            starts(at).is_some_and(|start| start <= range.start) && starts(at + 1).is_none_or(|next| range.start < next)
         };
-        let from = ((range.start - start) as usize).min(bytes.len());
-        let to = (range.end.saturating_sub(*start) as usize).min(bytes.len());
-        bytes.slice(from..to.max(from))
+        let at = [*near, *near + 1]
+            .into_iter()
+            .find(|&at| holds(at))
+            .or_else(|| self.stretches.partition_point(|stretch| stretch.start <= range.start).checked_sub(1));
+        let Some((at, stretch)) = at.and_then(|at| Some((at, self.stretches.get(at)?))) else {
+            return (&self.bytes, 0..0);
+        };
+        *near = at;
+        let from = ((range.start - stretch.start) as usize).min(stretch.part.len());
+        let to = (range.end.saturating_sub(stretch.start) as usize).min(stretch.part.len());
+        (&self.bytes, stretch.part.start + from..stretch.part.start + to.max(from))
     }
 
     /// Bytes that were read.
     pub(super) fn len(&self) -> u64 {
-        self.stretches.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+        self.bytes.len() as u64
     }
 }
 
@@ -165,10 +196,13 @@ mod tests {
             let ranges: Vec<_> = ranges.into_iter().map(|(start, len)| start..start + len).collect();
             let at_hand = Stretches::read_at_hand(&*file, LEN, &ranges).unwrap().unwrap();
             let read = Stretches::read(&*file, LEN, &ranges).unwrap();
+            let mut near = 0;
             for range in &ranges {
                 let at = |end: u64| (end as usize).min(content.len());
-                prop_assert_eq!(&read.bytes(range)[..], &content[at(range.start)..at(range.end)]);
-                prop_assert_eq!(at_hand.bytes(range), read.bytes(range));
+                let (bytes, part) = read.find(range, &mut near);
+                prop_assert_eq!(&bytes[part], &content[at(range.start)..at(range.end)]);
+                let (bytes, part) = at_hand.find(range, &mut 0);
+                prop_assert_eq!(&bytes[part], &content[at(range.start)..at(range.end)]);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A request names the blocks it wants. [`service`] opens them ([`blocks`], [`opening`]): of a block's index only the symbols
 //! and postings offsets are kept at hand, on disk, and a little of them in memory. For a select, [`select`] runs one reader per
-//! block ([`reading`]: postings, entries, chunks) and merges their series. Every range of an object comes through
+//! block ([`reading`], with [`parsing`]: postings, entries, chunks) and merges their series. Every range of an object comes through
 //! [`pages`], which caches and joins requests, or reads the [`files`] of a bucket that is a directory. [`upkeep`] closes what is idle and removes what is gone.
 //!
 //! Everything on this machine is a cache: a gateway may start empty, and damaged files are made anew. Absent on purpose:
@@ -19,6 +19,7 @@ pub mod grpc;
 mod metrics;
 mod opening;
 mod pages;
+mod parsing;
 mod query;
 mod reading;
 mod select;

@@ -107,12 +107,30 @@ pub(super) enum ReadBytes {
 }
 
 impl ReadBytes {
-    /// The bytes of a range. What lies beyond the object's end is missing from the result.
-    pub(super) fn bytes(&self, range: &Range<u64>) -> Bytes {
+    /// Hands on the bytes of a range: a part of some bytes. What lies beyond the object's end is missing.
+    ///
+    /// `near` helps to find ranges that ascend: 0 for the first one, then whatever it was left as.
+    pub(super) fn with_bytes<R>(
+        &self,
+        range: &Range<u64>,
+        near: &mut usize,
+        use_it: impl FnOnce(&Bytes, Range<usize>) -> R,
+    ) -> R {
         match self {
-            Self::Pages(pages) => pages.bytes(range),
-            Self::Stretches(stretches) => stretches.bytes(range),
+            Self::Pages(pages) => {
+                let bytes = pages.bytes(range);
+                use_it(&bytes, 0..bytes.len())
+            }
+            Self::Stretches(stretches) => {
+                let (bytes, part) = stretches.find(range, near);
+                use_it(bytes, part)
+            }
         }
+    }
+
+    #[cfg(test)]
+    fn bytes(&self, range: &Range<u64>) -> Bytes {
+        self.with_bytes(range, &mut 0, |bytes, part| bytes.slice(part))
     }
 }
 
@@ -267,12 +285,17 @@ impl PageReader {
 
     /// Keeps the whole object, which was read for another purpose, in its cache, unless it is a file anyway.
     pub(super) fn keep(&self, object: &PagedObject, bytes: &Bytes) {
-        if matches!(self.files.open(&*self.bucket, object), Ok(Some(_))) {
+        if self.is_file(object) {
             return;
         }
         for page in 0..(bytes.len() as u64).div_ceil(PAGE) {
             keep_page(self.cache(object), object, page, 0, bytes);
         }
+    }
+
+    /// Whether the object is a file of this machine, which is read without requests.
+    pub(super) fn is_file(&self, object: &PagedObject) -> bool {
+        matches!(self.files.open(&*self.bucket, object), Ok(Some(_)))
     }
 
     async fn request(&self, object: &PagedObject, range: Range<u64>, usage: &Usage) -> Result<Bytes, BucketError> {

@@ -8,31 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use skald_model::{Labels, MatchOp, Matcher, QueryRange};
 use skald_tsdb::SeriesChunks;
-use skald_tsdb::block::{
-    BlockError, BlockFile, ChunkMeta, ChunkRef, Ranged, SeriesEntry, chunk_range, hidden_ranges, is_hidden,
-    parse_chunk, parse_postings, series_offset, series_range,
-};
+use skald_tsdb::block::{BlockError, BlockFile, ChunkMeta, Ranged, series_offset, series_range};
 use skald_tsdb::chunk::Chunk;
 use skald_tsdb::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
-use std::collections::HashMap;
 
 use super::block::{OpenBlock, ReadError};
 use super::metrics::Metrics;
 use super::pages::{Freshness, PageCount, PageReader, PagedObject, Usage};
+use super::parsing::{Chunks, Entries, Lists, Parsing};
 use crate::runtime::Pool;
 
 /// How often a structure may turn out longer than the bytes fetched for it. The second time its length is known.
 const MAX_EXTENSIONS: usize = 3;
-/// Series whose entries are read at once, and the memory their pages may take meanwhile.
+/// Series whose entries are read at once: many to save requests; of a file fewer, so that decoding of samples can soon
+/// begin. And the memory their pages may take meanwhile.
 const MAX_ENTRIES_PER_READ: usize = 1024;
+const MAX_ENTRIES_PER_FILE_READ: usize = 256;
 const MAX_ENTRY_PAGES_PER_READ: u64 = 8 << 20;
-/// Longest entry that the estimate for further ones follows.
-const MAX_LEARNED_ENTRY: u64 = 4 << 10;
-/// Longest chunk that the estimate for further ones follows.
-const MAX_LEARNED_CHUNK: u64 = 16 << 10;
 /// CPU time, about, of looking up one value of a label, of one series in a list of postings, of a series' entry, and of
 /// its chunks: what a thread is lent for has to cover it.
 const LOOKUP_TIME: Duration = Duration::from_nanos(300);
@@ -57,6 +51,8 @@ pub(super) struct FoundSeries {
     pub(super) series: Vec<SeriesRef>,
     /// What is still to be checked on their labels.
     pub(super) deferred: Vec<Matcher>,
+    /// Most entries to read at once.
+    at_once: usize,
 }
 
 impl FoundSeries {
@@ -65,7 +61,7 @@ impl FoundSeries {
         let rest = self.series.get(from..).unwrap_or_default();
         let mut pages = PageCount::default();
         let fits = |&&series: &&SeriesRef| pages.add(&series_range(series, 1, u64::MAX)) <= MAX_ENTRY_PAGES_PER_READ;
-        let count = rest.iter().take(MAX_ENTRIES_PER_READ).take_while(fits).count();
+        let count = rest.iter().take(self.at_once).take_while(fits).count();
         &rest[..count]
     }
 }
@@ -117,7 +113,11 @@ impl Reading {
             }
             result => result?,
         };
-        Ok(FoundSeries { series, deferred })
+        let at_once = match self.pages.is_file(&block.index) {
+            true => MAX_ENTRIES_PER_FILE_READ,
+            false => MAX_ENTRIES_PER_READ,
+        };
+        Ok(FoundSeries { series, deferred, at_once })
     }
 
     async fn evaluate(
@@ -134,17 +134,15 @@ impl Reading {
         }
         let listed: u64 = ranges.iter().map(|range| block.header.series_count(range)).sum();
         self.pool.afford(times(POSTING_TIME, listed)).await;
-        let lists_end = block.header.postings_end();
-        let lists = self
-            .decode_all(&block.index, ranges, freshness, BlockFile::Index, move |_, range, bytes| {
-                parse_postings(range.start, lists_end, bytes)
-            })
-            .await?;
+        let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
+        let lists = Lists { end: block.header.postings_end(), lists: vec![Vec::new(); starts.len()], starts };
+        let lists = self.parse_all(&block.index, ranges, freshness, BlockFile::Index, lists).await?;
         let plan = plan.clone();
         let evaluated = self.pool.run(move || {
-            let by_start: HashMap<u64, &[SeriesRef]> =
-                lists.iter().map(|(range, list)| (range.start, list.as_slice())).collect();
-            let load = |range: &Range<u64>| Ok(by_start.get(&range.start).copied().unwrap_or_default());
+            let load = |range: &Range<u64>| {
+                let list = lists.starts.binary_search(&range.start).ok().and_then(|at| lists.lists.get(at));
+                Ok(list.map(Vec::as_slice).unwrap_or_default())
+            };
             plan.evaluate(load).unwrap_or_else(|never: std::convert::Infallible| match never {})
         });
         Ok(evaluated.await?)
@@ -189,48 +187,12 @@ impl Reading {
             Freshness::Cached => self.pages.labels.get_all(series.iter().map(|&series| key(series))),
             Freshness::Anew => vec![None; series.len()],
         };
-        // One entry's memory serves all: most of what an entry says is not wanted.
-        let (mut entry, of_block) = (SeriesEntry::default(), block.clone());
-        let is_known: Vec<bool> = known.iter().map(Option::is_some).collect();
-        let numbers = series.clone();
-        let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| {
-            Ok(match entry.parse(numbers[at], series_end, bytes)? {
-                Ranged::Complete(()) => {
-                    Ranged::Complete(Parsed::new(&entry, &of_block, numbers[at], wanted, is_known[at]))
-                }
-                Ranged::Short { need } => {
-                    of_block.entry_estimate.fetch_max(need.min(MAX_LEARNED_ENTRY), Ordering::Relaxed);
-                    Ranged::Short { need }
-                }
-            })
-        };
-        let parsed = self.decode_all(&block.index, ranges, freshness, BlockFile::Index, parse).await?;
-        let (block, deferred, pages) = (block.clone(), deferred.clone(), self.pages.clone());
+        let entries = Entries::new(block.clone(), series, known, wanted);
+        let entries = self.parse_all(&block.index, ranges, freshness, BlockFile::Index, entries).await?;
+        let (deferred, pages) = (deferred.clone(), self.pages.clone());
         let indexed = self.pool.run(move || {
-            let mut labels_reader = block.header.labels_reader();
             let mut learned = Vec::new();
-            let mut indexed = Vec::with_capacity(parsed.len());
-            let mut following: Vec<Option<ChunkRef>> = parsed.iter().skip(1).map(|(_, next)| next.first).collect();
-            following.push(None);
-            for (((_, mut parsed), known), (series, next)) in
-                parsed.into_iter().zip(known).zip(series.iter().zip(following))
-            {
-                if !parsed.is_wanted {
-                    continue;
-                }
-                parsed.end_last_chunk(next);
-                let labels = match known {
-                    Some(labels) => labels,
-                    None => {
-                        let labels = labels_reader.labels(&parsed.symbols)?;
-                        learned.push(((block.index.block, *series), labels.clone()));
-                        labels
-                    }
-                };
-                if deferred.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default())) {
-                    indexed.push(IndexedSeries { labels, chunks: parsed.chunks, hidden: parsed.hidden });
-                }
-            }
+            let indexed = entries.finish(&deferred, &mut learned)?;
             pages.labels.insert_all(learned);
             Ok::<_, BlockError>(indexed)
         });
@@ -253,25 +215,27 @@ impl Reading {
             result => result?,
         };
         let mut chunks = chunks.into_iter();
-        let with_chunks = |series: IndexedSeries| SeriesChunks {
-            chunks: chunks.by_ref().take(series.chunks.len()).collect(),
-            labels: series.labels,
-            deleted: series.hidden,
+        let with_chunks = |series: IndexedSeries| {
+            let mut own = Vec::with_capacity(series.chunks.len());
+            own.extend(chunks.by_ref().take(series.chunks.len()).flatten());
+            SeriesChunks { chunks: own, labels: series.labels, deleted: series.hidden }
         };
         Ok(series.into_iter().map(with_chunks).collect())
     }
 
-    /// The chunks of all `series`, one after the other.
+    /// The chunks of all `series`, one after the other; none is missing.
     async fn read_chunks_once(
         &self,
         block: &Arc<OpenBlock>,
         series: &[IndexedSeries],
         freshness: Freshness,
-    ) -> Result<Vec<Chunk>, ReadError> {
+    ) -> Result<Vec<Option<Chunk>>, ReadError> {
         let wanted: Vec<&WantedChunk> = series.iter().flat_map(|series| &series.chunks).collect();
         // Where each chunk belongs, by segment and place: the order in which ranges are read.
         let mut order: Vec<usize> = (0..wanted.len()).collect();
-        order.sort_by_key(|&i| wanted[i].meta.reference);
+        if !wanted.is_sorted_by_key(|chunk| chunk.meta.reference) {
+            order.sort_by_key(|&i| wanted[i].meta.reference);
+        }
         let mut chunks: Vec<Option<Chunk>> = vec![None; wanted.len()];
         for group in order.chunk_by(|&a, &b| wanted[a].meta.reference.segment() == wanted[b].meta.reference.segment()) {
             let Some(segment) = group.first().map(|&i| wanted[i].meta.reference.segment()) else { continue };
@@ -282,68 +246,56 @@ impl Reading {
                 what: "the index names a segment that does not exist",
             })?;
             let ranges = group.iter().map(|&i| wanted[i].bytes.clone()).collect();
-            let metas: Vec<ChunkMeta> = group.iter().map(|&i| wanted[i].meta).collect();
-            let of_block = block.clone();
-            let parse = move |at: usize, _: &Range<u64>, bytes: &Bytes| {
-                let parsed = parse_chunk(&metas[at], bytes)?;
-                if let Ranged::Short { need } = parsed {
-                    of_block.chunk_estimate.fetch_max(need.min(MAX_LEARNED_CHUNK), Ordering::Relaxed);
-                }
-                Ok(parsed)
-            };
-            let decoded = self.decode_all(object, ranges, freshness, file, parse).await?;
-            for (&i, (_, chunk)) in group.iter().zip(decoded) {
-                chunks[i] = Some(chunk);
-            }
+            let metas = group.iter().map(|&i| wanted[i].meta).collect();
+            let of_group = Chunks { block: block.clone(), metas, places: group.to_vec(), chunks };
+            chunks = self.parse_all(object, ranges, freshness, file, of_group).await?.chunks;
         }
-        Ok(chunks.into_iter().flatten().collect())
+        Ok(chunks)
     }
 
-    /// Reads every range and decodes it on the pool; reads on where a structure turns out longer than its range. The
-    /// results are in the order of `ranges`; `parse` is told the number of its range, too.
-    async fn decode_all<T: Send + 'static>(
+    /// Reads every range and has `parsing` parse it, on the pool; reads on where a structure turns out longer than its
+    /// range.
+    async fn parse_all<P: Parsing>(
         &self,
         object: &PagedObject,
         ranges: Vec<Range<u64>>,
         freshness: Freshness,
         file: BlockFile,
-        mut parse: impl FnMut(usize, &Range<u64>, &Bytes) -> Result<Ranged<T>, BlockError> + Send + 'static,
-    ) -> Result<Vec<(Range<u64>, T)>, ReadError> {
-        let mut done: Vec<Option<(Range<u64>, T)>> = Vec::new();
-        done.resize_with(ranges.len(), || None);
-        // Positions in `done` with what is read for them.
-        let mut open: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
+        mut parsing: P,
+    ) -> Result<P, ReadError> {
+        // The number of each range, unless that is its place.
+        let (mut ranges, mut numbers): (_, Option<Vec<usize>>) = (ranges, None);
         for _ in 0..=MAX_EXTENSIONS {
-            let wanted: Vec<Range<u64>> = open.iter().map(|(_, range)| range.clone()).collect();
-            let pages = self.pages.read(object, &wanted, freshness, &self.usage).await?;
-            let batch = std::mem::take(&mut open);
-            let decoding = self.pool.run(move || {
-                let decode = |(at, range): (usize, Range<u64>)| {
-                    parse(at, &range, &pages.bytes(&range)).map(|result| (at, range, result))
-                };
-                let decoded = batch.into_iter().map(decode).collect::<Result<Vec<_>, _>>();
-                (decoded, parse)
-            });
-            let (decoded, used) = decoding.await?;
-            parse = used;
-            for (at, range, result) in decoded? {
-                match result {
-                    Ranged::Complete(value) => done[at] = Some((range, value)),
-                    Ranged::Short { need } => {
-                        let end = range.start.saturating_add(need);
-                        if range.end >= object.len || end <= range.end {
-                            let what = "ends before its contents do";
-                            return Err(BlockError::Damaged { file, offset: range.start, what }.into());
-                        }
-                        open.push((at, range.start..end));
+            let read = self.pages.read(object, &ranges, freshness, &self.usage).await?;
+            let parse = self.pool.run(move || {
+                let (mut short, mut near) = (Vec::new(), 0);
+                for (place, range) in ranges.iter().enumerate() {
+                    let number = numbers.as_ref().map_or(place, |numbers| numbers[place]);
+                    let parsed = read.with_bytes(range, &mut near, |bytes, part| parsing.parse(number, bytes, part))?;
+                    if let Ranged::Short { need } = parsed {
+                        short.push((number, range.clone(), need));
                     }
                 }
+                Ok::<_, BlockError>((parsing, short))
+            });
+            let (parsed, short) = parse.await??;
+            if short.is_empty() {
+                return Ok(parsed);
             }
-            if open.is_empty() {
-                return Ok(done.into_iter().flatten().collect());
-            }
+            parsing = parsed;
+            let lengthen = |(number, range, need): (usize, Range<u64>, u64)| {
+                let end = range.start.saturating_add(need);
+                if range.end >= object.len || end <= range.end {
+                    let what = "ends before its contents do";
+                    return Err(BlockError::Damaged { file, offset: range.start, what });
+                }
+                Ok((number, range.start..end))
+            };
+            let longer = short.into_iter().map(lengthen).collect::<Result<Vec<_>, _>>()?;
+            let (still, longer): (Vec<_>, Vec<_>) = longer.into_iter().unzip();
+            (ranges, numbers) = (longer, Some(still));
         }
-        let offset = open.first().map_or(0, |(_, range)| range.start);
+        let offset = ranges.first().map_or(0, |range| range.start);
         Err(BlockError::Damaged { file, offset, what: "its length changes while it is read" }.into())
     }
 
@@ -366,67 +318,4 @@ fn lookups(block: &OpenBlock, matchers: &[Matcher]) -> u64 {
         (_, None) => block.header.value_count(matcher.name()),
     };
     matchers.iter().map(values).sum()
-}
-
-/// What is wanted of a series' entry.
-struct Parsed {
-    /// Whether the series is wanted at all.
-    is_wanted: bool,
-    chunks: Vec<WantedChunk>,
-    hidden: Vec<QueryRange>,
-    /// The entry without its chunks, for series whose labels are not known.
-    symbols: SeriesEntry,
-    /// The series' first chunk.
-    first: Option<ChunkRef>,
-    /// Whether its last chunk is wanted, whose end the entry does not tell.
-    ends_open: bool,
-}
-
-impl Parsed {
-    fn new(entry: &SeriesEntry, block: &OpenBlock, series: SeriesRef, wanted: Wanted, labels_known: bool) -> Self {
-        let mut hidden = hidden_ranges(&entry.chunks, block.range, block.tombstones.of(series));
-        let chunks = wanted_chunks(entry, wanted, &hidden, block.chunk_estimate.load(Ordering::Relaxed));
-        let is_wanted = chunks.is_some();
-        let chunks = chunks.unwrap_or_default();
-        hidden.retain(|range| chunks.iter().any(|chunk| chunk.meta.overlaps(*range)));
-        let symbols = match is_wanted && !labels_known {
-            true => SeriesEntry { offset: entry.offset, labels: entry.labels.clone(), chunks: Vec::new() },
-            false => SeriesEntry::default(),
-        };
-        let first = entry.chunks.first().map(|chunk| chunk.reference);
-        let last = entry.chunks.last().map(|chunk| chunk.reference);
-        let ends_open = last.is_some() && chunks.last().map(|chunk| chunk.meta.reference) == last;
-        Self { is_wanted, chunks, hidden, symbols, first, ends_open }
-    }
-
-    /// Where the next series' chunks start, this one's last has ended, as they are normally written in order.
-    fn end_last_chunk(&mut self, next: Option<ChunkRef>) {
-        let (true, Some(last), Some(next)) = (self.ends_open, self.chunks.last_mut(), next) else { return };
-        let reference = last.meta.reference;
-        if next.segment() == reference.segment() && next > reference {
-            last.bytes.end = last.bytes.end.min(last.bytes.start + u64::from(next.offset() - reference.offset()));
-        }
-    }
-}
-
-/// The chunks of a series that are wanted; `None` when the series is not. `estimate` is a guess of the last one's length.
-fn wanted_chunks(
-    entry: &SeriesEntry,
-    wanted: Wanted,
-    hidden: &[QueryRange],
-    estimate: u64,
-) -> Option<Vec<WantedChunk>> {
-    let is_wanted = |chunk: &ChunkMeta, range| chunk.overlaps(range) && !is_hidden(chunk, hidden);
-    let range = match wanted {
-        Wanted::LabelsOf(range) => return entry.chunks.iter().any(|chunk| is_wanted(chunk, range)).then(Vec::new),
-        Wanted::Overlapping(range) => range,
-    };
-    // Chunks stand in time order.
-    let first = entry.chunks.partition_point(|chunk| chunk.max_time < range.min);
-    let behind = entry.chunks.partition_point(|chunk| chunk.min_time <= range.max);
-    let chunks: Vec<WantedChunk> = (first..behind)
-        .filter(|&i| is_wanted(&entry.chunks[i], range))
-        .map(|i| WantedChunk { meta: entry.chunks[i], bytes: chunk_range(&entry.chunks, i, estimate) })
-        .collect();
-    (!chunks.is_empty()).then_some(chunks)
 }

@@ -57,8 +57,8 @@ pub use meta::{
 };
 pub use postings_table::parse_postings;
 pub use salvage::{Loss, SalvageReport, salvage_block};
-pub use segment::{CHUNKS_DIR, SEGMENT_LEN, check_segment_header, parse_chunk, segment_path};
-pub use series::{ChunkMeta, SeriesEntry, series_offset, series_range};
+pub use segment::{CHUNKS_DIR, FoundChunk, SEGMENT_LEN, check_segment_header, find_chunk, parse_chunk, segment_path};
+pub use series::{ChunkMeta, ChunksAround, SeriesEntry, series_offset, series_range};
 pub use symbols::{LabelsReader, SortedSymbols, SymbolSet};
 pub use toc::{TOC_LEN, Toc};
 pub use tombstones::{TOMBSTONES_FILE, Tombstones, cut_columns};

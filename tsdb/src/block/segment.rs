@@ -1,5 +1,6 @@
 //! Chunk segments: the files `chunks/NNNNNN` that hold a block's chunks one after the other.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,9 +41,29 @@ pub fn check_segment_header(segment: u32, bytes: &[u8]) -> Result<(), BlockError
 }
 
 /// The chunk whose bytes start `bytes`, checksum verified; its data shares `bytes`' memory.
+pub fn parse_chunk(meta: &ChunkMeta, bytes: &Bytes) -> Result<Ranged<Chunk>, BlockError> {
+    Ok(match find_chunk(meta, bytes)? {
+        Ranged::Complete(FoundChunk { encoding, data }) => {
+            let (min_time, max_time, data) = (meta.min_time, meta.max_time, bytes.slice(data));
+            Ranged::Complete(Chunk { min_time, max_time, encoding, data })
+        }
+        Ranged::Short { need } => Ranged::Short { need },
+    })
+}
+
+/// Where in the bytes it was parsed from a chunk has its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundChunk {
+    /// How the data is coded.
+    pub encoding: Encoding,
+    /// The data.
+    pub data: Range<usize>,
+}
+
+/// The place of the data of the chunk whose bytes start `bytes`, checksum verified.
 ///
 /// Layout: `len uvarint | encoding u8 | data | crc32c(encoding, data) u32`.
-pub fn parse_chunk(meta: &ChunkMeta, bytes: &Bytes) -> Result<Ranged<Chunk>, BlockError> {
+pub fn find_chunk(meta: &ChunkMeta, bytes: &[u8]) -> Result<Ranged<FoundChunk>, BlockError> {
     let file = BlockFile::Segment(meta.reference.segment());
     let damaged = |what| BlockError::damaged(file, u64::from(meta.reference.offset()), what);
     let mut at = 0;
@@ -67,8 +88,7 @@ pub fn parse_chunk(meta: &ChunkMeta, bytes: &Bytes) -> Result<Ranged<Chunk>, Blo
         what: "chunk encoding",
         found: u64::from(bytes[at]),
     })?;
-    let data = bytes.slice(at + 1..data_end);
-    Ok(Ranged::Complete(Chunk { min_time: meta.min_time, max_time: meta.max_time, encoding, data }))
+    Ok(Ranged::Complete(FoundChunk { encoding, data: at + 1..data_end }))
 }
 
 /// Appends chunks to segments, opening new ones as they fill up.

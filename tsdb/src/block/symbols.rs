@@ -109,13 +109,18 @@ impl<'a> LabelsReader<'a> {
 
     /// The labels of a series.
     pub fn labels(&mut self, entry: &SeriesEntry) -> Result<Labels, BlockError> {
+        self.labels_of(entry.offset, &entry.labels)
+    }
+
+    /// The labels of the series whose entry at `offset` has these symbols.
+    pub fn labels_of(&mut self, offset: u64, symbols: &[(u32, u32)]) -> Result<Labels, BlockError> {
         self.scratch.clear();
-        for &(name, value) in &entry.labels {
+        for &(name, value) in symbols {
             self.put(name)?;
             self.put(value)?;
         }
         Labels::from_bytes(&self.scratch)
-            .map_err(|_| BlockError::damaged(BlockFile::Index, entry.offset, "labels of a series are not in order"))
+            .map_err(|_| BlockError::damaged(BlockFile::Index, offset, "labels of a series are not in order"))
     }
 
     fn put(&mut self, number: u32) -> Result<(), BlockError> {

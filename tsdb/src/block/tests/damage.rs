@@ -99,6 +99,7 @@ proptest! {
         let meta = ChunkMeta { min_time: 0, max_time: 1, reference: ChunkRef(len) };
         let _ = parse_chunk(&meta, &shared);
         let _ = SeriesEntry::default().parse(offset as u32, len, &bytes);
+        let _ = SeriesEntry::default().parse_part(offset as u32, len, &bytes, QueryRange::ALL, true);
         let _ = BlockMeta::parse(&bytes);
         let toc = Toc {
             symbols: 5, series: 20, label_indices: 30, label_offset_table: 50, postings: 30, postings_table: 50, index_len: 120,
