@@ -166,8 +166,11 @@ impl PostingsTable {
         is_wanted: &mut dyn FnMut(&str) -> bool,
         lists: &mut Vec<Range<u64>>,
     ) -> Result<(), BlockError> {
+        // Not even asked for nothing: comparing no bytes at an empty text's address, where there is no memory, takes the
+        // processor a hundred nanoseconds.
+        let any = prefix.is_empty();
         self.walk_values(name, prefix, lists, |value| {
-            if !value.starts_with(prefix.as_bytes()) {
+            if !any && !value.starts_with(prefix.as_bytes()) {
                 return Ok(if value < prefix.as_bytes() { Visit::Pass } else { Visit::Stop });
             }
             let value = std::str::from_utf8(value);

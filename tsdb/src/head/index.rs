@@ -183,7 +183,7 @@ impl PostingsSource for Index {
         {
             for value in values.keys() {
                 let text = self.symbols.text(*value);
-                if text.starts_with(prefix) && is_wanted(text) {
+                if (prefix.is_empty() || text.starts_with(prefix)) && is_wanted(text) {
                     lists.push(List::Pair(symbol, *value));
                 }
             }
