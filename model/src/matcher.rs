@@ -85,8 +85,12 @@ struct Glob {
     tail: Vec<(usize, String)>,
 }
 
-/// Compiled size one regex may reach; a larger one is refused, not compiled.
-const REGEX_SIZE_LIMIT: usize = 10 << 20;
+/// Compiled size one regex may reach, and the length of its text; a larger one is refused. Nothing stops the compiler
+/// half way: this much it does within 50 ms.
+const REGEX_SIZE_LIMIT: usize = 4 << 20;
+const REGEX_TEXT_LIMIT: usize = 64 << 10;
+/// What a compiled regex holds whatever it says, in states.
+const REGEX_BASE_STATES: usize = 300;
 /// Most values a regex may list and still be matched as a set.
 const SET_LIMIT: usize = 4096;
 /// Most alternatives with gaps that are tried one after the other; beyond, an automaton is faster.
@@ -174,6 +178,13 @@ impl Matcher {
 impl Pattern {
     fn new(text: &str) -> Result<Self, MatcherError> {
         let refuse = |message: String| MatcherError { message };
+        if let Some(values) = listed(text) {
+            return Ok(Self::Set(values));
+        }
+        if text.len() > REGEX_TEXT_LIMIT {
+            let why = format!("regex of {} bytes is longer than the limit of {REGEX_TEXT_LIMIT}", text.len());
+            return Err(refuse(format!("error parsing regexp: {why}")));
+        }
         let text = &re2::translate(text).map_err(|e| refuse(e.to_string()))?;
         let hir = regex_syntax::ParserBuilder::new()
             .dot_matches_new_line(true)
@@ -192,7 +203,7 @@ impl Pattern {
             HirKind::Concat(parts) => parts.first().and_then(literal).unwrap_or_default(),
             _ => String::new(),
         };
-        Ok(Self::General { prefix, regex: Box::new(regex), states: states(&hir) })
+        Ok(Self::General { prefix, regex: Box::new(regex), states: REGEX_BASE_STATES + states(&hir) })
     }
 
     fn simple(hir: &Hir) -> Option<Self> {
@@ -245,6 +256,26 @@ impl Pattern {
             Self::General { prefix, regex, .. } => strip_prefix(value, prefix).is_some() && regex.is_match(value),
         }
     }
+}
+
+/// The values of a regex that is nothing but a list of literals, ascending. Such lists have thousands of values, and no
+/// parser is needed to tell.
+fn listed(text: &str) -> Option<Vec<String>> {
+    let inside = ["(?:", "("].iter().find_map(|open| text.strip_prefix(open)?.strip_suffix(')'));
+    let (mut values, mut value) = (Vec::new(), String::new());
+    let mut chars = inside.unwrap_or(text).chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '|' => values.push(std::mem::take(&mut value)),
+            '\\' => value.push(chars.next().filter(char::is_ascii_punctuation)?),
+            '.' | '^' | '$' | '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' => return None,
+            c => value.push(c),
+        }
+    }
+    values.push(value);
+    values.sort_unstable();
+    values.dedup();
+    Some(values)
 }
 
 impl Glob {
@@ -554,5 +585,24 @@ mod tests {
         assert!(Matcher::new(MatchOp::Regex, "l", "(").is_err());
         assert!(Matcher::new(MatchOp::Regex, "l", "((a{1000}){1000}){1000}").is_err());
         assert!(Matcher::new(MatchOp::Regex, "l", "(".repeat(5000)).is_err());
+        let long = Matcher::new(MatchOp::Regex, "l", "a?b".repeat(30_000)).unwrap_err().message;
+        assert!(long.contains("90000 bytes is longer than the limit of 65536"), "{long}");
+    }
+
+    #[test]
+    fn lists_of_literals_need_no_parser_whatever_their_length() {
+        let hosts: Vec<String> = (0..20_000).map(|n| format!(r"host-{n}\.example\.com:9090")).collect();
+        for pattern in [hosts.join("|"), format!("({})", hosts.join("|")), format!("(?:{})", hosts.join("|"))] {
+            let matcher = Matcher::new(MatchOp::Regex, "l", pattern).unwrap();
+            assert_eq!(matcher.set_matches().map(<[String]>::len), Some(20_000));
+            assert!(matcher.matches("host-19999.example.com:9090") && !matcher.matches("host-1xexample.com:9090"));
+        }
+        for (text, values) in [("", vec![""]), ("|a", vec!["", "a"]), ("()", vec![""]), (r"b\||a\(", vec!["a(", "b|"])]
+        {
+            assert_eq!(listed(text), Some(values.into_iter().map(str::to_owned).collect()), "{text}");
+        }
+        for text in ["(", "a)", "(a)|(b)", r"(a\)", r"\d", r"a\", "(?i:a)", "a{2}", "[ab]", "(?P<n>a)", "a.b"] {
+            assert_eq!(listed(text), None, "{text}");
+        }
     }
 }
