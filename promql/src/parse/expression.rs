@@ -7,7 +7,7 @@ use super::error::ParseError;
 use super::lexer::Lexer;
 use super::literal::{number, unquote, unquote_bytes};
 use super::token::{ContextWord, Described, Keyword, Kind, Token};
-use super::{MAX_DEPTH, MAX_NODES, MAX_REGEX_COST, ParseOptions};
+use super::{GoOn, MAX_DEPTH, MAX_NODES, MAX_REGEX_COST, ParseOptions};
 use crate::ast::{
     Aggregate, AggregateOp, Binary, BinaryOp, Call, Cardinality, Expr, NumberLiteral, Paren, Span, StringLiteral,
     Unary, VectorMatching,
@@ -22,6 +22,7 @@ pub(super) struct Parser<'a> {
     pub(super) options: ParseOptions,
     nodes: usize,
     regex_cost: usize,
+    go_on: GoOn<'a>,
     /// Open aggregations: while there are any, unexpected tokens are reported as being in one.
     open_aggregations: usize,
 }
@@ -88,8 +89,8 @@ pub(super) fn binds_first(before: u8, op: BinaryOp) -> bool {
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(input: &'a str, options: ParseOptions) -> Self {
-        Self { lexer: Lexer::new(input), peeked: None, options, nodes: 0, regex_cost: 0, open_aggregations: 0 }
+    pub(super) fn new(input: &'a str, options: ParseOptions, go_on: GoOn<'a>) -> Self {
+        Self { lexer: Lexer::new(input), peeked: None, options, nodes: 0, regex_cost: 0, go_on, open_aggregations: 0 }
     }
 
     pub(super) fn peek(&mut self) -> Result<Token, ParseError> {
@@ -137,6 +138,11 @@ impl<'a> Parser<'a> {
             return Err(self.error(span_of(token), format!("query has more parts than the limit of {MAX_NODES}")));
         }
         Ok(())
+    }
+
+    /// Whether anybody waits for the next regex.
+    pub(super) fn before_regex(&self, span: Span) -> Result<(), ParseError> {
+        if (self.go_on)() { Ok(()) } else { Err(self.error(span, "nobody waits for the query any more")) }
     }
 
     /// Counts what the regexes of the query hold.

@@ -69,10 +69,18 @@ impl ParseOptions {
     };
 }
 
+/// Whether anybody still waits for what is parsed: asked before each regex, since compiling thousands takes a while.
+pub type GoOn<'a> = &'a dyn Fn() -> bool;
+
 /// Parses a query and checks its types.
 pub fn parse_expr(input: &str, options: &ParseOptions) -> Result<Expr, ParseError> {
+    parse_expr_while(input, options, &|| true)
+}
+
+/// The same, as long as `go_on` says so; then ends with an error for nobody.
+pub fn parse_expr_while(input: &str, options: &ParseOptions, go_on: GoOn<'_>) -> Result<Expr, ParseError> {
     check_length(input)?;
-    let mut parser = Parser::new(input, *options);
+    let mut parser = Parser::new(input, *options, go_on);
     if parser.peek()?.kind == Kind::Eof {
         return Err(ParseError::new(input, Span::default(), "no expression found in input"));
     }
@@ -85,8 +93,13 @@ pub fn parse_expr(input: &str, options: &ParseOptions) -> Result<Expr, ParseErro
 ///
 /// Whether any matcher refuses the empty value is the caller's to check, as Prometheus leaves it to the endpoints.
 pub fn parse_matchers(input: &str) -> Result<Vec<Matcher>, ParseError> {
+    parse_matchers_while(input, &|| true)
+}
+
+/// The same, as long as `go_on` says so; then ends with an error for nobody.
+pub fn parse_matchers_while(input: &str, go_on: GoOn<'_>) -> Result<Vec<Matcher>, ParseError> {
     check_length(input)?;
-    let mut parser = Parser::new(input, ParseOptions::default());
+    let mut parser = Parser::new(input, ParseOptions::default(), go_on);
     let token = parser.advance()?;
     if !token.kind.is_metric_name() && token.kind != Kind::LeftBrace {
         return Err(parser.unexpected(token, "", ""));

@@ -78,6 +78,9 @@ impl Parser<'_> {
             return Err(self.unexpected(value, CONTEXT, "string"));
         }
         let span = Span { start: first.start, end: value.end };
+        if matches!(op, MatchOp::Regex | MatchOp::NotRegex) {
+            self.before_regex(span)?;
+        }
         let matcher = Matcher::new(op, name, unquote(self.text(value))).map_err(|e| self.error(span, e.message))?;
         self.add_regex_cost(matcher.regex_cost(), span)?;
         Ok(matcher)
