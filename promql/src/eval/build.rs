@@ -411,7 +411,8 @@ impl Builder<'_, '_, '_> {
         let texts = node.inputs[1..].iter().map(|id| self.text(*id)).collect::<Result<Vec<_>, _>>()?;
         match (name, <[String; 4]>::try_from(texts)) {
             ("label_replace", Ok([target, replacement, source, pattern])) => {
-                Relabel::replace(target, replacement, source, &pattern)
+                let env = &mut *self.env;
+                Relabel::replace(target, replacement, source, &pattern, &mut |bytes| env.charge_kept(bytes, node.span))
             }
             ("label_join", texts) => {
                 let mut texts = texts.map_or_else(|texts| texts, Vec::from).into_iter();

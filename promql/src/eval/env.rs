@@ -33,8 +33,8 @@ pub(crate) struct Env<'q> {
     spare: Vec<Points>,
     most_spare: usize,
     work: usize,
-    /// Scalars that were worked out: they stay as long as the query.
-    scalars: Charge,
+    /// What stays as long as the query: scalars that were worked out, regexes.
+    kept: Charge,
 }
 
 /// What was said and counted while a piece of a query was worked on.
@@ -63,7 +63,7 @@ impl<'q> Env<'q> {
             spare: Vec::new(),
             most_spare: if workers > 1 { SPARE_POINTS * workers } else { SPARE_POINTS },
             work: 0,
-            scalars: Charge::new(context.budget()),
+            kept: Charge::new(context.budget()),
         }
     }
 
@@ -79,7 +79,7 @@ impl<'q> Env<'q> {
             most_spare: SPARE_POINTS.max(spare.len()),
             spare,
             work: 0,
-            scalars: Charge::new(context.budget()),
+            kept: Charge::new(context.budget()),
         }
     }
 
@@ -183,7 +183,12 @@ impl<'q> Env<'q> {
 
     /// Counts the values of a scalar of `steps` steps, before they are worked out.
     pub(crate) fn charge_scalars(&mut self, steps: usize) -> Result<(), EvalError> {
-        self.scalars.grow(steps.saturating_mul(size_of::<f64>()), Span::default())?;
+        self.charge_kept(steps.saturating_mul(size_of::<f64>()), Span::default())
+    }
+
+    /// Counts what stays as long as the query.
+    pub(crate) fn charge_kept(&mut self, bytes: usize, span: Span) -> Result<(), EvalError> {
+        self.kept.grow(bytes, span)?;
         self.context.interrupt().check()
     }
 

@@ -13,8 +13,11 @@ use super::operator::Operator;
 use super::points::StepSeries;
 use crate::ast::Span;
 
-/// Compiled size a regex of `label_replace` may reach.
-const REGEX_SIZE_LIMIT: usize = 10 << 20;
+/// Compiled sizes of regexes of `label_replace`: the smallest that is enough is what one is counted with; the last one is
+/// the largest it may reach.
+const REGEX_SIZES: [usize; 4] = [16 << 10, 128 << 10, 1 << 20, 4 << 20];
+/// Most bytes of its text.
+const REGEX_TEXT_LIMIT: usize = 64 << 10;
 /// Longest label value that `label_replace` and `label_join` make.
 const LONGEST_VALUE: usize = 1 << 20;
 
@@ -31,13 +34,21 @@ impl Relabel {
         replacement: String,
         source: String,
         pattern: &str,
+        charge: &mut impl FnMut(usize) -> Result<(), EvalError>,
     ) -> Result<Self, EvalError> {
         let refuse = || invalid("regular expression", "label_replace", pattern);
+        if pattern.len() > REGEX_TEXT_LIMIT {
+            let length = pattern.len();
+            let text =
+                format!("regex of label_replace of {length} bytes is longer than the limit of {REGEX_TEXT_LIMIT}");
+            return Err(EvalError::Execution(text));
+        }
         let translated = re2::translate(pattern).map_err(|_| refuse())?;
-        let regex = RegexBuilder::new(&format!("^(?s:{translated})$"))
-            .size_limit(REGEX_SIZE_LIMIT)
-            .build()
-            .map_err(|_| refuse())?;
+        let translated = format!("^(?s:{translated})$");
+        let sized = |size: usize| Some((RegexBuilder::new(&translated).size_limit(size).build().ok()?, size));
+        let (regex, size) = REGEX_SIZES.into_iter().find_map(sized).ok_or_else(refuse)?;
+        // The automaton, and what matching with it builds up.
+        charge(2 * size)?;
         if !is_label_name(&target) {
             return Err(invalid("destination label name", "label_replace", &target));
         }
@@ -274,7 +285,8 @@ mod tests {
 
     #[test]
     fn patterns_have_the_syntax_of_re2() {
-        let replace = |pattern: &str| Relabel::replace("dst".into(), "$1".into(), "src".into(), pattern);
+        let replace =
+            |pattern: &str| Relabel::replace("dst".into(), "$1".into(), "src".into(), pattern, &mut |_| Ok(()));
         assert!(replace(r"(\d+)x").is_ok());
         for pattern in ["a)(b", "(", r"\p{Nothing}", "a**"] {
             let error = replace(pattern).err().map(|e| e.to_string()).unwrap_or_default();

@@ -110,6 +110,9 @@ impl EvalParams {
     }
 }
 
+/// Bytes of a plan that are not worth counting.
+const SMALL_PLAN: usize = 64 << 10;
+
 /// Plans and evaluates `query`: [`Plan::of`] and [`evaluate_plan`].
 pub async fn evaluate(
     query: &Expr,
@@ -132,6 +135,10 @@ pub async fn evaluate_plan(
 ) -> Result<QueryOutput, EvalError> {
     context.interrupt().check()?;
     let mut env = env::Env::new(context, plan);
+    let plan_bytes = plan.heap_bytes();
+    if plan_bytes > SMALL_PLAN {
+        env.charge_kept(plan_bytes, plan.root().span)?;
+    }
     let mut root = build::build(plan, source, &mut env)?;
     let mut output = poll_fn(|cx| root.poll(cx, &mut env)).await?;
     output.annotations.repeat(&plan.twins);

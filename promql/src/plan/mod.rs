@@ -212,6 +212,22 @@ pub enum Counted {
 }
 
 impl Plan {
+    /// Bytes that the plan and the tree it was made of hold, about: what a query costs before it has read anything.
+    pub fn heap_bytes(&self) -> usize {
+        // A state of an automaton has some 50 bytes, and selects have copies of their own.
+        let matcher = |m: &Matcher| 2 * (size_of::<Matcher>() + m.name().len() + m.value().len() + 50 * m.regex_cost());
+        let matchers = |all: &[Matcher]| all.iter().map(matcher).sum::<usize>();
+        let texts = |all: &[String]| all.iter().map(|text| 2 * (size_of::<String>() + text.len())).sum::<usize>();
+        let of_op = |op: &Op| match op {
+            Op::Select { selector, .. } | Op::RangeSelect { selector, .. } => matchers(&selector.matchers),
+            Op::Info(selection) => matchers(selection),
+            Op::Text(text) => 2 * text.len(),
+            Op::Aggregate { grouping, .. } | Op::Combine { grouping, .. } => texts(grouping),
+            _ => 0,
+        };
+        self.nodes.iter().map(|node| 2 * size_of::<Node>() + of_op(&node.op)).sum()
+    }
+
     /// The node of an id.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id as usize]
