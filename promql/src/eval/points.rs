@@ -268,6 +268,23 @@ impl Points {
         Ok(())
     }
 
+    /// Takes the floats out, ascending by step: in the memory they lie in, unless that is mostly unused. There are no floats
+    /// any more.
+    pub(crate) fn take_floats(&mut self) -> Vec<f64> {
+        let (mut values, floats) = (std::mem::take(&mut self.values), std::mem::take(&mut self.floats));
+        let count = floats.len();
+        if 2 * count <= values.len() {
+            let mut few = Vec::with_capacity(count);
+            few.extend(floats.ones().map(|step| values[step]));
+            return few;
+        }
+        if count < values.len() {
+            floats.ones().enumerate().for_each(|(to, step)| values[to] = values[step]);
+            values.truncate(count);
+        }
+        values
+    }
+
     /// The histograms with their steps, ascending.
     pub(crate) fn histograms(&self) -> &[(u32, Arc<FloatHistogram>)] {
         &self.histograms

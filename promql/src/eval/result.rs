@@ -11,7 +11,7 @@ use super::explain::Explain;
 use super::merge::Merged;
 use super::operator::Operator;
 use super::output::{Element, QueryOutput, SampleValue, Series, Value};
-use super::points::{Point, StepSeries};
+use super::points::{Point, StepSeries, histogram_bytes};
 use super::reader::columns_bytes;
 use super::scalar::ScalarPlan;
 use super::window::WindowInput;
@@ -168,27 +168,24 @@ fn matrix(
     let mut out = Vec::with_capacity(series.len());
     let mut total = 0;
     for one in series {
-        let points = one.points;
-        let floats = points.floats.len();
-        charge.grow(size_of::<Series>() + one.labels.as_bytes().len() + 16 * points.len(), span)?;
-        let mut samples = Columns {
-            float_timestamps: Vec::with_capacity(floats),
-            float_values: Vec::with_capacity(floats),
-            ..Columns::default()
-        };
+        let mut points = one.points;
+        let (len, floats) = (points.len(), points.floats.len());
+        let values = if 2 * floats > points.steps() { points.steps() } else { floats };
+        let histograms: usize = points.histograms().iter().map(|(_, h)| 16 + histogram_bytes(h)).sum();
+        let bytes = 8 * (values + floats) + histograms;
+        charge.grow(size_of::<Series>() + one.labels.as_bytes().len() + bytes, span)?;
+        let mut times = Vec::with_capacity(floats);
         if floats == points.steps() {
-            samples.float_timestamps.extend((0..floats).map(|step| grid.time(step)));
-            samples.float_values.extend_from_slice(&points.values);
+            times.extend((0..floats).map(|step| grid.time(step)));
         } else {
-            for step in points.floats.ones() {
-                samples.push_float(grid.time(step), points.values[step]);
-            }
+            times.extend(points.floats.ones().map(|step| grid.time(step)));
         }
+        let mut samples = Columns { float_timestamps: times, float_values: points.take_floats(), ..Columns::default() };
         for (step, histogram) in points.histograms() {
             samples.push_histogram(grid.time(*step as usize), histogram.clone());
         }
-        env.tick(points.len())?;
-        total += points.len();
+        env.tick(len)?;
+        total += len;
         drop(points);
         charge.hold_samples(total)?;
         if !samples.is_empty() {
