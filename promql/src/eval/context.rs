@@ -127,7 +127,8 @@ impl QueryContext {
         &self.budget
     }
 
-    pub(crate) fn interrupt(&self) -> &Interrupt {
+    /// What stops the query.
+    pub fn interrupt(&self) -> &Interrupt {
         &self.interrupt
     }
 }
@@ -161,14 +162,63 @@ impl Interrupt {
         let _ = self.0.compare_exchange(0, TIMED_OUT, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Whether the query shall stop.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
     /// The error a stopped query ends with.
     #[inline]
-    pub(crate) fn check(&self) -> Result<(), EvalError> {
+    pub fn check(&self) -> Result<(), EvalError> {
         match self.0.load(Ordering::Relaxed) {
-            0 => Ok(()),
+            0 => {
+                #[cfg(test)]
+                looks::looked();
+                Ok(())
+            }
             CANCELED => Err(EvalError::Canceled),
             _ => Err(EvalError::Timeout),
         }
+    }
+}
+
+/// For tests: how much CPU time a thread uses at most from one look at an interrupt that is not set to the next, or to
+/// the end: what it takes to stop, wherever the query is when it is told to.
+#[cfg(test)]
+pub(crate) mod looks {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use rustix::time::{ClockId, clock_gettime};
+
+    thread_local! {
+        static LAST: Cell<Option<Duration>> = const { Cell::new(None) };
+        static LONGEST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    fn now() -> Duration {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
+    pub(crate) fn begin() {
+        LAST.set(Some(now()));
+        LONGEST.set(Duration::ZERO);
+    }
+
+    pub(crate) fn looked() {
+        if let Some(last) = LAST.get() {
+            let now = now();
+            LONGEST.set(LONGEST.get().max(now - last));
+            LAST.set(Some(now));
+        }
+    }
+
+    pub(crate) fn end() -> Duration {
+        looked();
+        LAST.set(None);
+        LONGEST.get()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::eval::error::EvalError;
 use crate::eval::group_index::{GroupIndex, LabelSubset};
 use crate::eval::histogram::bucket::text;
 use crate::eval::operator::Operator;
-use crate::eval::points::{Points, StepSeries};
+use crate::eval::points::{Points, StepSeries, histogram_work};
 use crate::eval::quantile::{check_quantile, format_plain, quantile};
 use crate::eval::scalar::ScalarPlan;
 
@@ -186,7 +186,8 @@ impl Operator for CountValues {
                 self.count(id, step);
             }
             for (step, histogram) in series.points.histograms() {
-                env.tick(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
+                // Its text is made, and looked up.
+                env.tick(4 * histogram_work(histogram))?;
                 let id = self.result(&series, &text(histogram), env)?;
                 self.count(id, *step as usize);
             }

@@ -3,16 +3,28 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use skald_model::{Columns, FloatHistogram, Labels, Span};
 
 use super::*;
+use crate::eval::context::looks;
 use crate::parse::{ParseOptions, parse_expr};
 
-/// The promise, and how much slower code without optimisation may be on a machine that others use, too.
+/// The promise, and how much slower code without optimisation is. Taken of the CPU time of the query's thread, so that
+/// it is the program's and not its neighbours'.
 const PROMISE: Duration = Duration::from_millis(50);
-const ALLOWANCE: u32 = if cfg!(debug_assertions) { 8 } else { 2 };
+const ALLOWANCE: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
+/// The memory limit of a query by default, and how long it may take to give so much back, in a million small pieces: nobody
+/// waits for that.
+const MEMORY_LIMIT: usize = 1 << 30;
+const FREEING: Duration = Duration::from_millis(150);
+/// When queries are told to stop: in the middle of reading, of working things out, and of giving out what was kept.
+const AFTER: [Duration; 2] = if cfg!(debug_assertions) {
+    [Duration::from_millis(20), Duration::from_millis(120)]
+} else {
+    [Duration::from_millis(30), Duration::from_millis(1500)]
+};
 
 const SERIES: usize = 1500;
 const SAMPLES: i64 = 400;
@@ -145,38 +157,48 @@ fn queries() -> Vec<String> {
 #[test]
 fn every_operator_stops_soon() {
     let storage = Arc::new(wide_storage());
-    let (mut stopped, mut ended, mut late) = (0, Vec::new(), Vec::new());
+    let (mut stopped, mut ended, mut late, mut slowest) = (0, Vec::new(), Vec::new(), Vec::new());
     for query in queries() {
         let expr = parse_expr(&query, &ParseOptions::ALL).unwrap_or_else(|e| panic!("{query}: {e}"));
-        // In the middle of reading, of working things out, and of giving out what was kept.
-        for after in [20, 120].map(Duration::from_millis) {
+        for after in AFTER {
             let interrupt = Interrupt::default();
-            let context = QueryContext::new(None, None, interrupt.clone());
+            let context = QueryContext::new(Some(MEMORY_LIMIT), None, interrupt.clone());
             let (storage, expr) = (Arc::clone(&storage), expr.clone());
             let instant = query.starts_with("sort") || query.ends_with(']');
             let end = (SAMPLES - 1) * STEP_MS;
             let params = if instant { EvalParams::instant(end) } else { EvalParams::range(0, end, 1000) };
             let running = thread::spawn(move || {
-                let outcome = block_on(evaluate(&expr, &params, &*storage, &context)).map(|_| ());
-                (outcome, Instant::now())
+                looks::begin();
+                let plan = Plan::of(&expr, &params).unwrap();
+                let mut env = env::Env::new(&context, &plan);
+                let mut root = build::build(&plan, &*storage, &mut env).unwrap();
+                let outcome = block_on(poll_fn(|cx| root.poll(cx, &mut env)));
+                let longest = looks::end();
+                looks::begin();
+                let outcome = outcome.map(|_| ());
+                drop((root, env));
+                (outcome, longest, looks::end())
             });
             thread::sleep(after);
-            let told = Instant::now();
             interrupt.cancel();
-            let (outcome, at) = running.join().unwrap();
+            let (outcome, longest, freeing) = running.join().unwrap();
             match outcome {
                 Err(EvalError::Canceled) => stopped += 1,
                 Ok(()) => ended.push(query.clone()),
-                Err(error) => assert!(matches!(error, EvalError::Execution(_)), "{query}: {error}"),
+                Err(EvalError::Execution(_) | EvalError::MemoryLimit { .. }) => {}
+                Err(error) => panic!("{query}: {error}"),
             }
-            let took = at.saturating_duration_since(told);
-            if took > PROMISE * ALLOWANCE {
-                late.push(format!("{query}, {after:?} after its start: {took:?}"));
+            let what = format!("{longest:>7.1?}, freeing {freeing:>7.1?}: {query}, {after:?} after its start");
+            if longest > PROMISE * ALLOWANCE || freeing > FREEING * ALLOWANCE {
+                late.push(what.clone());
             }
+            slowest.push((longest.max(freeing), what));
         }
     }
     ended.dedup();
-    println!("{stopped} were stopped; ended before that: {ended:?}");
+    slowest.sort_by_key(|(longest, _)| std::cmp::Reverse(*longest));
+    println!("{stopped} were stopped; ended before that: {ended:?}; the slowest:");
+    slowest.iter().take(25).for_each(|(_, what)| println!("{what}"));
     assert!(late.is_empty(), "{}", late.join("\n"));
     assert!(stopped >= 60, "only {stopped} queries were still running");
 }
