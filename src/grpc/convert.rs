@@ -66,11 +66,8 @@ pub fn shard(message: grpc::SeriesShard) -> Result<SeriesShard, MalformedMessage
 
 /// A select and the blocks it names.
 pub fn select(message: grpc::SelectRequest) -> Result<(SelectRequest, Vec<Ulid>), MalformedMessage> {
-    let request = SelectRequest {
-        matchers: matchers(message.matchers)?,
-        range: range(message.range),
-        shard: message.shard.map(shard).transpose()?,
-    };
+    let shard = message.shard.map(shard).transpose()?;
+    let request = SelectRequest { shard, ..SelectRequest::new(matchers(message.matchers)?, range(message.range)) };
     Ok((request, blocks(message.blocks)?))
 }
 
@@ -85,7 +82,7 @@ pub fn label_names_message(request: &LabelRequest, blocks: &[Ulid]) -> grpc::Lab
 
 /// A request for label names and the blocks it names.
 pub fn label_names(message: grpc::LabelNamesRequest) -> Result<(LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest { selectors: selectors(message.selectors)?, range: range(message.range) };
+    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
     Ok((request, blocks(message.blocks)?))
 }
 
@@ -101,7 +98,7 @@ pub fn label_values_message(name: &str, request: &LabelRequest, blocks: &[Ulid])
 
 /// A request for label values: the label, what is asked, and the blocks.
 pub fn label_values(message: grpc::LabelValuesRequest) -> Result<(String, LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest { selectors: selectors(message.selectors)?, range: range(message.range) };
+    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
     Ok((message.name, request, blocks(message.blocks)?))
 }
 
@@ -116,7 +113,7 @@ pub fn series_message(request: &LabelRequest, blocks: &[Ulid]) -> grpc::SeriesRe
 
 /// A request for series and the blocks it names.
 pub fn series(message: grpc::SeriesRequest) -> Result<(LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest { selectors: selectors(message.selectors)?, range: range(message.range) };
+    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
     Ok((request, blocks(message.blocks)?))
 }
 
@@ -127,7 +124,7 @@ pub fn exemplars_message(request: &LabelRequest) -> grpc::ExemplarsRequest {
 
 /// A request for exemplars.
 pub fn exemplars(message: grpc::ExemplarsRequest) -> Result<LabelRequest, MalformedMessage> {
-    Ok(LabelRequest { selectors: selectors(message.selectors)?, range: range(message.range) })
+    Ok(LabelRequest::new(selectors(message.selectors)?, range(message.range)))
 }
 
 /// The message of one series with its chunks.

@@ -161,7 +161,7 @@ impl IngesterClient for GrpcIngesterClient {
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_names_message(&request, &[]);
-        Ok(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
+        request.bounds.keep(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
     }
 
     async fn label_values(
@@ -171,7 +171,7 @@ impl IngesterClient for GrpcIngesterClient {
         request: LabelRequest,
     ) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_values_message(name, &request, &[]);
-        Ok(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
+        request.bounds.keep(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
     }
 
     async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
@@ -179,7 +179,7 @@ impl IngesterClient for GrpcIngesterClient {
         let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
         let mut all = Vec::new();
         while let Some(message) = stream.message().await? {
-            all.extend(convert::label_sets(&message.labels).map_err(malformed)?);
+            all.extend(request.bounds.keep(convert::label_sets(&message.labels).map_err(malformed)?)?);
         }
         Ok(all)
     }
@@ -211,10 +211,14 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
     async fn select(&self, request: Request<messages::SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (select, _) = convert::select(request.into_inner()).map_err(malformed)?;
+        let cancel = select.bounds.cancel_on_drop();
         let stream = self.0.select(&tenant, select).await?;
-        let messages = stream.map_err(Status::from).map_ok(|batch| messages::SelectResponse {
-            series: batch.into_iter().map(convert::series_chunks_message).collect(),
-            served_blocks: Vec::new(),
+        let messages = stream.map_err(Status::from).map_ok(move |batch| {
+            let _until_the_stream_is_dropped = &cancel;
+            messages::SelectResponse {
+                series: batch.into_iter().map(convert::series_chunks_message).collect(),
+                served_blocks: Vec::new(),
+            }
         });
         Ok(Response::new(messages.boxed()))
     }
@@ -225,6 +229,7 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
     ) -> Result<Response<messages::LabelNamesResponse>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (labels, _) = convert::label_names(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let names = self.0.label_names(&tenant, labels).await?;
         Ok(Response::new(messages::LabelNamesResponse { names, served_blocks: Vec::new() }))
     }
@@ -235,6 +240,7 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
     ) -> Result<Response<messages::LabelValuesResponse>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (name, labels, _) = convert::label_values(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let values = self.0.label_values(&tenant, &name, labels).await?;
         Ok(Response::new(messages::LabelValuesResponse { values, served_blocks: Vec::new() }))
     }
@@ -244,6 +250,7 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
     async fn series(&self, request: Request<messages::SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (labels, _) = convert::series(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let sets = self.0.series(&tenant, labels).await?;
         let batches: Vec<_> = sets
             .chunks(SERIES_PER_MESSAGE)

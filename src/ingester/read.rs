@@ -16,7 +16,7 @@ use super::Ingester;
 use super::client::{IngesterClient, PushReply};
 use super::tenants::Tenant;
 use crate::error::{ErrorKind, ServiceError};
-use crate::select::{BATCH_BYTES, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
+use crate::select::{BATCH_BYTES, HeapBytes, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
 
 /// One source of a tenant's series: its head, or a local block.
@@ -182,7 +182,7 @@ impl Ingester {
 impl Ingester {
     /// Asks head and blocks about the series of every selector, a few selectors at a time: a question of thousands ends
     /// when nobody waits for it any more, and gives its thread, and the locks it reads under, away in between.
-    async fn ask_selectors<T: Ord + Send + 'static>(
+    async fn ask_selectors<T: Ord + HeapBytes + Send + 'static>(
         &self,
         tenant: &TenantId,
         request: LabelRequest,
@@ -192,18 +192,23 @@ impl Ingester {
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(Vec::new()) };
         let clock = self.shared.runtime.clock.clone();
         let answered = self.shared.runtime.query_pool.spawn(async move {
-            let LabelRequest { selectors, range } = request;
+            let LabelRequest { selectors, range, bounds } = request;
             let ask = |some: &[Vec<Matcher>]| {
-                unite(&tenant, range, || of_head(&tenant.head, some), |block| of_block(block, some))
+                bounds.run(|| unite(&tenant, range, || of_head(&tenant.head, some), |block| of_block(block, some)))?
             };
             if selectors.len() <= 1 {
-                return ask(&selectors);
+                return bounds.keep(ask(&selectors)?);
             }
             let (mut all, mut left, mut at_once) = (BTreeSet::new(), &selectors[..], 1);
             while !left.is_empty() {
                 let (some, rest) = left.split_at(at_once.min(left.len()));
                 let begun = clock.monotonic();
-                all.extend(ask(some)?);
+                for one in ask(some)? {
+                    let bytes = one.heap_bytes();
+                    if all.insert(one) {
+                        bounds.gather(bytes)?;
+                    }
+                }
                 left = rest;
                 at_once = if clock.monotonic() - begun < TURN { at_once * 2 } else { at_once.div_ceil(2) };
                 tokio::task::yield_now().await;
@@ -224,19 +229,22 @@ impl IngesterClient for Ingester {
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(stream::empty().boxed()) };
         let pool = self.shared.runtime.query_pool.clone();
         let reads_nothing = reads_nothing(&tenant, request.range);
+        let bounds = request.bounds.clone();
         let begin = move || open(&tenant, &request);
         let batches = stream::try_unfold(Reading::Before(Box::new(begin)), move |reading| {
-            let pool = pool.clone();
+            let (pool, bounds) = (pool.clone(), bounds.clone());
             async move {
                 if !reads_nothing {
                     pool.leave().await;
                 }
                 let read = pool.run(move || {
-                    let mut merge = match reading {
-                        Reading::Before(begin) => begin()?,
-                        Reading::Under(merge) => merge,
-                    };
-                    Ok(merge.next_batch()?.map(|batch| (batch, Reading::Under(merge))))
+                    bounds.run(|| {
+                        let mut merge = match reading {
+                            Reading::Before(begin) => begin()?,
+                            Reading::Under(merge) => merge,
+                        };
+                        Ok(merge.next_batch()?.map(|batch| (batch, Reading::Under(merge))))
+                    })?
                 });
                 read.await?
             }

@@ -99,7 +99,7 @@ async fn shard_values(
     metric: &str,
     shard: Option<SeriesShard>,
 ) -> Vec<(i64, f64)> {
-    let request = SelectRequest { matchers: vec![Matcher::equal("__name__", metric)], range: all(), shard };
+    let request = SelectRequest { shard, ..SelectRequest::new(vec![Matcher::equal("__name__", metric)], all()) };
     let batches: Vec<_> = client.select(tenant, request).await.unwrap().try_collect().await.unwrap();
     let mut found = Vec::new();
     let mut columns = Columns::default();
@@ -141,9 +141,9 @@ async fn conformance(client: &dyn IngesterClient, disk: &MemDisk) {
     assert_eq!(values(client, &a, "m").await, [(NOW - 2, 1.0), (NOW - 1, 2.0)]);
 
     // Labels, series and metadata, by selectors.
-    let any = LabelRequest { selectors: Vec::new(), range: all() };
+    let any = LabelRequest::new(Vec::new(), all());
     let matcher = Matcher::new(MatchOp::Regex, "x", "1|3").unwrap();
-    let some = LabelRequest { selectors: vec![vec![matcher]], range: all() };
+    let some = LabelRequest::new(vec![vec![matcher]], all());
     assert_eq!(client.label_names(&a, any.clone()).await.unwrap(), ["__name__", "x"]);
     assert_eq!(client.label_values(&a, "x", some.clone()).await.unwrap(), ["1"]);
     assert_eq!(client.series(&a, some).await.unwrap().len(), 1);

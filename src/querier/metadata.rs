@@ -6,6 +6,7 @@ use std::future::Future;
 use async_trait::async_trait;
 use futures::future::join_all;
 use skald_model::{Labels, MetricMetadata};
+use skald_promql::eval::{CancelOnDrop, Interrupt};
 use ulid::Ulid;
 
 use super::Querier;
@@ -14,7 +15,7 @@ use super::select::{check_served, no_store_gateway, store_gateways};
 use super::sources::sources;
 use crate::error::ServiceError;
 use crate::ingester::client::IngesterClient;
-use crate::select::{LabelRequest, SeriesExemplars};
+use crate::select::{LabelRequest, RequestBounds, SeriesExemplars};
 use crate::store_gateway::client::{FromBlocks, StoreGatewayClient};
 use crate::tenant::TenantId;
 
@@ -79,6 +80,10 @@ impl Querier {
         S: Future<Output = Result<FromBlocks<Vec<T>>, ServiceError>>,
     {
         let sources = sources(&self.shared.config, request.range, self.shared.runtime.clock.now_ms());
+        let interrupt = Interrupt::default();
+        let _cancel = CancelOnDrop(interrupt.clone());
+        let bounds = RequestBounds::of_labels(interrupt, self.shared.config.query_memory_limit);
+        let request = &LabelRequest { bounds, ..request.clone() };
         let recent = async {
             match sources.ingesters {
                 None => Ok(Vec::new()),

@@ -44,7 +44,8 @@ settings! {
         /// Most samples one query may hold at one time, as Prometheus' `--query.max-samples`. `none` is no limit.
         pub max_samples: Option<usize> = Some(50_000_000),
         /// Most bytes one query may hold at one time: samples, parts of its result, data on its way from ingesters and
-        /// store-gateways. `none` is no limit.
+        /// store-gateways, large regexes; and most that an answer about series, label names or label values may hold.
+        /// `none` is no limit.
         pub query_memory_limit: Option<ByteSize> = Some(ByteSize::gib(1)),
         /// Ask ingesters only about samples younger than this. `none` asks them about every range: needed when
         /// samples of any age are written, since they are found nowhere else until their block is uploaded.

@@ -22,7 +22,7 @@ use super::sources::{Sources, sources};
 use crate::error::{ErrorKind, ServiceError};
 use crate::read_ahead::{Begun, Depth, Place, ReadAhead};
 use crate::runtime::Pool;
-use crate::select::{SelectRequest, SeriesStream};
+use crate::select::{RequestBounds, SelectRequest, SeriesStream};
 use crate::store_gateway::client::{BlocksBatch, StoreGatewayClient};
 use crate::tenant::TenantId;
 
@@ -67,8 +67,9 @@ impl Queryable for TenantSeries {
     fn select(&self, select: Select) -> Box<dyn SeriesSource> {
         let (shared, tenant) = (self.shared.clone(), self.tenant.clone());
         let warnings = self.warnings.clone();
-        let request = SelectRequest { matchers: select.matchers, range: select.range, shard: select.shard };
         let (place, context) = (self.place.clone(), self.bounds.context.clone());
+        let bounds = RequestBounds::of_select(context.interrupt().clone());
+        let request = SelectRequest { matchers: select.matchers, range: select.range, shard: select.shard, bounds };
         let opening = async move { open(&shared, &place, &tenant, request, &warnings, &context).await };
         let ahead = Arc::clone(&self.bounds.ahead).try_acquire_owned().ok();
         let (place, opened) = (self.place.clone(), ahead.is_some());
@@ -186,7 +187,8 @@ impl Warnings {
     }
 }
 
-/// Reads a stream, ahead of the engine if it waits or goes on. What was read ahead is charged to the query.
+/// Reads a stream, ahead of the engine if it waits or goes on. What was read ahead,
+/// and the batch that is being merged with those of other sources, is charged to the query.
 fn ahead(place: &Place, stream: SeriesStream, context: &QueryContext) -> SeriesStream {
     let charge = Arc::new(Mutex::new(context.source_charge()));
     let growing = charge.clone();
@@ -199,8 +201,10 @@ fn ahead(place: &Place, stream: SeriesStream, context: &QueryContext) -> SeriesS
         Ok((batch, bytes))
     });
     let read = ReadAhead::start(place.clone(), DEPTH, charged.boxed());
+    // Series of the batch taken last may wait for those of other sources until the next one is asked for.
+    let mut merging = 0;
     let taken = read.map_ok(move |(batch, bytes)| {
-        charge.lock().shrink(bytes);
+        charge.lock().shrink(std::mem::replace(&mut merging, bytes));
         batch
     });
     taken.boxed()

@@ -41,6 +41,9 @@ pub(super) enum ReadError {
     Block(#[from] BlockError),
     #[error(transparent)]
     Lost(#[from] TaskLost),
+    /// A bound of the request.
+    #[error(transparent)]
+    Bounded(ServiceError),
 }
 
 impl ReadError {
@@ -63,6 +66,7 @@ impl ReadError {
             )),
             Self::Block(error) => damaged_block(tenant, id, &error),
             Self::Lost(lost) => lost.into(),
+            Self::Bounded(error) => error,
         }
     }
 }

@@ -69,7 +69,8 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
     ) -> Result<FromBlocks<Vec<String>>, ServiceError> {
         let message = convert::label_names_message(&request, &blocks);
         let answer = self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner();
-        Ok(FromBlocks { value: answer.names, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
+        let value = request.bounds.keep(answer.names)?;
+        Ok(FromBlocks { value, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
     }
 
     async fn label_values(
@@ -81,7 +82,8 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
     ) -> Result<FromBlocks<Vec<String>>, ServiceError> {
         let message = convert::label_values_message(name, &request, &blocks);
         let answer = self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner();
-        Ok(FromBlocks { value: answer.values, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
+        let value = request.bounds.keep(answer.values)?;
+        Ok(FromBlocks { value, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
     }
 
     async fn series(
@@ -94,7 +96,7 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
         let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
         let mut answer = FromBlocks { value: Vec::new(), served: Vec::new() };
         while let Some(message) = stream.message().await? {
-            answer.value.extend(convert::label_sets(&message.labels).map_err(malformed)?);
+            answer.value.extend(request.bounds.keep(convert::label_sets(&message.labels).map_err(malformed)?)?);
             answer.served.extend(convert::blocks(message.served_blocks).map_err(malformed)?);
         }
         Ok(answer)
@@ -108,14 +110,18 @@ impl store_gateway_server::StoreGateway for Served<dyn StoreGatewayClient> {
     async fn select(&self, request: Request<messages::SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (select, blocks) = convert::select(request.into_inner()).map_err(malformed)?;
+        let cancel = select.bounds.cancel_on_drop();
         let stream = self.0.select(&tenant, blocks, select).await?;
-        let messages = stream.map_err(Status::from).map_ok(|batch| match batch {
-            BlocksBatch::Series(series) => messages::SelectResponse {
-                series: series.into_iter().map(convert::series_chunks_message).collect(),
-                served_blocks: Vec::new(),
-            },
-            BlocksBatch::Served(blocks) => {
-                messages::SelectResponse { series: Vec::new(), served_blocks: convert::block_messages(&blocks) }
+        let messages = stream.map_err(Status::from).map_ok(move |batch| {
+            let _until_the_stream_is_dropped = &cancel;
+            match batch {
+                BlocksBatch::Series(series) => messages::SelectResponse {
+                    series: series.into_iter().map(convert::series_chunks_message).collect(),
+                    served_blocks: Vec::new(),
+                },
+                BlocksBatch::Served(blocks) => {
+                    messages::SelectResponse { series: Vec::new(), served_blocks: convert::block_messages(&blocks) }
+                }
             }
         });
         Ok(Response::new(messages.boxed()))
@@ -127,6 +133,7 @@ impl store_gateway_server::StoreGateway for Served<dyn StoreGatewayClient> {
     ) -> Result<Response<messages::LabelNamesResponse>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (labels, blocks) = convert::label_names(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let answer = self.0.label_names(&tenant, blocks, labels).await?;
         let served_blocks = convert::block_messages(&answer.served);
         Ok(Response::new(messages::LabelNamesResponse { names: answer.value, served_blocks }))
@@ -138,6 +145,7 @@ impl store_gateway_server::StoreGateway for Served<dyn StoreGatewayClient> {
     ) -> Result<Response<messages::LabelValuesResponse>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (name, labels, blocks) = convert::label_values(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let answer = self.0.label_values(&tenant, blocks, &name, labels).await?;
         let served_blocks = convert::block_messages(&answer.served);
         Ok(Response::new(messages::LabelValuesResponse { values: answer.value, served_blocks }))
@@ -148,6 +156,7 @@ impl store_gateway_server::StoreGateway for Served<dyn StoreGatewayClient> {
     async fn series(&self, request: Request<messages::SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
         let tenant = grpc::tenant_of(&request)?;
         let (labels, blocks) = convert::series(request.into_inner()).map_err(malformed)?;
+        let _cancel = labels.bounds.cancel_on_drop();
         let answer = self.0.series(&tenant, blocks, labels).await?;
         let sets = answer.value.chunks(SERIES_PER_MESSAGE).map(|sets| {
             Ok(messages::SeriesResponse { labels: convert::label_sets_message(sets), served_blocks: Vec::new() })

@@ -19,6 +19,7 @@ use super::metrics::Metrics;
 use super::pages::{Freshness, PageCount, PageReader, PagedObject, Usage};
 use super::parsing::{Chunks, Entries, Lists, Parsing};
 use crate::runtime::Pool;
+use crate::select::RequestBounds;
 
 /// How often a structure may turn out longer than the bytes fetched for it. The second time its length is known.
 const MAX_EXTENSIONS: usize = 3;
@@ -97,14 +98,15 @@ impl Reading {
         &self,
         block: &Arc<OpenBlock>,
         matchers: &Arc<[Matcher]>,
+        bounds: &RequestBounds,
     ) -> Result<FoundSeries, ReadError> {
         self.pool.afford(times(LOOKUP_TIME, lookups(block, matchers))).await;
-        let (planned, conditions) = (block.clone(), matchers.clone());
+        let (planned, conditions, bounds) = (block.clone(), matchers.clone(), bounds.clone());
         let plan = self.pool.run(move || {
             let deferral = Deferral::WhenCheaper { entry_bytes: PLANNED_ENTRY_BYTES };
-            postings::plan(&planned.header, &conditions, deferral)
+            bounds.run(|| postings::plan(&planned.header, &conditions, deferral)).map_err(ReadError::Bounded)
         });
-        let plan = Arc::new(plan.await??);
+        let plan = Arc::new(plan.await???);
         let deferred = plan.deferred().to_vec();
         let series = match self.evaluate(block, &plan, Freshness::Cached).await {
             Err(error) if error.is_damage() => {

@@ -19,7 +19,7 @@ use super::pages::PageCount;
 use super::reading::{FoundSeries, IndexedSeries, Reading, Wanted};
 use crate::error::{ErrorKind, ServiceError};
 use crate::read_ahead::{Depth, Place, ReadAhead};
-use crate::select::{BATCH_BYTES, SelectRequest};
+use crate::select::{BATCH_BYTES, RequestBounds, SelectRequest};
 
 /// Bytes of chunks that all readers of one query together aim to have at hand, besides one batch under way each.
 const BYTES_AT_HAND: usize = 16 << 20;
@@ -43,7 +43,7 @@ pub(super) fn select(
 ) -> BlocksStream {
     let served: Vec<Ulid> = blocks.iter().map(|block| block.id).collect();
     let blocks: Vec<_> = blocks.into_iter().filter(|block| block.range.overlaps(request.range)).collect();
-    let matchers: Arc<[Matcher]> = request.matchers.into();
+    let (matchers, bounds): (Arc<[Matcher]>, _) = (request.matchers.into(), request.bounds);
     let fetch_bytes = (BYTES_AT_HAND / blocks.len().max(1)).clamp(MIN_FETCH, BATCH_BYTES);
     let place = Place { pool: reading.pool.clone(), io: Handle::current() };
     let start = |block: Arc<OpenBlock>| {
@@ -51,6 +51,7 @@ pub(super) fn select(
             reading: reading.clone(),
             block,
             matchers: matchers.clone(),
+            bounds: bounds.clone(),
             range: request.range,
             shard: request.shard,
             fetch_bytes,
@@ -73,6 +74,7 @@ struct BlockReader {
     reading: Reading,
     block: Arc<OpenBlock>,
     matchers: Arc<[Matcher]>,
+    bounds: RequestBounds,
     range: QueryRange,
     shard: Option<SeriesShard>,
     fetch_bytes: usize,
@@ -106,7 +108,7 @@ impl BlockReader {
             let found = match &mut self.found {
                 Some(found) => found,
                 none => {
-                    let series = self.reading.find_series(&self.block, &self.matchers).await?;
+                    let series = self.reading.find_series(&self.block, &self.matchers, &self.bounds).await?;
                     let deferred = series.deferred.clone().into();
                     none.insert(Found { series, deferred, next: 0 })
                 }

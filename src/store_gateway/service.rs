@@ -26,7 +26,7 @@ use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
 use crate::error::ServiceError;
 use crate::runtime::Runtime;
-use crate::select::{LabelRequest, SelectRequest};
+use crate::select::{HeapBytes, LabelRequest, RequestBounds, SelectRequest};
 use crate::tenant::TenantId;
 
 /// Blocks of one query opened, or read for their labels, at once.
@@ -124,7 +124,7 @@ impl StoreGateway {
     }
 
     /// Asks every block the same question and gathers the answers.
-    async fn gather<T: Ord + Send + 'static>(
+    async fn gather<T: Ord + HeapBytes + Send + 'static>(
         &self,
         tenant: &TenantId,
         ids: Vec<Ulid>,
@@ -136,7 +136,7 @@ impl StoreGateway {
         result.inspect_err(|_| query.failed())
     }
 
-    async fn gather_of<T: Ord + Send + 'static>(
+    async fn gather_of<T: Ord + HeapBytes + Send + 'static>(
         &self,
         query: &Query,
         reading: &Reading,
@@ -146,12 +146,13 @@ impl StoreGateway {
         question: Question<T>,
     ) -> Result<FromBlocks<Vec<T>>, ServiceError> {
         let blocks = self.open(query, tenant, ids).await?;
-        let selectors: Vec<Arc<[Matcher]>> = request.selectors.into_iter().map(Arc::from).collect();
-        let overlapping: Vec<_> = blocks.iter().filter(|block| block.range.overlaps(request.range)).cloned().collect();
+        let LabelRequest { selectors, range, bounds } = request;
+        let selectors: Vec<Arc<[Matcher]>> = selectors.into_iter().map(Arc::from).collect();
+        let overlapping: Vec<_> = blocks.iter().filter(|block| block.range.overlaps(range)).cloned().collect();
         let answers = overlapping.into_iter().map(|block| {
-            let (selectors, question) = (&selectors, &question);
+            let (selectors, bounds, question) = (&selectors, &bounds, &question);
             async move {
-                let answer = answer(reading, &block, selectors, request.range, question).await;
+                let answer = answer(reading, &block, selectors, range, bounds, question).await;
                 answer.map_err(|error| self.failure(&block, error))
             }
         });
@@ -177,29 +178,32 @@ type HeaderAnswer<T> =
     Arc<dyn Fn(&OpenBlock, &mut BTreeSet<T>) -> Result<(), skald_tsdb::block::BlockError> + Send + Sync>;
 type SeriesAnswer<T> = Arc<dyn Fn(&Labels, &mut BTreeSet<T>) + Send + Sync>;
 
-async fn answer<T: Ord + Send + 'static>(
+async fn answer<T: Ord + HeapBytes + Send + 'static>(
     reading: &Reading,
     block: &Arc<OpenBlock>,
     selectors: &[Arc<[Matcher]>],
     range: QueryRange,
+    bounds: &RequestBounds,
     question: &Question<T>,
 ) -> Result<BTreeSet<T>, ReadError> {
     let every: [Arc<[Matcher]>; 1] = [Arc::from([])];
     let selectors = match (selectors, &question.of_header) {
         ([], Some(of_header)) => {
-            let (block, of_header) = (block.clone(), of_header.clone());
+            let (block, of_header, bounds) = (block.clone(), of_header.clone(), bounds.clone());
             let answered = reading.pool.run(move || {
                 let mut values = BTreeSet::new();
-                of_header(&block, &mut values).map(|()| values)
+                bounds.run(|| of_header(&block, &mut values)).map_err(ReadError::Bounded)??;
+                bounds.gather(values.iter().map(HeapBytes::heap_bytes).sum()).map_err(ReadError::Bounded)?;
+                Ok::<_, ReadError>(values)
             });
-            return Ok(answered.await??);
+            return answered.await?;
         }
         ([], None) => &every[..],
         (selectors, _) => selectors,
     };
     let mut values = BTreeSet::new();
     for matchers in selectors {
-        let found = reading.find_series(block, matchers).await?;
+        let found = reading.find_series(block, matchers, bounds).await?;
         let deferred: Arc<[Matcher]> = found.deferred.clone().into();
         let mut next = 0;
         loop {
@@ -215,7 +219,12 @@ async fn answer<T: Ord + Send + 'static>(
                 indexed.iter().for_each(|series| of_series(&series.labels, &mut values));
                 values
             });
-            values.extend(collected.await?);
+            for value in collected.await? {
+                let bytes = value.heap_bytes();
+                if values.insert(value) {
+                    bounds.gather(bytes).map_err(ReadError::Bounded)?;
+                }
+            }
         }
     }
     Ok(values)

@@ -3,6 +3,7 @@
 //! Synchronous; absent on purpose: network, tenants, clocks, threads of its own.
 
 pub mod block;
+mod bounded;
 pub mod chunk;
 pub mod decode;
 pub mod disk;
@@ -12,4 +13,5 @@ pub mod postings;
 mod series_chunks;
 pub mod wal;
 
+pub use bounded::{GoOn, bounded};
 pub use series_chunks::{SeriesChunks, SeriesFilter};

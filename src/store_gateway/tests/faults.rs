@@ -71,7 +71,7 @@ async fn strangers_and_missing_blocks_are_not_served() {
     let (got, served) = bench.select("b", &ids, everything()).await.unwrap();
     assert_eq!((got, served), (vec![], vec![]));
     assert!(bench.bucket.take_calls().iter().all(|(_, key)| key.starts_with("b/")));
-    let request = LabelRequest { selectors: vec![], range: QueryRange::ALL };
+    let request = LabelRequest::new(vec![], QueryRange::ALL);
     let names = bench.gateway.label_names(&tenant("b"), ids.clone(), request).await.unwrap();
     assert_eq!((names.value.len(), names.served.len()), (0, 0));
     let missing = Ulid::from_parts(7, 7);
@@ -184,7 +184,7 @@ async fn what_is_kept_on_disk_is_only_a_cache() {
 #[tokio::test]
 async fn a_block_that_vanishes_is_said_to_be_gone() {
     let Some((bench, ids, all)) = golden_bench().await else { return };
-    let request = LabelRequest { selectors: vec![], range: QueryRange::ALL };
+    let request = LabelRequest::new(vec![], QueryRange::ALL);
     bench.gateway.label_names(&tenant("a"), ids.clone(), request).await.unwrap();
     for file in ["meta.json", "index", "chunks/000001"] {
         bench.bucket.delete(&format!("a/{}/{file}", ids[0])).await.unwrap();

@@ -35,7 +35,7 @@ fn matcher(name: &str, op: MatchOp, value: &str) -> Matcher {
 
 /// Every series has a metric name.
 fn everything() -> SelectRequest {
-    SelectRequest { matchers: vec![matcher("__name__", MatchOp::Regex, ".+")], range: QueryRange::ALL, shard: None }
+    SelectRequest::new(vec![matcher("__name__", MatchOp::Regex, ".+")], QueryRange::ALL)
 }
 
 /// Block sets written by Prometheus; `None`, with a note, where they are not at hand.

@@ -59,7 +59,7 @@ async fn selects_agree(set: &str) {
     let mut found_something = 0;
     for matchers in selectors() {
         for range in ranges {
-            let request = SelectRequest { matchers: matchers.clone(), range, shard: None };
+            let request = SelectRequest::new(matchers.clone(), range);
             let (got, served) = bench.select("a", &ids, request).await.unwrap();
             assert_eq!(served, ids);
             let mut expected = Vec::new();
@@ -122,7 +122,7 @@ async fn labels_agree() {
         for selectors in cases {
             let counts = |labels: &Labels| selectors.is_empty() || selectors.iter().any(|m| satisfies(labels, m));
             let series: Vec<Labels> = all.iter().map(|s| s.labels.clone()).filter(|labels| counts(labels)).collect();
-            let request = || LabelRequest { selectors: selectors.clone(), range: QueryRange::ALL };
+            let request = || LabelRequest::new(selectors.clone(), QueryRange::ALL);
             let tenant = tenant("a");
             let got = bench.gateway.series(&tenant, ids.clone(), request()).await.unwrap();
             assert_eq!((&got.value, &got.served), (&series, &ids), "{selectors:?}");
@@ -138,7 +138,7 @@ async fn labels_agree() {
             }
         }
         // Blocks outside the range count as served and are not read.
-        let request = LabelRequest { selectors: vec![], range: QueryRange { min: 5, max: 6 } };
+        let request = LabelRequest::new(vec![], QueryRange { min: 5, max: 6 });
         let got = bench.gateway.label_names(&tenant("a"), ids.clone(), request).await.unwrap();
         assert_eq!((got.value.len(), got.served), (0, ids));
     }

@@ -62,7 +62,7 @@ async fn answers_are_the_same() {
     for of in ["a", "nobody"] {
         assert_eq!(collect(&remote, of, &ids).await.unwrap(), collect(local, of, &ids).await.unwrap());
         for selectors in [vec![], selectors.clone()] {
-            let request = || LabelRequest { selectors: selectors.clone(), range: QueryRange::ALL };
+            let request = || LabelRequest::new(selectors.clone(), QueryRange::ALL);
             let (of, ids) = (tenant(of), || ids.clone());
             let names = remote.label_names(&of, ids(), request()).await.unwrap();
             assert_eq!(names, local.label_names(&of, ids(), request()).await.unwrap());

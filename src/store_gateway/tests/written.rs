@@ -180,7 +180,7 @@ proptest! {
                     let mut all = vec![matcher("__name__", MatchOp::Equal, "m")];
                     all.extend(matchers);
                     let wanted = |labels: &Labels| all.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default()));
-                    let request = SelectRequest { matchers: all.clone(), range, shard: None };
+                    let request = SelectRequest::new(all.clone(), range);
                     let (series, served) = bench.select("a", &ids, request).await.unwrap();
                     assert_eq!(served, ids);
                     assert_eq!(shown(&series, range), model(&contents, range, wanted));

@@ -12,6 +12,7 @@ use super::section::Section;
 use super::symbols::{LabelsReader, SymbolTable};
 use super::toc::{INDEX_HEADER_LEN, TOC_LEN, Toc, check_index_magic};
 use super::{BlockError, BlockFile};
+use crate::bounded::Progress;
 use crate::disk::{Disk, DiskFile};
 use crate::postings::PostingsSource;
 
@@ -170,8 +171,11 @@ impl IndexHeader {
         if name.is_empty() {
             return Ok(());
         }
+        let mut progress = Progress::default();
         let mut visit = |value: &str| {
-            visit(value);
+            if progress.goes_on(0) {
+                visit(value);
+            }
             false
         };
         self.postings.scan(name, "", &mut visit, &mut Vec::new())

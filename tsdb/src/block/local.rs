@@ -16,6 +16,7 @@ use super::toc::Toc;
 use super::tombstones::{TOMBSTONES_FILE, Tombstones};
 use super::visible::{hidden_ranges, is_hidden};
 use super::{BlockError, BlockFile, BlockMeta, ChunkMeta, Coalesce, INDEX_FILE, IndexHeader, chunk_range, meta};
+use crate::bounded::{self, Progress};
 use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskFile};
 use crate::postings::{self, Deferral, SeriesRef};
@@ -151,7 +152,12 @@ impl LocalBlock {
     /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
     pub fn series(&self, selectors: &[Vec<Matcher>]) -> Result<Vec<Labels>, BlockError> {
         let mut found = Vec::new();
-        self.visit_labels(&self.find_any(selectors)?, &mut |labels| found.push(labels.clone()))?;
+        let mut progress = Progress::default();
+        self.visit_labels(&self.find_any(selectors)?, &mut |labels| {
+            if progress.goes_on(labels.as_bytes().len() + 4 * size_of::<Labels>()) {
+                found.push(labels.clone());
+            }
+        })?;
         Ok(found)
     }
 
@@ -175,13 +181,20 @@ impl LocalBlock {
     pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>]) -> Result<Vec<String>, BlockError> {
         if selectors.is_empty() {
             let mut values = Vec::new();
-            self.header.label_values(name, &mut |value| values.push(value.to_owned()))?;
+            let mut progress = Progress::default();
+            self.header.label_values(name, &mut |value| {
+                if progress.goes_on(value.len() + 4 * size_of::<String>()) {
+                    values.push(value.to_owned());
+                }
+            })?;
             return Ok(values);
         }
         let mut values = BTreeSet::new();
+        let mut progress = Progress::default();
         self.visit_labels(&self.find_any(selectors)?, &mut |labels| {
             if let Some(value) = labels.get(name)
                 && !values.contains(value)
+                && progress.goes_on(value.len() + 4 * size_of::<String>())
             {
                 values.insert(value.to_owned());
             }
@@ -241,6 +254,9 @@ impl LocalBlock {
         let end = self.header.toc().series_end();
         let mut entry = SeriesEntry::default();
         for batch in series.chunks(SERIES_BATCH) {
+            if !bounded::goes_on() {
+                break;
+            }
             let ranges = batch.iter().map(|&series| series_range(series, ENTRY_ESTIMATE, end));
             for fetch in JOIN_ENTRIES.join(ranges) {
                 let bytes = self.index.read(fetch.range.clone())?;

@@ -12,6 +12,7 @@ use super::page::Page;
 use super::stored::{LostChunk, PageChunk};
 use super::symbols::Symbol;
 use super::{Head, locate};
+use crate::bounded::{self, Progress};
 use crate::chunk::Chunk;
 use crate::postings::{SeriesRef, set};
 use crate::wal::Cut;
@@ -69,7 +70,8 @@ impl Head {
         // After the index: every series found there has its page.
         select.pages = self.pages.read().clone();
         select.series = found.len();
-        select.runs = found.chunks(RUN_SERIES).map(|run| self.sort(run, &select.pages)).collect();
+        let runs = found.chunks(RUN_SERIES).take_while(|_| bounded::goes_on());
+        select.runs = runs.map(|run| self.sort(run, &select.pages)).collect();
         (0..select.runs.len()).for_each(|run| select.advance(run));
         select
     }
@@ -113,14 +115,19 @@ impl Head {
     pub fn series(&self, selectors: &[Vec<Matcher>]) -> Vec<Labels> {
         let index = self.index.read();
         let pages = self.pages.read().clone();
-        let mut labels = Vec::new();
+        let mut labels: Vec<Labels> = Vec::new();
         let mut pairs = Vec::new();
+        let mut progress = Progress::default();
         for series in matching_any(&index, selectors) {
             let (number, at) = locate(series);
             let Some(page) = pages.get(number) else { continue };
             pairs.clear();
             page.read().labels(at, &mut pairs);
-            labels.push(index.labels(&pairs));
+            let one = index.labels(&pairs);
+            if !progress.goes_on(one.as_bytes().len() + 4 * size_of::<Labels>()) {
+                break;
+            }
+            labels.push(one);
         }
         drop(index);
         labels.sort_unstable();
@@ -145,11 +152,15 @@ impl Head {
     pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>]) -> Vec<String> {
         let index = self.index.read();
         let mut values: Vec<String> = if selectors.is_empty() {
-            index.label_values(name).map(str::to_owned).collect()
+            let mut progress = Progress::default();
+            let values = index.label_values(name).take_while(|value| progress.goes_on(text_bytes(value)));
+            values.map(str::to_owned).collect()
         } else {
             let Some(wanted) = index.name_symbol(name) else { return Vec::new() };
             let symbols = self.symbols_of(&index, selectors, |name, value| (name == wanted).then_some(value));
-            symbols.into_iter().map(|symbol| index.symbols.text(symbol).to_owned()).collect()
+            let mut progress = Progress::default();
+            let values = symbols.into_iter().map(|symbol| index.symbols.text(symbol));
+            values.take_while(|value| progress.goes_on(text_bytes(value))).map(str::to_owned).collect()
         };
         drop(index);
         values.sort_unstable();
@@ -165,7 +176,11 @@ impl Head {
     ) -> Vec<Symbol> {
         let pages = self.pages.read().clone();
         let (mut symbols, mut pairs) = (Vec::new(), Vec::new());
+        let mut progress = Progress::default();
         for series in matching_any(index, selectors) {
+            if !progress.goes_on(0) {
+                break;
+            }
             let (number, at) = locate(series);
             let Some(page) = pages.get(number) else { continue };
             pairs.clear();
@@ -181,6 +196,11 @@ impl Head {
         symbols.dedup();
         symbols
     }
+}
+
+/// What a label value costs whoever gathers many: itself, and its place in lists and trees that grow.
+fn text_bytes(text: &str) -> usize {
+    text.len() + 4 * size_of::<String>()
 }
 
 fn matching_any(index: &Index, selectors: &[Vec<Matcher>]) -> Vec<SeriesRef> {
@@ -213,7 +233,9 @@ impl Select {
         let mut bytes = 0;
         let head = Arc::clone(&self.head);
         let rules = head.rules(0);
+        let mut progress = Progress::default();
         while bytes < max_bytes
+            && progress.goes_on(0)
             && let Some((labels, slot)) = self.next_series()
         {
             if self.keep.as_ref().is_some_and(|keep| !keep(&labels)) {

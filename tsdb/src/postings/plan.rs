@@ -5,6 +5,7 @@ use std::ops::Deref;
 use skald_model::{MatchOp, Matcher};
 
 use super::{PostingsSource, SeriesRef, set};
+use crate::bounded::Progress;
 
 /// What one series costs in a postings list, in bytes.
 const LIST_BYTES_PER_SERIES: u64 = 4;
@@ -77,7 +78,8 @@ pub fn plan<S: PostingsSource>(
                 continue;
             }
             None => {
-                let mut is_wanted = |value: &str| matcher.matches(value) != exclude;
+                let mut progress = Progress::default();
+                let mut is_wanted = |value: &str| progress.goes_on(0) && matcher.matches(value) != exclude;
                 source.scan(matcher.name(), matcher.prefix(), &mut is_wanted, &mut lists)?;
             }
         }
@@ -180,8 +182,9 @@ impl<L> Plan<L> {
         P: Deref<Target = [SeriesRef]>,
     {
         let mut unite = |union: &Union<L>| -> Result<Vec<SeriesRef>, E> {
-            let lists: Vec<Slice<P>> =
-                union.lists.iter().map(|list| load(list).map(Slice)).collect::<Result<_, E>>()?;
+            let mut progress = Progress::default();
+            let loaded = union.lists.iter().take_while(|_| progress.goes_on(0));
+            let lists: Vec<Slice<P>> = loaded.map(|list| load(list).map(Slice)).collect::<Result<_, E>>()?;
             Ok(set::union(&lists))
         };
         let Some((first, rest)) = self.include.split_first() else {
