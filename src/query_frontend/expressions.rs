@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use skald_promql::ast::Expr;
-use skald_promql::parse::parse_expr;
+use skald_promql::parse::{GoOn, parse_expr_while};
 
 use super::QueryFrontend;
 use super::answer::{Data, Notes, Success, Whole};
@@ -84,10 +84,10 @@ impl QueryFrontend {
     ) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let options = self.limits(&params.tenant(self.multitenancy_enabled)?).parse_options();
-        let work = move || {
-            let expr = parse_expr(params.get("query"), &options).map_err(|e| invalid("query", e))?;
+        let work = move |go_on: GoOn<'_>| {
+            let expr = parse_expr_while(params.get("query"), &options, go_on).map_err(|e| invalid("query", e))?;
             Ok(Success::new(answer(expr)?, Notes::default()))
         };
-        self.runtime.query_pool.run(work).await?
+        self.in_time(self.on_pool(work)).await?
     }
 }

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use skald_model::{MetricMetadata, QuotedBytes};
-use skald_promql::parse::parse_expr;
+use skald_promql::parse::parse_expr_while;
 
 use super::QueryFrontend;
 use super::answer::{Item, List, Notes, Success, Whole};
@@ -19,32 +19,35 @@ use crate::select::{LabelRequest, SeriesExemplars};
 
 /// `/api/v1/labels`
 pub async fn names(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    frontend.respond(frontend.names(request).await).await
+    frontend.respond(frontend.in_time(frontend.names(request)).await).await
 }
 
 /// `/api/v1/label/{name}/values`
 pub async fn values(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    frontend.respond(frontend.values(request).await).await
+    frontend.respond(frontend.in_time(frontend.values(request)).await).await
 }
 
 /// `/api/v1/series`
 pub async fn series(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    frontend.respond(frontend.series(request).await).await
+    frontend.respond(frontend.in_time(frontend.series(request)).await).await
 }
 
 /// `/api/v1/metadata`
 pub async fn metadata(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    frontend.respond(frontend.metadata(request).await).await
+    frontend.respond(frontend.in_time(frontend.metadata(request)).await).await
 }
 
 /// `/api/v1/query_exemplars`
 pub async fn exemplars(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
-    frontend.respond(frontend.exemplars(request).await).await
+    frontend.respond(frontend.in_time(frontend.exemplars(request)).await).await
 }
 
 impl QueryFrontend {
     /// Waits for an answer at most as long as a query may take.
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
         let timeout: Duration = self.config.query_timeout;
         tokio::select! {
             answer = answer => answer,
@@ -59,11 +62,11 @@ impl QueryFrontend {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest { range: params.label_range()?, selectors: params.optional_selectors()? };
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?);
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
-        let names = self.in_time(self.querier().label_names(&tenant, labels)).await?;
+        let names = self.querier().label_names(&tenant, labels).await?;
         Ok(strings(names, limit))
     }
 
@@ -73,11 +76,11 @@ impl QueryFrontend {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let name = name.map_err(|bytes| bad_data(format!("invalid label name: {}", QuotedBytes(&bytes))))?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest { range: params.label_range()?, selectors: params.optional_selectors()? };
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?);
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
-        let values = self.in_time(self.querier().label_values(&tenant, &name, labels)).await?;
+        let values = self.querier().label_values(&tenant, &name, labels).await?;
         Ok(strings(values, limit))
     }
 
@@ -88,12 +91,8 @@ impl QueryFrontend {
             return Err(bad_data("no match[] parameter provided"));
         }
         let limit = params.limit("limit")?;
-        let labels = LabelRequest { range: params.label_range()?, selectors: params.selectors()? };
-        let series = if labels.range.is_empty() {
-            Vec::new()
-        } else {
-            self.in_time(self.querier().series(&tenant, labels)).await?
-        };
+        let labels = LabelRequest::new(self.selectors(&params).await?, params.label_range()?);
+        let series = if labels.range.is_empty() { Vec::new() } else { self.querier().series(&tenant, labels).await? };
         let mut notes = Notes::default();
         Ok(Success::new(List::limited(series, limit, &mut notes), notes))
     }
@@ -104,7 +103,7 @@ impl QueryFrontend {
         let limit = params.limit("limit")?.unwrap_or(usize::MAX);
         let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
         let metric = Some(params.get("metric")).filter(|metric| !metric.is_empty());
-        let metadata = self.in_time(self.querier().metadata(&tenant, metric)).await?;
+        let metadata = self.querier().metadata(&tenant, metric).await?;
         let whole = Whole::new(move |out: &mut Vec<u8>| {
             let mut by_metric: BTreeMap<&str, Vec<&MetricMetadata>> = BTreeMap::new();
             for one in &metadata {
@@ -139,12 +138,14 @@ impl QueryFrontend {
         if range.is_empty() {
             return Err(bad_data("end timestamp must not be before start timestamp"));
         }
-        let expr = parse_expr(params.get("query"), &self.limits(&tenant).parse_options()).map_err(bad_data)?;
+        let options = self.limits(&tenant).parse_options();
+        let query = params.get("query").to_owned();
+        let expr = self.on_pool(move |go_on| parse_expr_while(&query, &options, go_on)).await?.map_err(bad_data)?;
         let selectors: Vec<_> = expr.selectors().map(|selector| selector.matchers.clone()).collect();
         let series = if selectors.is_empty() {
             Vec::new()
         } else {
-            self.in_time(self.querier().exemplars(&tenant, LabelRequest { selectors, range })).await?
+            self.querier().exemplars(&tenant, LabelRequest::new(selectors, range)).await?
         };
         Ok(Success::new(List::new(series), Notes::default()))
     }

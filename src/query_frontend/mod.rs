@@ -1,8 +1,9 @@
 //! The query-frontend: Prometheus' query API over HTTP, answered by queriers.
 //!
-//! A request's way: [`params`] reads it, one of [`query`], [`labels`], [`expressions`] checks it and asks a querier, and
-//! [`answer`] with [`value`], [`json`] and [`point_text`] writes what Prometheus would, large answers piece by piece. Queries are parsed and planned
-//! here and nowhere else; [`parts`] has one evaluated whole, or cut by series and steps by several queriers.
+//! A request's way: [`params`] and [`reading`] read it, one of [`query`], [`labels`], [`expressions`] checks it and asks a
+//! querier, and [`answer`] with [`value`], [`json`] and [`point_text`] writes what Prometheus would, large answers piece by
+//! piece. Queries are parsed and planned here and nowhere else; [`parts`] has one evaluated whole, or cut by series and
+//! steps by several queriers.
 //!
 //! Absent on purpose: samples are never read here.
 
@@ -17,6 +18,7 @@ mod parts;
 mod point_text;
 mod queriers;
 mod query;
+mod reading;
 mod value;
 
 #[cfg(test)]

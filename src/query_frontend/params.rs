@@ -7,7 +7,7 @@ use axum::extract::Request;
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt, Limited};
 use skald_model::{Matcher, QueryRange, Quoted, TimestampMs};
-use skald_promql::parse::{MAX_NODES, MAX_REGEX_COST, parse_matchers};
+use skald_promql::parse::{GoOn, MAX_NODES, MAX_REGEX_COST, parse_matchers_while};
 
 use crate::error::{ErrorKind, ServiceError};
 use crate::tenant::TenantId;
@@ -113,46 +113,46 @@ impl Params {
     pub fn label_range(&self) -> Result<QueryRange, ServiceError> {
         Ok(QueryRange { min: self.time("start")?.unwrap_or(i64::MIN), max: self.time("end")?.unwrap_or(i64::MAX) })
     }
-
-    /// The selectors of `match[]`. Their regexes are bounded together, as those of one query are.
-    pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
-        self.read_selectors().map_err(|why| invalid("match[]", why))
-    }
-
-    /// The same, an error not naming the parameter: where Prometheus does not.
-    pub fn optional_selectors(&self) -> Result<Vec<Vec<Matcher>>, ServiceError> {
-        self.read_selectors().map_err(bad_data)
-    }
-
-    fn read_selectors(&self) -> Result<Vec<Vec<Matcher>>, String> {
-        let (mut selectors, mut all, mut regex_cost) = (Vec::new(), 0usize, 0usize);
-        for text in self.all("match[]") {
-            let matchers = parse_matchers(text).map_err(|e| e.to_string())?;
-            if matchers.iter().all(Matcher::matches_empty) {
-                return Err("match[] must contain at least one non-empty matcher".to_owned());
-            }
-            all += matchers.len();
-            if all > MAX_NODES {
-                return Err(format!("more matchers than the limit of {MAX_NODES}"));
-            }
-            regex_cost = matchers.iter().fold(regex_cost, |cost, one| cost.saturating_add(one.regex_cost()));
-            if regex_cost > MAX_REGEX_COST {
-                return Err(format!("regexes are larger together than the limit of {MAX_REGEX_COST} states"));
-            }
-            selectors.push(matchers);
-        }
-        Ok(selectors)
-    }
 }
+
+/// The selectors of `match[]`, as long as `go_on` says so.
+pub fn read_selectors(texts: &[String], go_on: GoOn<'_>) -> Result<Vec<Vec<Matcher>>, String> {
+    let (mut selectors, mut all, mut regex_cost) = (Vec::new(), 0usize, 0usize);
+    for text in texts {
+        let matchers = parse_matchers_while(text, go_on).map_err(|e| e.to_string())?;
+        if matchers.iter().all(Matcher::matches_empty) {
+            return Err("match[] must contain at least one non-empty matcher".to_owned());
+        }
+        all += matchers.len();
+        if all > MAX_NODES {
+            return Err(format!("more matchers than the limit of {MAX_NODES}"));
+        }
+        regex_cost = matchers.iter().fold(regex_cost, |cost, one| cost.saturating_add(one.regex_cost()));
+        if regex_cost > MAX_REGEX_COST {
+            return Err(format!("regexes are larger together than the limit of {MAX_REGEX_COST} states"));
+        }
+        selectors.push(matchers);
+    }
+    Ok(selectors)
+}
+
+/// Bytes of a message about what a request says: it may repeat a whole query, or one regex of it.
+const LONGEST_MESSAGE: usize = 8 << 10;
 
 /// A parameter that cannot be used, as Prometheus words it.
 pub fn invalid(name: &str, why: impl std::fmt::Display) -> ServiceError {
-    ServiceError::new(ErrorKind::BadData, "invalid-parameter", format!("invalid parameter {name:?}: {why}"))
+    bad_data(format!("invalid parameter {name:?}: {why}"))
 }
 
 /// A request that cannot be answered, where Prometheus names no parameter.
 pub fn bad_data(why: impl std::fmt::Display) -> ServiceError {
-    ServiceError::new(ErrorKind::BadData, "invalid-parameter", why.to_string())
+    let mut text = why.to_string();
+    if text.len() > LONGEST_MESSAGE {
+        let cut = format!("… (cut, {} bytes in all)", text.len());
+        text.truncate(text.floor_char_boundary(LONGEST_MESSAGE));
+        text.push_str(&cut);
+    }
+    ServiceError::new(ErrorKind::BadData, "invalid-parameter", text)
 }
 
 /// Times Prometheus prints for "the beginning" and "the end" and takes back.
@@ -230,13 +230,9 @@ mod tests {
         }
     }
 
-    fn params(pairs: impl IntoIterator<Item = String>) -> Params {
-        Params { pairs: pairs.into_iter().map(|v| ("match[]".to_owned(), v)).collect(), headers: HeaderMap::new() }
-    }
-
     #[test]
     fn selectors_are_bounded_together() {
-        let selectors = |texts: Vec<String>| params(texts).selectors().map(|s| s.len()).map_err(|e| e.message);
+        let selectors = |texts: Vec<String>| read_selectors(&texts, &|| true).map(|s| s.len());
         assert_eq!(selectors(vec!["up".to_owned(), r#"{a=~"b+"}"#.to_owned()]), Ok(2));
         let large = |i: usize| format!(r#"{{a=~"(x{{1,500}}){{1,2}}y{{1,900}}{i}"}}"#);
         let error = selectors((0..1000).map(large).collect()).unwrap_err();

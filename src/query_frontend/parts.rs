@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::QueryFrontend;
 use super::join::Joined;
 use super::queriers::Queriers;
-use super::query::SHORT_QUERY;
+use super::reading::SHORT_QUERY;
 use crate::error::ServiceError;
 use crate::querier::client::{QueryReply, QueryRequest, query_error};
 use crate::query_plan::SentPlan;

@@ -10,7 +10,6 @@ use axum::response::Response;
 use skald_model::Quoted;
 use skald_promql::ast::{Expr, ValueType};
 use skald_promql::eval::{Annotations, AnswerCharge, EvalParams, NodeCost, QueryStats, Value};
-use skald_promql::parse::parse_expr;
 use skald_promql::plan::Plan;
 use tokio::sync::Semaphore;
 
@@ -27,8 +26,6 @@ use crate::tenant::TenantId;
 
 /// Warnings, and infos, that one answer carries.
 const MOST_ANNOTATIONS: usize = 10;
-/// Bytes up to which a query is parsed and planned where it arrives; longer ones are work for the query pool.
-pub(super) const SHORT_QUERY: usize = 4096;
 
 /// `/api/v1/query`
 pub async fn instant(State(frontend): State<Arc<QueryFrontend>>, request: Request<Body>) -> Response {
@@ -47,7 +44,7 @@ impl QueryFrontend {
         params.limit("limit")?;
         let time = params.time("time")?.unwrap_or_else(|| self.runtime.clock.now_ms());
         let bounds = self.bounds(&params)?;
-        let expr = self.parsed(&tenant, params.get("query")).await?;
+        let expr = self.parsed(&tenant, params.get("query"), bounds.timeout).await?;
         self.run(&params, tenant, expr, bounds, (time, time, 0)).await
     }
 
@@ -79,7 +76,7 @@ impl QueryFrontend {
             return Err(invalid("step", "steps below 1ms are not supported"));
         }
         let bounds = self.bounds(&params)?;
-        let expr = self.parsed(&tenant, params.get("query")).await?;
+        let expr = self.parsed(&tenant, params.get("query"), bounds.timeout).await?;
         let kind = match expr.value_type() {
             ValueType::Scalar | ValueType::Vector => None,
             ValueType::String => Some("string"),
@@ -90,18 +87,6 @@ impl QueryFrontend {
             return Err(invalid("query", why));
         }
         self.run(&params, tenant, expr, bounds, (start, end, step)).await
-    }
-
-    /// Parses a query; a long one on the query pool.
-    async fn parsed(&self, tenant: &TenantId, query: &str) -> Result<Expr, ServiceError> {
-        let options = self.limits(tenant).parse_options();
-        let expr = if query.len() <= SHORT_QUERY {
-            parse_expr(query, &options)
-        } else {
-            let query = query.to_owned();
-            self.runtime.query_pool.run(move || parse_expr(&query, &options)).await?
-        };
-        expr.map_err(|e| invalid("query", e))
     }
 
     /// Read before the query is, so that of several errors the one Prometheus gives comes first.
@@ -117,7 +102,7 @@ impl QueryFrontend {
             Some(ns) if ns > 0 => ns / 1_000_000,
             _ => self.config.lookback_delta.as_millis() as i64,
         };
-        Ok(Bounds { timeout, lookback })
+        Ok(Bounds { begun: self.runtime.clock.monotonic(), timeout, lookback })
     }
 
     async fn run(
@@ -125,14 +110,13 @@ impl QueryFrontend {
         params: &Params,
         tenant: TenantId,
         expr: Expr,
-        Bounds { timeout, lookback }: Bounds,
+        Bounds { begun, timeout, lookback }: Bounds,
         (start, end, step): (i64, i64, i64),
     ) -> Result<Success, ServiceError> {
         let limit = params.limit("limit")?;
         let explain = Explain::of(params)?;
         let stats = params.get("stats");
         let query: Arc<str> = params.get("query").into();
-        let begun = self.runtime.clock.monotonic();
         let eval_params = EvalParams {
             lookback_ms: lookback,
             default_subquery_step_ms: self.promql.default_subquery_step.as_millis() as i64,
@@ -167,7 +151,9 @@ impl QueryFrontend {
             // What is there at once needs no timer.
             biased;
             answered = answered => answered?,
-            () = self.runtime.clock.sleep(timeout) => return Err(timed_out()),
+            () = self.runtime.clock.sleep((begun + timeout).saturating_sub(self.runtime.clock.monotonic())) => {
+                return Err(timed_out());
+            }
         };
         let took = self.runtime.clock.monotonic() - begun;
         // An answer may come before anybody looks at the timer.
@@ -211,6 +197,8 @@ const LOOKBACK_INVALID: &str = "invalid parameter \"lookback_delta\"";
 
 /// What a request may shorten.
 struct Bounds {
+    /// When the query's time began.
+    begun: Duration,
     timeout: Duration,
     /// Milliseconds.
     lookback: i64,
@@ -228,7 +216,7 @@ fn stats_warning(stats: &str) -> Option<String> {
     })
 }
 
-fn timed_out() -> ServiceError {
+pub(super) fn timed_out() -> ServiceError {
     ServiceError::new(ErrorKind::Timeout, "query-timeout", "query timed out in expression evaluation")
 }
 
