@@ -57,11 +57,25 @@ fn edges(expr: &Expr, when: When, at: i64) -> Result<(), Refused> {
             if (shifted(shift) - range_ms).rem_euclid(GRID_MS) == 0 {
                 return Err("a subquery's step at the edge of its range");
             }
+            let begins_before = at - (shifted(shift) - range_ms);
+            if (1..=step_ms.unwrap_or(60_000)).contains(&begins_before) && has_at(of) {
+                return Err("2.42 forgets an inner @ where a subquery's first step is the query's");
+            }
             // Its times of evaluation are multiples of its step.
             edges(of, when, 0)
         }
         _ => expr.children().into_iter().try_for_each(|child| edges(child, when, at)),
     }
+}
+
+/// Whether anything in an expression stands at a time of its own.
+fn has_at(expr: &Expr) -> bool {
+    let here = match expr {
+        Expr::Selector(selector) | Expr::Range { selector, .. } => selector.shift.at.is_some(),
+        Expr::Subquery { shift, .. } => shift.at.is_some(),
+        _ => false,
+    };
+    here || expr.children().into_iter().any(has_at)
 }
 
 /// Facts of an expression; `merges` is whether it is evaluated at one time only.
