@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a test tells what it measured and what it skipped")]
 
 mod compare;
+mod load;
 mod process;
 #[path = "../s3_server/mod.rs"]
 mod s3_server;
@@ -22,5 +23,6 @@ mod prometheus;
 mod query_parts;
 mod roles;
 mod s3;
+mod stopping;
 mod tsdb_tool;
 mod wrong_input;
