@@ -211,9 +211,10 @@ async fn hostile_queries_stay_within_their_budget() {
     let peak = skald.process().memory_kib("VmHWM").saturating_sub(before);
     println!("{ended} of them, {AT_ONCE} at once: {} MiB", peak >> 10);
     let time = format!("{}", data.end as f64 / 1000.0);
+    let expected = series.to_string();
     let ordinary = || async {
         let answer = skald.post_form("/prometheus/api/v1/query", &[("query", "count(wide)"), ("time", &time)]).await;
-        (answer.status == 200).then(|| answer.json()["data"]["result"][0]["value"][1] == series.to_string())
+        (answer.status == 200).then(|| answer.json()["data"]["result"][0]["value"][1] == expected.as_str())
     };
     assert!(wait_for("an ordinary query is answered", 10, ordinary).await);
 

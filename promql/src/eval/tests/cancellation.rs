@@ -171,7 +171,10 @@ fn every_operator_stops_soon() {
                 looks::begin();
                 let plan = Plan::of(&expr, &params).unwrap();
                 let mut env = env::Env::new(&context, &plan);
-                let mut root = build::build(&plan, &*storage, &mut env).unwrap();
+                let mut root = match build::build(&plan, &*storage, &mut env) {
+                    Ok(root) => root,
+                    Err(error) => return (Err(error), looks::end(), Duration::ZERO),
+                };
                 let outcome = block_on(poll_fn(|cx| root.poll(cx, &mut env)));
                 let longest = looks::end();
                 looks::begin();
