@@ -48,8 +48,8 @@ pub trait Data: Send + 'static {
     /// part. Encoding is the part's work; cutting is cheap.
     fn cut(&mut self, room: usize) -> Part;
 
-    /// Bytes of the encoded data, about; asked before anything is cut off.
-    fn bytes(&self) -> usize;
+    /// Bytes of the encoded data, about, or any number above `enough` if it is more; asked before anything is cut off.
+    fn bytes(&self, enough: usize) -> usize;
 }
 
 /// What appends to an answer.
@@ -165,9 +165,21 @@ impl<T: Item> Data for List<T> {
         })
     }
 
-    fn bytes(&self) -> usize {
-        self.items.as_slice().iter().map(Item::bytes).sum()
+    fn bytes(&self, enough: usize) -> usize {
+        sum(self.items.as_slice().iter().map(Item::bytes), enough)
     }
+}
+
+/// The sum of numbers, as far as it takes to see that it is above `enough`.
+pub fn sum(numbers: impl IntoIterator<Item = usize>, enough: usize) -> usize {
+    let mut sum = 0;
+    for number in numbers {
+        sum += number;
+        if sum > enough {
+            break;
+        }
+    }
+    sum
 }
 
 /// Data that is encoded at once.
@@ -190,7 +202,7 @@ impl<F: FnOnce(&mut Vec<u8>) + Send + 'static> Data for Whole<F> {
         })
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self, _enough: usize) -> usize {
         1
     }
 }
@@ -229,7 +241,7 @@ impl Success {
             return None;
         }
         // Sizes are guessed, and a buffer that has to grow is copied.
-        let bytes = if self.begun { PIECE_BYTES } else { self.data.bytes().min(PIECE_BYTES) };
+        let bytes = if self.begun { PIECE_BYTES } else { self.data.bytes(PIECE_BYTES).min(PIECE_BYTES) };
         let room = bytes + bytes / 8 + 1024;
         let mut part = self.data.cut(PIECE_BYTES);
         if !std::mem::replace(&mut self.begun, true) {
@@ -257,7 +269,7 @@ impl Success {
     /// The response. Of an answer that is not small only a few pieces are in memory at one time. A client that goes away ends
     /// their encoding; one that takes nothing for `patience` is cut off, so that it cannot hold an answer's memory for good.
     async fn respond(mut self, runtime: &Runtime, patience: Duration) -> Result<Response, ServiceError> {
-        if self.data.bytes() <= FEW_BYTES {
+        if self.data.bytes(FEW_BYTES) <= FEW_BYTES {
             // Where sizes were guessed too small there is more.
             let mut all = Vec::new();
             while let Some(piece) = self.cut() {
@@ -413,8 +425,8 @@ mod tests {
             self.list.cut(room)
         }
 
-        fn bytes(&self) -> usize {
-            self.list.bytes()
+        fn bytes(&self, enough: usize) -> usize {
+            self.list.bytes(enough)
         }
     }
 

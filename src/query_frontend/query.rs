@@ -295,9 +295,9 @@ impl Data for QueryData {
         if std::mem::replace(&mut self.begun, true) { part } else { part.after(|out| out.push(b'{')) }
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self, enough: usize) -> usize {
         let steps = self.stats.as_ref().map_or(0, |stats| stats.stats.queryable_samples_per_step.len());
-        self.value.bytes() + self.explain.as_ref().map_or(0, Vec::len) + 24 * steps
+        self.value.bytes(enough) + self.explain.as_ref().map_or(0, Vec::len) + 24 * steps
     }
 }
 

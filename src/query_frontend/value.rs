@@ -6,7 +6,7 @@ use std::sync::Arc;
 use skald_model::{Columns, FloatHistogram, TimestampMs};
 use skald_promql::eval::{Element, SampleValue, Series, Value};
 
-use super::answer::{Data, Item, List, Part};
+use super::answer::{Data, Item, List, Part, sum};
 use super::json::{put_float_point, put_histogram_point, put_labels, put_plain_float, put_str, put_time};
 use super::point_text::put_points;
 
@@ -75,12 +75,12 @@ impl Data for ValueData {
         })
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self, enough: usize) -> usize {
         match &self.left {
             Left::Scalar(..) => POINT_BYTES,
             Left::Text(_, text) => text.len(),
-            Left::Vector(elements) => elements.bytes(),
-            Left::Matrix(matrix) => matrix.bytes(),
+            Left::Vector(elements) => elements.bytes(enough),
+            Left::Matrix(matrix) => matrix.bytes(enough),
         }
     }
 }
@@ -177,12 +177,12 @@ impl Matrix {
         })
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self, enough: usize) -> usize {
         let of = |series: &Series| {
             let histograms = series.samples.histograms.len() * each_histogram(&series.samples);
             SERIES_BYTES + series.labels.bytes() + POINT_BYTES * series.samples.float_values.len() + histograms
         };
-        self.series.as_slice().iter().map(of).sum()
+        sum(self.series.as_slice().iter().map(of), enough)
     }
 }
 
