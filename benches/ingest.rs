@@ -7,11 +7,14 @@
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--series 200000] [--rounds 240] [--only skald,prometheus,victoria-metrics]
-//!     [--after read,flush,churn]
+//!     [--after read,flush,churn] [--restart yes]
 //! ```
 //!
 //! `--after` goes on with Skald, and prints its memory after each step: `read` selects every series once, `flush` cuts
 //! everything into blocks, `churn` replaces all series twice over, half the rounds each, and flushes.
+//!
+//! `--restart yes` then kills Skald (`kill -9`), starts it again on what it left, and prints when it is ready, its peak
+//! memory by then, and how many series it has; once more after a bit of the newest snapshot has flipped.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures the real machine")]
 
 use std::fs;
@@ -31,10 +34,11 @@ struct Arguments {
     rounds: usize,
     only: Vec<String>,
     after: Vec<String>,
+    restart: bool,
 }
 
 fn arguments() -> Result<Arguments, Error> {
-    let mut arguments = Arguments { series: 200_000, rounds: 240, only: Vec::new(), after: Vec::new() };
+    let mut arguments = Arguments { series: 200_000, rounds: 240, only: Vec::new(), after: Vec::new(), restart: false };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
@@ -43,6 +47,7 @@ fn arguments() -> Result<Arguments, Error> {
             "--rounds" => arguments.rounds = value.parse()?,
             "--only" => arguments.only = value.split(',').map(str::to_owned).collect(),
             "--after" => arguments.after = value.split(',').map(str::to_owned).collect(),
+            "--restart" => arguments.restart = value == "yes",
             _ => return Err(format!("unknown argument {word}").into()),
         }
     }
@@ -147,14 +152,18 @@ impl Server {
 
     fn start(self) -> Result<Running, Error> {
         fs::create_dir_all(&self.data)?;
+        let child = self.spawn()?;
+        Ok(Running { server: self, child })
+    }
+
+    fn spawn(&self) -> Result<Child, Error> {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .current_dir(&self.data)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("cannot start {}: {e}", self.program.display()))?;
-        Ok(Running { server: self, child })
+            .spawn();
+        Ok(child.map_err(|e| format!("cannot start {}: {e}", self.program.display()))?)
     }
 }
 
@@ -172,6 +181,28 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// Kills the server as `kill -9` does and starts it on what it left.
+    fn restart(&mut self, before: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        self.child.kill()?;
+        self.child.wait()?;
+        before(&self.server.data)?;
+        self.child = self.server.spawn()?;
+        Ok(())
+    }
+
+    /// Waits until the server says that it is ready; returns how long that took.
+    async fn ready(&self, client: &reqwest::Client, patience: Duration) -> Result<Duration, Error> {
+        let begun = Instant::now();
+        let url = format!("http://127.0.0.1:{}{}", self.server.port, self.server.ready_path);
+        while !client.get(&url).send().await.is_ok_and(|response| response.status().is_success()) {
+            if begun.elapsed() > patience {
+                return Err(format!("{} did not become ready", self.server.name).into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(begun.elapsed())
+    }
+
     fn proc(&self, file: &str) -> Result<String, Error> {
         Ok(fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
     }
@@ -296,21 +327,10 @@ impl Batch {
     }
 }
 
-async fn measure(running: Running, arguments: &Arguments) -> Result<(), Error> {
+async fn measure(mut running: Running, arguments: &Arguments) -> Result<(), Error> {
     let client = reqwest::Client::builder().pool_max_idle_per_host(CONNECTIONS).no_proxy().build()?;
     let base = format!("http://127.0.0.1:{}", running.server.port);
-    let ready = Instant::now();
-    while !client
-        .get(format!("{base}{}", running.server.ready_path))
-        .send()
-        .await
-        .is_ok_and(|r| r.status().is_success())
-    {
-        if ready.elapsed() > Duration::from_secs(30) {
-            return Err(format!("{} did not become ready", running.server.name).into());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    running.ready(&client, Duration::from_secs(30)).await?;
     let url = format!("{base}{}", running.server.push_path);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
     // Churn comes behind, and is to end now, too.
@@ -340,6 +360,11 @@ async fn measure(running: Running, arguments: &Arguments) -> Result<(), Error> {
     );
     if running.server.name != "skald" {
         return Ok(());
+    }
+    if arguments.restart {
+        let last = first + (arguments.rounds as i64 - 1) * STEP_MS;
+        restart(&mut running, &client, last, "killed").await?;
+        restart(&mut running, &client, last, "killed, newest snapshot damaged").await?;
     }
     for step in &arguments.after {
         match step.as_str() {
@@ -417,4 +442,41 @@ async fn send(
         sender.await??;
     }
     Ok(())
+}
+
+async fn restart(running: &mut Running, client: &reqwest::Client, last: i64, what: &str) -> Result<(), Error> {
+    let peak_before = running.number("status", "VmHWM:")?;
+    let damaged = what.contains("damaged");
+    running.restart(|data| if damaged { damage_snapshot(&data.join("wal")) } else { Ok(()) })?;
+    let ready = running.ready(client, Duration::from_secs(600)).await?;
+    let (cpu, peak) = (running.cpu()?, running.number("status", "VmHWM:")?);
+    let time = format!("{}.{:03}", last / 1000, last % 1000);
+    let query = format!("query=count(%7Bjob%3D~%22.%2B%22%7D)&time={time}");
+    let url = format!("http://127.0.0.1:{}/prometheus/api/v1/query?{query}", running.server.port);
+    let count = client.get(url).send().await?.text().await?;
+    let count = count.rsplit("\"value\":[").next().unwrap_or_default().trim_end_matches(['}', ']']);
+    println!(
+        "{what}: ready after {:.2} s ({:.2} CPU-s), peak {} MiB, {:.2} times that before; series at the last round: {count}",
+        ready.as_secs_f64(),
+        cpu.as_secs_f64(),
+        peak >> 10,
+        peak as f64 / peak_before as f64,
+    );
+    Ok(())
+}
+
+/// Flips a bit in the middle of the newest snapshot.
+fn damage_snapshot(wal: &Path) -> Result<(), Error> {
+    let mut snapshots: Vec<PathBuf> =
+        fs::read_dir(wal)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Error>>()?;
+    snapshots.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot-")));
+    snapshots.sort();
+    let Some(newest) = snapshots.last() else {
+        println!("there is no snapshot");
+        return Ok(());
+    };
+    let mut bytes = fs::read(newest)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    Ok(fs::write(newest, bytes)?)
 }

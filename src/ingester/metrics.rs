@@ -45,6 +45,14 @@ pub struct Metrics {
     pub(super) chunks_lost: Counter,
     /// Samples in them.
     pub(super) samples_lost: Counter,
+    /// Seconds a snapshot of the heads takes.
+    pub(super) snapshot_duration: Histogram,
+    /// Bytes of the last snapshot.
+    pub(super) snapshot_bytes: Gauge,
+    /// When the last snapshot was completed, Unix seconds.
+    pub(super) snapshot_success_time: Gauge,
+    /// Snapshots that were given up.
+    pub(super) snapshot_failures: Counter,
     /// Blocks written.
     pub(super) blocks_written: Counter,
     /// Flushes that failed.
@@ -79,6 +87,10 @@ impl Metrics {
             chunk_read_failures: Counter::default(),
             chunks_lost: Counter::default(),
             samples_lost: Counter::default(),
+            snapshot_duration: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+            snapshot_bytes: Gauge::default(),
+            snapshot_success_time: Gauge::default(),
+            snapshot_failures: Counter::default(),
             blocks_written: Counter::default(),
             flush_failures: Counter::default(),
             uploads: Counter::default(),
@@ -106,6 +118,12 @@ impl Metrics {
         registry.register("chunk_read_failures", "Reads of chunks that failed", read_failures);
         registry.register("chunks_lost", "Chunks missing in blocks: not readable", metrics.chunks_lost.clone());
         registry.register("samples_lost", "Samples missing in blocks: not readable", metrics.samples_lost.clone());
+        let snapshots = metrics.snapshot_duration.clone();
+        registry.register("snapshot_duration_seconds", "Time of a snapshot of the heads", snapshots);
+        registry.register("snapshot_bytes", "Size of the last snapshot of the heads", metrics.snapshot_bytes.clone());
+        let success = metrics.snapshot_success_time.clone();
+        registry.register("snapshot_last_success_timestamp_seconds", "When the last snapshot was completed", success);
+        registry.register("snapshot_failures", "Snapshots that were given up", metrics.snapshot_failures.clone());
         registry.register("blocks_written", "Blocks cut from heads", metrics.blocks_written.clone());
         registry.register("flush_failures", "Flushes of a head that failed", metrics.flush_failures.clone());
         registry.register("block_uploads", "Blocks uploaded to the bucket", metrics.uploads.clone());

@@ -3,7 +3,8 @@
 //! A push goes through [`push`] to the tenant's head and the one log all heads share. A read ([`read`]) takes a snapshot of
 //! the head first and of the local blocks after it: a flush publishes a block before it empties the head, so nothing
 //! falls between. [`flush`] cuts heads into blocks, [`ship`] uploads them and drops them when [`retention`] says so;
-//! [`upkeep`] calls both and syncs the log; [`open`] replays it at start. [`tenants`] is who is here at all, [`admin`] the
+//! [`snapshot`] writes down what the heads hold, so that the log need not be kept from its beginning. [`upkeep`] calls all
+//! three and syncs the log; [`open`] restores and replays at start. [`tenants`] is who is here at all, [`admin`] the
 //! HTTP side.
 //!
 //! Absent on purpose: placement and quorum (the distributor's and the querier's), and any reading from the bucket but
@@ -19,6 +20,7 @@ mod push;
 mod read;
 pub mod retention;
 mod ship;
+mod snapshot;
 mod tenants;
 mod upkeep;
 
@@ -29,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skald_tsdb::head::ChunkFiles;
+use skald_tsdb::head::{ChunkFiles, Head};
 use skald_tsdb::wal::Wal;
 
 use crate::bucket::Bucket;
@@ -111,6 +113,13 @@ settings! {
         pub segment_size: ByteSize = ByteSize::mib(128) => ByteSize::mib(1)..=ByteSize::gib(1),
         /// Compress series definitions, histograms and metadata in the log; floats have a compact form of their own.
         pub compression: bool = true,
+        /// Growth of the log after which what the heads hold is written down in a snapshot, so that a restart replays only
+        /// what came later. Smaller values make restarts faster and write more; a snapshot is never begun before the log
+        /// has grown by the size of the last one. Two snapshots are kept, and the log back to the older one. `none` writes
+        /// none: then an idle tenant keeps the log from being freed.
+        pub snapshot_after: Option<ByteSize> = Some(ByteSize::mib(256)) => ByteSize::mib(1)..,
+        /// Most bytes a snapshot writes per second, so that it leaves the disk to the log.
+        pub snapshot_bandwidth: ByteSize = ByteSize::mib(128) => ByteSize::mib(1)..,
     }
 }
 
@@ -143,6 +152,8 @@ struct Shared {
     wal: Arc<Wal>,
     chunk_files: Arc<ChunkFiles>,
     tenants: Tenants,
+    /// Heads of the log whose tenant is unknown: nobody can reach them, and snapshots must not forget them.
+    orphans: Vec<Arc<Head>>,
     bucket: Arc<dyn Bucket>,
     indexes: Arc<IndexCache>,
     /// After this long every querier has read a newer bucket index.

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use skald_tsdb::Workers;
 use skald_tsdb::block::LocalBlock;
 use skald_tsdb::disk::Disk;
 use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, ReplayHeads};
-use skald_tsdb::wal::{Cut, HeadId, HeadState, Record, RecoveryReport, Replay, SegmentId, Wal, WalError, WalOptions};
+use skald_tsdb::wal::{HeadId, HeadState, RecoveryReport, Replay, Replayed, SegmentId, Wal, WalError, WalOptions};
 use std::collections::HashMap;
 use ulid::Ulid;
 
@@ -80,7 +81,8 @@ impl Ingester {
             chunks_dir: data_dir.join("chunks"),
             blocks_dir: blocks_dir.clone(),
         };
-        let (wal, chunk_files, tenants) = runtime.background_pool.run(move || opening.open(&progress)).await??;
+        let Opened { wal, chunk_files, tenants, orphans } =
+            runtime.background_pool.run(move || opening.open(&progress)).await??;
         let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
         let shared = Shared {
             config,
@@ -88,6 +90,7 @@ impl Ingester {
             wal: Arc::new(wal),
             chunk_files,
             tenants,
+            orphans,
             bucket,
             indexes,
             index_refresh_interval,
@@ -111,6 +114,13 @@ impl Ingester {
     }
 }
 
+struct Opened {
+    wal: Wal,
+    chunk_files: Arc<ChunkFiles>,
+    tenants: Tenants,
+    orphans: Vec<Arc<Head>>,
+}
+
 struct Opening {
     config: Config,
     runtime: Runtime,
@@ -120,7 +130,7 @@ struct Opening {
 }
 
 impl Opening {
-    fn open(&self, progress: &dyn Fn(String)) -> Result<(Wal, Arc<ChunkFiles>, Tenants), OpenError> {
+    fn open(&self, progress: &dyn Fn(String)) -> Result<Opened, OpenError> {
         let disk = self.runtime.disk.clone();
         let mut blocks = self.open_blocks()?;
         let chunk_files = self.open_chunk_files()?;
@@ -135,16 +145,19 @@ impl Opening {
             }
             Arc::new(Head::new(id, head_options, chunk_files.clone()))
         });
+        let crew = self.runtime.ingest_pool.crew();
         let mut replay = Observed { inner: heads, progress, last_percent: None };
-        let opened = Wal::open(disk, &self.wal_dir, options, &mut replay);
+        let opened = Wal::open(disk, &self.wal_dir, options, &mut replay, &crew);
         let (wal, report) = opened.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
-        let heads = replay.inner.finish();
+        let heads = replay.inner.finish(&crew);
         tell(&report, self.runtime.clock.monotonic() - begun);
         let now = self.runtime.clock.monotonic().as_millis() as i64;
         let tenants = Tenants::default();
+        let mut orphans = Vec::new();
         for (id, head) in heads {
             let Some(tenant) = owners.remove(&id) else {
                 tracing::error!(head = id.0, "a head of the log belongs to no tenant; it is left in the log");
+                orphans.push(head);
                 continue;
             };
             let own = blocks.remove(&tenant).unwrap_or_default();
@@ -163,7 +176,7 @@ impl Opening {
                 }
             }
         }
-        Ok((wal, chunk_files, tenants))
+        Ok(Opened { wal, chunk_files, tenants, orphans })
     }
 
     /// The log makes the chunks of an earlier process anew: its files go first, so that a disk they filled has space.
@@ -241,25 +254,41 @@ impl<R: Replay> Replay for Observed<'_, R> {
         self.inner.segment(segment);
     }
 
-    fn head(&mut self, head: HeadId, state: &HeadState, done: Cut) {
-        self.inner.head(head, state, done);
-    }
-
-    fn record(&mut self, head: HeadId, record: Record<'_>) -> u64 {
-        self.inner.record(head, record)
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> u64 {
+        self.inner.stretch(replayed, workers)
     }
 
     fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
         let percent = (bytes_done * 100).checked_div(bytes_total).unwrap_or(100);
         if self.last_percent != Some(percent) {
             self.last_percent = Some(percent);
-            (self.progress)(format!("replaying the log: {percent} % of {} MiB", bytes_total >> 20));
+            (self.progress)(format!("restoring snapshot and log: {percent} % of {} MiB", bytes_total >> 20));
         }
     }
 }
 
 fn tell(report: &RecoveryReport, took: Duration) {
     let took_ms = took.as_millis() as u64;
+    for snapshot in &report.snapshots {
+        let (segment, bytes) = (snapshot.segment.0, snapshot.bytes);
+        if snapshot.is_whole() {
+            tracing::info!(segment, bytes, "snapshot restored");
+        } else {
+            let held = snapshot.damaged_total();
+            tracing::error!(
+                segment,
+                bytes,
+                damaged = ?snapshot.damaged,
+                incomplete = snapshot.incomplete,
+                series = held.series,
+                samples = held.samples,
+                min_time = held.min_time,
+                max_time = held.max_time,
+                supplied = snapshot.supplied,
+                "the snapshot is damaged; `supplied` says whether older snapshots and the log had what it lost"
+            );
+        }
+    }
     let (segments, bytes, records) = (report.segments, report.bytes, report.records);
     tracing::info!(segments, bytes, records, torn_tails = report.torn_tails.len(), took_ms, "log replayed");
     if report.lost_something() {

@@ -142,7 +142,7 @@ fn unavailable(reason: &'static str, text: impl Into<String>) -> ServiceError {
 pub(super) fn wal_error(error: WalError) -> ServiceError {
     let reason = match error {
         WalError::Full => "disk-full",
-        WalError::Io(_) => "wal-unavailable",
+        WalError::Io(_) | WalError::Version { .. } => "wal-unavailable",
     };
     unavailable(reason, error.to_string())
 }

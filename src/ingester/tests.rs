@@ -296,3 +296,33 @@ async fn a_damaged_chunk_fails_its_queries_until_a_restart_or_a_flush() {
     ingester.shared.chunk_files.upkeep();
     assert_eq!(ingester.shared.chunk_files.stats().files, 0);
 }
+
+#[tokio::test]
+async fn a_snapshot_takes_the_place_of_the_log() {
+    let rig = Rig::new();
+    let (a, idle) = (tenant("a"), tenant("idle"));
+    let push = |value: i32| {
+        let mut batch = WriteBatchBuilder::default();
+        batch.series([("__name__", "m")]).sample(NOW + i64::from(value), f64::from(value));
+        Arc::new(batch.build())
+    };
+    let ingester = rig.open().await;
+    ingester.push(&idle, push(1)).await.unwrap();
+    for value in 0..3 {
+        ingester.push(&a, push(value)).await.unwrap();
+        ingester.snapshot().await.unwrap();
+    }
+    ingester.push(&a, push(3)).await.unwrap();
+    let stats = ingester.shared.wal.stats();
+    assert_eq!((stats.segments, ingester.shared.wal.snapshots().len()), (2, 2), "an idle tenant keeps no log");
+    // What fails leaves nothing behind.
+    rig.disk.set_free_bytes(Some(10));
+    ingester.snapshot().await.unwrap_err();
+    rig.disk.set_free_bytes(None);
+    let names = rig.disk.list(Path::new("/data/wal")).unwrap();
+    assert!(names.iter().all(|entry| !entry.name.ends_with(".tmp")), "{names:?}");
+    drop(ingester);
+    let ingester = rig.open().await;
+    assert_eq!(values(&ingester, &idle, "m").await, [(NOW + 1, 1.0)]);
+    assert_eq!(values(&ingester, &a, "m").await, [(NOW, 0.0), (NOW + 1, 1.0), (NOW + 2, 2.0), (NOW + 3, 3.0)]);
+}

@@ -1,4 +1,4 @@
-//! What an ingester does by itself: syncs the log, flushes heads, uploads blocks, lets idle tenants go.
+//! What an ingester does by itself: syncs the log, flushes and snapshots heads, uploads blocks, lets idle tenants go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,13 @@ const CHUNK_FILE_INTERVAL: Duration = Duration::from_secs(1);
 impl Ingester {
     /// Works until dropped.
     pub async fn run(&self) {
-        tokio::join!(self.sync_forever(), self.flush_forever(), self.ship_forever(), self.tend_chunk_files());
+        tokio::join!(
+            self.sync_forever(),
+            self.flush_forever(),
+            self.ship_forever(),
+            self.tend_chunk_files(),
+            self.snapshot_forever()
+        );
     }
 
     /// Writes chunks again that could not be written, and removes chunk files nobody needs.

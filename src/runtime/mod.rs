@@ -4,6 +4,7 @@
 //! simulation; `clippy.toml` bans the direct calls elsewhere. The disk's seam is [`skald_tsdb::disk`].
 
 pub mod clock;
+pub mod crew;
 pub mod net;
 pub mod pool;
 pub mod rng;
@@ -11,6 +12,7 @@ pub mod rng;
 use std::sync::Arc;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use crew::Crew;
 pub use net::{BoxIo, Listener, MemNet, Net, TcpNet};
 pub use pool::{Pool, PoolTask};
 pub use rng::Rng;

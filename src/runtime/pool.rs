@@ -13,6 +13,8 @@ use skald_promql::eval::Workers;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::Crew;
+
 /// A fixed number of named threads that run CPU work.
 ///
 /// Work is a future: where it waits (for a remote source, say) it gives its thread back. Nothing on a pool may block
@@ -98,6 +100,11 @@ impl Pool {
             Threads::Inline => tokio::spawn(work),
         };
         PoolTask { state: State::Under { abort: handle.abort_handle(), handle } }
+    }
+
+    /// As many threads as the pool has, for work that is done while the pool has nothing to do: at start.
+    pub fn crew(&self) -> Crew {
+        Crew::new(Workers::threads(self))
     }
 
     /// Starts `work` on this thread, which is not one of the pool's and is lent to it for about `time` of CPU work. What

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use skald_model::{FloatSample, LabelBytes, Labels, Matcher, QueryRange};
+use skald_tsdb::Alone;
 use skald_tsdb::disk::RealDisk;
 use skald_tsdb::head::{AppendLimits, ChunkFileOptions, ChunkFiles, Head, HeadOptions, ReplayHeads, SeriesAppend};
 use skald_tsdb::wal::{Wal, WalOptions};
@@ -136,7 +137,7 @@ fn main() {
     let files = open_chunk_files(chunks_dir);
     let mut nothing = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
     let (wal, _) =
-        Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut nothing).expect("an empty directory");
+        Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut nothing, &Alone).expect("an empty directory");
     let head = wal.define_head(b"bench").expect("space");
     let head = Arc::new(Head::new(head, HeadOptions::default(), files.clone()));
 
@@ -215,8 +216,9 @@ fn main() {
     let files = open_chunk_files(chunks_dir);
     let (start, wall) = (cpu_seconds(), Instant::now());
     let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
-    let (_, report) = Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut replay).expect("a readable log");
-    let heads = replay.finish();
+    let (_, report) =
+        Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut replay, &Alone).expect("a readable log");
+    let heads = replay.finish(&Alone);
     println!(
         "replay of {} MiB: {:.2} s CPU, {:.2} s wall, {} heads",
         report.bytes >> 20,

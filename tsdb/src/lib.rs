@@ -12,6 +12,8 @@ pub mod head;
 pub mod postings;
 mod series_chunks;
 pub mod wal;
+mod workers;
 
 pub use bounded::{GoOn, bounded};
 pub use series_chunks::{SeriesChunks, SeriesFilter};
+pub use workers::{Alone, Workers};

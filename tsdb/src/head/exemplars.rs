@@ -33,6 +33,17 @@ impl ExemplarStore {
         self.len
     }
 
+    /// All of them, the oldest arrival first.
+    pub(super) fn in_order_of_arrival(&self) -> Vec<(SeriesRef, Exemplar)> {
+        let numbered = |(series, exemplars): (&SeriesRef, &VecDeque<(u64, Exemplar)>)| {
+            let series = *series;
+            exemplars.iter().map(move |(number, exemplar)| (*number, series, exemplar.clone())).collect::<Vec<_>>()
+        };
+        let mut all: Vec<(u64, SeriesRef, Exemplar)> = self.by_series.iter().flat_map(numbered).collect();
+        all.sort_unstable_by_key(|(number, ..)| *number);
+        all.into_iter().map(|(_, series, exemplar)| (series, exemplar)).collect()
+    }
+
     /// Whether an exemplar is new (`true`) or the newest one repeated. `pending` is one that will be stored before it.
     pub(super) fn judge(
         &self,

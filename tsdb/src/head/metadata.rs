@@ -1,6 +1,7 @@
 //! A bounded store of metric metadata: per metric the distinct descriptions senders gave.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use skald_model::MetricMetadata;
 
@@ -78,6 +79,11 @@ impl MetadataStore {
         } else {
             Verdict::New
         }
+    }
+
+    /// The metrics behind a name, ascending, with their descriptions.
+    pub(super) fn after(&self, from: Bound<&str>) -> impl Iterator<Item = (&String, &Vec<MetricMetadata>)> {
+        self.by_metric.range::<str, _>((from, Bound::Unbounded))
     }
 
     pub(super) fn insert(&mut self, metadata: MetricMetadata) {

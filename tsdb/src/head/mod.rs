@@ -7,7 +7,7 @@
 //! An append ([`append`]) resolves and validates all samples of a request, logs them, and then stores them; a read
 //! ([`select`]) copies chunks page by page, and reads closed ones through [`stored`]; a flush ([`cut`]) hands out whole
 //! aligned ranges, then drops them; [`move_chunks`] empties files of which little is left; [`replay`] rebuilds all of it
-//! from the log. [`exemplars`] and [`metadata`] are bounded stores beside the series.
+//! from the log and from what [`snapshot`] wrote. [`exemplars`] and [`metadata`] are bounded stores beside the series.
 //!
 //! Locking order: `appender` → `index` → a page → `exemplars`, `metadata`, `moved` → `view`; the locks of the log and of
 //! the chunk files are innermost.
@@ -17,6 +17,8 @@
 mod append;
 mod chunk_files;
 mod cold;
+#[cfg(test)]
+mod crash_tests;
 mod cut;
 mod exemplars;
 mod index;
@@ -32,6 +34,9 @@ mod side;
 mod sizing;
 mod slab;
 mod slots;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 mod stored;
 mod symbols;
 mod table;
@@ -63,6 +68,7 @@ pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};
 pub use replay::ReplayHeads;
 pub use select::Select;
+pub use snapshot::SnapshotProgress;
 pub use stored::{LostChunk, LostChunks};
 
 /// How a head stores its samples.

@@ -36,6 +36,18 @@ impl Side {
         self.buffer.insert(at, sample);
     }
 
+    /// All of it as chunks with their generations, for a snapshot.
+    pub(super) fn encoded(&self, range_ms: i64) -> Vec<(Generation, Chunk)> {
+        let mut all: Vec<_> = self.chunks.iter().map(|c| (c.generation, c.chunk.clone())).collect();
+        all.extend(recode::encode(&self.buffer, range_ms).into_iter().map(|chunk| (self.generation, chunk)));
+        all
+    }
+
+    /// Takes a chunk back from a snapshot.
+    pub(super) fn restore(&mut self, generation: Generation, chunk: Chunk) {
+        self.chunks.push(SideChunk { chunk, generation });
+    }
+
     fn encode_buffer(&mut self, range_ms: i64) {
         let generation = self.generation;
         let chunks = recode::encode(&self.buffer, range_ms);

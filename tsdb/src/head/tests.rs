@@ -14,77 +14,202 @@ use super::recode;
 use super::sample::{SampleValue, TimedSample};
 use super::*;
 use crate::chunk::Chunk;
-use crate::disk::MemDisk;
-use crate::wal::{RecoveryReport, Wal, WalOptions};
+use crate::disk::{Disk, MemDisk};
+use crate::wal::{HeadState, RecoveryReport, Replay, Replayed, SnapshotWriter, Wal, WalOptions};
+use crate::{Alone, Workers};
 
 mod chunks;
 
 const RANGE: i64 = 1000;
-const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE, out_of_order_window_ms: 1500 };
+pub(super) const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE, out_of_order_window_ms: 1500 };
 
 /// A head with its log on a disk in memory.
-struct Rig {
-    disk: MemDisk,
-    wal: Wal,
-    head: Arc<Head>,
+pub(super) struct Rig {
+    pub(super) disk: MemDisk,
+    pub(super) wal: Wal,
+    pub(super) head: Arc<Head>,
     options: HeadOptions,
+    /// The snapshot being written.
+    snapshot: Option<(SnapshotWriter, SnapshotProgress)>,
 }
 
 /// Chunk files of the log's disk whose batches are hardly larger than a chunk; those of an earlier process go.
-fn open_chunk_files(disk: &MemDisk) -> Arc<ChunkFiles> {
+pub(super) fn open_chunk_files(disk: &MemDisk) -> Arc<ChunkFiles> {
     let options = ChunkFileOptions { file_bytes: 1 << 12, batch_bytes: 150, memory_budget: 1 << 20 };
     let files = ChunkFiles::open(Arc::new(disk.clone()), Path::new("/chunks"), options).unwrap();
     files.upkeep();
     Arc::new(files)
 }
 
+/// Three threads.
+struct Threads;
+
+impl Workers for Threads {
+    fn for_each(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let numbers = || std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < count));
+        std::thread::scope(|scope| {
+            (0..3.min(count)).for_each(|_| drop(scope.spawn(|| numbers().for_each(job))));
+        });
+    }
+
+    fn alongside(&self, beside: &mut (dyn FnMut() + Send), work: &mut dyn FnMut()) {
+        std::thread::scope(|scope| {
+            scope.spawn(beside);
+            work();
+        });
+    }
+}
+
+/// Replays one record after the other, in the order of the log.
+struct OneByOne<R>(R);
+
+impl<R: Replay> Replay for OneByOne<R> {
+    fn segment(&mut self, segment: SegmentId) {
+        self.0.segment(segment);
+    }
+
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> u64 {
+        replayed.into_iter().map(|one| self.0.stretch(vec![one], &Alone)).sum()
+    }
+}
+
+fn copy(disk: &MemDisk) -> MemDisk {
+    let (from, to, dir) = (disk, MemDisk::default(), Path::new("/wal"));
+    if from.exists(dir) {
+        to.create_dir_all(dir).unwrap();
+        for entry in from.list(dir).unwrap() {
+            let path = dir.join(entry.name);
+            to.create(&path).unwrap().append(&from.read(&path).unwrap()).unwrap();
+        }
+    }
+    to
+}
+
+/// Opens the log as a process does, after checking that replaying it record by record gives the same.
 fn open(disk: &MemDisk, options: HeadOptions, segment_bytes: u64) -> (Wal, Option<Arc<Head>>, RecoveryReport) {
-    let files = open_chunk_files(disk);
-    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, options, files.clone())));
+    let make = |files: Arc<ChunkFiles>| move |id, _: &HeadState| Arc::new(Head::new(id, options, files.clone()));
     let wal_options = WalOptions { segment_bytes, compress: true };
-    let (wal, report) = Wal::open(Arc::new(disk.clone()), Path::new("/wal"), wal_options, &mut replay).unwrap();
-    (wal, replay.finish().pop_first().map(|(_, head)| head), report)
+    let path = Path::new("/wal");
+    // Opening frees segments: each way of replaying gets a disk of its own.
+    let twin = copy(disk);
+    let mut replay = OneByOne(ReplayHeads::new(make(open_chunk_files(&twin))));
+    Wal::open(Arc::new(twin), path, wal_options.clone(), &mut replay, &Alone).unwrap();
+    let expected = replay.0.finish(&Alone);
+    let mut replay = ReplayHeads::new(make(open_chunk_files(disk)));
+    let (wal, report) = Wal::open(Arc::new(disk.clone()), path, wal_options, &mut replay, &Threads).unwrap();
+    let mut heads = replay.finish(&Threads);
+    let all = |heads: &BTreeMap<HeadId, Arc<Head>>| -> Vec<_> {
+        let batch = |head: &Arc<Head>| head.select(&[], QueryRange::ALL).next_batch(usize::MAX);
+        let state = |head: &Arc<Head>| (head.id(), head.time_range(), head.boundary(), head.stats().exemplars);
+        heads.values().map(|head| (state(head), batch(head))).collect()
+    };
+    for (found, expected) in all(&heads).iter().zip(&all(&expected)) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(heads.len(), expected.len());
+    (wal, heads.pop_first().map(|(_, head)| head), report)
 }
 
 impl Rig {
-    fn new(options: HeadOptions) -> Self {
+    pub(super) fn new(options: HeadOptions) -> Self {
         Self::with_segments(options, 1 << 20)
     }
 
-    fn with_segments(options: HeadOptions, segment_bytes: u64) -> Self {
+    pub(super) fn with_segments(options: HeadOptions, segment_bytes: u64) -> Self {
         let disk = MemDisk::default();
         let (wal, ..) = open(&disk, options, segment_bytes);
         let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), options, open_chunk_files(&disk)));
-        Self { disk, wal, head, options }
+        Self { disk, wal, head, options, snapshot: None }
+    }
+
+    /// Writes so many pieces of a snapshot, beginning one if need be; `true` once it is complete.
+    pub(super) fn snapshot(&mut self, pieces: usize) -> bool {
+        let begin = || (self.wal.begin_snapshot().unwrap(), SnapshotProgress::default());
+        let (mut writer, mut progress) = self.snapshot.take().unwrap_or_else(begin);
+        for _ in 0..pieces {
+            if self.head.write_snapshot(&self.wal, &mut writer, &mut progress, 1).unwrap() {
+                self.wal.finish_snapshot(writer).unwrap();
+                return true;
+            }
+        }
+        self.snapshot = Some((writer, progress));
+        false
+    }
+
+    /// The same on a disk that may be full: it is given up then.
+    pub(super) fn try_snapshot(&mut self, pieces: usize) {
+        let begun = match self.snapshot.take() {
+            Some(begun) => Ok(begun),
+            None => self.wal.begin_snapshot().map(|writer| (writer, SnapshotProgress::default())),
+        };
+        let Ok((mut writer, mut progress)) = begun else { return };
+        for _ in 0..pieces {
+            match self.head.write_snapshot(&self.wal, &mut writer, &mut progress, 1) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let _ = self.wal.finish_snapshot(writer);
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+        self.snapshot = Some((writer, progress));
+    }
+
+    /// A process that is killed removes nothing.
+    pub(super) fn kill(&mut self) {
+        std::mem::forget(self.snapshot.take());
+    }
+
+    /// Opens what is on the disk now.
+    pub(super) fn reopen(&mut self) -> (RecoveryReport, Option<Arc<Head>>) {
+        let (wal, head, report) = open(&self.disk, self.options, 2000);
+        self.wal = wal;
+        (report, head)
     }
 
     /// Kills the process and starts another one on what the log holds.
     fn restart(&mut self) {
+        self.kill();
         let (wal, head, report) = open(&self.disk, self.options, 2000);
         assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
         (self.wal, self.head) = (wal, head.unwrap());
     }
 
-    fn restart_after_damage(&mut self) {
+    fn flip_a_bit(&self, name: &str, at: usize) {
+        let path = Path::new("/wal").join(name);
+        let mut bytes = self.disk.read(&path).unwrap();
+        let at = at % (bytes.len() * 8);
+        bytes[at / 8] ^= 1 << (at % 8);
+        self.disk.create(&path).unwrap().append(&bytes).unwrap();
+    }
+
+    pub(super) fn restart_after_damage(&mut self) {
+        self.kill();
         let (wal, head, _) = open(&self.disk, self.options, 2000);
         (self.wal, self.head) = (wal, head.unwrap());
     }
 
-    fn append(&self, batch: &[(&Labels, &[TimedSample])], limits: &AppendLimits) -> Result<Appended, AppendError> {
+    pub(super) fn append(
+        &self,
+        batch: &[(&Labels, &[TimedSample])],
+        limits: &AppendLimits,
+    ) -> Result<Appended, AppendError> {
         append(&self.head, &self.wal, batch, limits)
     }
 
-    fn floats(&self, labels: &Labels, samples: &[(TimestampMs, f64)]) -> Appended {
+    pub(super) fn floats(&self, labels: &Labels, samples: &[(TimestampMs, f64)]) -> Appended {
         let samples: Vec<TimedSample> = samples.iter().map(|(t, v)| float(*t, *v)).collect();
         self.append(&[(labels, &samples)], &AppendLimits::default()).unwrap()
     }
 
-    fn contents(&self) -> Contents {
+    pub(super) fn contents(&self) -> Contents {
         contents(&self.head, &[], QueryRange::ALL)
     }
 
     /// Cuts up to `up_to`; returns what the blocks hold.
-    fn cut(&self, up_to: TimestampMs) -> Contents {
+    pub(super) fn cut(&self, up_to: TimestampMs) -> Contents {
         let cut = self.head.begin_cut(&self.wal, up_to).unwrap();
         let blocks = self.write_blocks(cut);
         assert_eq!(self.head.finish_cut(&self.wal, cut).unwrap(), Dropped::Done);
@@ -128,7 +253,7 @@ fn check_block_chunks(range: BlockRange, chunks: &[Chunk]) {
 }
 
 /// Per series, per time, the value as text.
-type Contents = BTreeMap<Labels, BTreeMap<TimestampMs, String>>;
+pub(super) type Contents = BTreeMap<Labels, BTreeMap<TimestampMs, String>>;
 
 fn add(series: &mut BTreeMap<TimestampMs, String>, chunk: &Chunk, what: &str) {
     let mut samples = Vec::new();
@@ -142,7 +267,7 @@ fn add(series: &mut BTreeMap<TimestampMs, String>, chunk: &Chunk, what: &str) {
     }
 }
 
-fn contents(head: &Arc<Head>, matchers: &[Matcher], range: QueryRange) -> Contents {
+pub(super) fn contents(head: &Arc<Head>, matchers: &[Matcher], range: QueryRange) -> Contents {
     let mut select = head.select(matchers, range);
     let mut all = Vec::new();
     while let Some(batch) = select.next_batch(500).unwrap() {
@@ -166,7 +291,7 @@ fn text(value: &SampleValue) -> String {
     }
 }
 
-fn append(
+pub(super) fn append(
     head: &Head,
     wal: &Wal,
     batch: &[(&Labels, &[TimedSample])],
@@ -196,11 +321,11 @@ fn append(
     head.append(wal, series, limits)
 }
 
-fn float(time: TimestampMs, value: f64) -> TimedSample {
+pub(super) fn float(time: TimestampMs, value: f64) -> TimedSample {
     TimedSample { time, value: SampleValue::Float(value) }
 }
 
-fn histogram(time: TimestampMs, count: u64) -> TimedSample {
+pub(super) fn histogram(time: TimestampMs, count: u64) -> TimedSample {
     let histogram = Histogram {
         count,
         sum: count as f64,
@@ -211,7 +336,7 @@ fn histogram(time: TimestampMs, count: u64) -> TimedSample {
     TimedSample { time, value: SampleValue::Histogram(HistogramValue::Integer(Arc::new(histogram))) }
 }
 
-fn labels(i: usize) -> Labels {
+pub(super) fn labels(i: usize) -> Labels {
     Labels::from_pairs([("__name__", format!("m{}", i % 2)), ("i", i.to_string())])
 }
 
@@ -289,7 +414,11 @@ enum Step {
     Append(Vec<(usize, TimestampMs, u8)>),
     Cut(TimestampMs),
     BeginCutOnly(TimestampMs),
+    /// So many pieces of a snapshot.
+    Snapshot(usize),
     Restart,
+    /// After a bit of the newest snapshot has flipped.
+    RestartDamaged(usize),
     DiskFull(Vec<(usize, TimestampMs, u8)>, u64),
 }
 
@@ -299,14 +428,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => samples().prop_map(Step::Append),
         2 => (0..8_i64).prop_map(|n| Step::Cut(n * RANGE / 2)),
         1 => (0..8_i64).prop_map(|n| Step::BeginCutOnly(n * RANGE / 2 + 7)),
+        6 => (1..9_usize).prop_map(Step::Snapshot),
         2 => Just(Step::Restart),
+        1 => any::<usize>().prop_map(Step::RestartDamaged),
         1 => (samples(), 0..400_u64).prop_map(|(samples, free)| Step::DiskFull(samples, free)),
     ];
     proptest::collection::vec(step, 1..25)
 }
 
 /// Times wander upwards with the steps; the value depends on little, so that repeats are often equal.
-fn batch(at: usize, samples: &[(usize, TimestampMs, u8)]) -> Vec<(Labels, TimedSample)> {
+pub(super) fn batch(at: usize, samples: &[(usize, TimestampMs, u8)]) -> Vec<(Labels, TimedSample)> {
     let base = at as i64 * 170;
     let sample = |t: TimestampMs, kind: u8| match kind {
         0 => histogram(t, 5 + t.unsigned_abs() / 50),
@@ -323,6 +454,7 @@ proptest! {
     fn behaves_like_the_model(steps in steps()) {
         let mut rig = Rig::with_segments(OPTIONS, 2000);
         let mut model = Model::new();
+        let mut had_two_snapshots = false;
         for (at, step) in steps.iter().enumerate() {
             let limits = AppendLimits { max_time: 4200, ..AppendLimits::default() };
             match step {
@@ -350,7 +482,15 @@ proptest! {
                     model.boundary = model.boundary.max(*up_to);
                     model.generation += 1;
                 }
-                Step::Restart => {
+                Step::Snapshot(pieces) => _ = rig.snapshot(*pieces),
+                Step::Restart | Step::RestartDamaged(_) => {
+                    // What a damaged one lost is in the other, or in the log while that goes back to its beginning.
+                    let snapshots = rig.wal.snapshots();
+                    had_two_snapshots |= snapshots.len() == 2;
+                    let supplied = snapshots.len() == 2 || !had_two_snapshots;
+                    if let (Step::RestartDamaged(at), Some(newest), true) = (step, snapshots.last(), supplied) {
+                        rig.flip_a_bit(&format!("snapshot-{:010}", newest.segment.0), *at);
+                    }
                     rig.restart();
                     let times = model.head.values().flat_map(|samples| samples.keys());
                     model.newest = times.max().copied().unwrap_or(TimestampMs::MIN);
@@ -497,7 +637,7 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
         let kept: usize = found.values().map(BTreeMap::len).sum();
         assert!(kept + 30 >= expected, "{kept} of {expected} after damage at {damaged_at}: {report:?}");
         // A cut after the damage covers everything; what it writes and what stays are what was there.
-        let mut rig = Rig { disk, wal, head, options: OPTIONS };
+        let mut rig = Rig { disk, wal, head, options: OPTIONS, snapshot: None };
         rig.floats(&labels(7), &[(5000, 1.0)]);
         let before = rig.contents();
         rig.restart_after_damage();

@@ -128,11 +128,16 @@ impl WalBatch {
     /// Adds a metric family's metadata.
     pub fn metadata(&mut self, metadata: &MetricMetadata) {
         self.open(FrameKind::Metadata);
-        self.open.push(metadata.metric_type as u8);
-        for text in [&metadata.metric, &metadata.help, &metadata.unit] {
-            put_bytes(&mut self.open, text.as_bytes());
-        }
+        Self::put_metadata(&mut self.open, metadata);
         self.close_if_full();
+    }
+
+    /// Appends one item of a record of metadata.
+    pub(crate) fn put_metadata(out: &mut Vec<u8>, metadata: &MetricMetadata) {
+        out.push(metadata.metric_type as u8);
+        for text in [&metadata.metric, &metadata.help, &metadata.unit] {
+            put_bytes(out, text.as_bytes());
+        }
     }
 
     pub(super) fn cut_begun(&mut self, generation: Generation, up_to: TimestampMs) {

@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 
 use super::frame::{FrameKind, MAX_PAYLOAD, put_frame, segment_header};
 use super::ledger::{Change, Entry, Ledger, encode_head};
-use super::{CommitError, Durability, Generation, HeadId, Lsn, SegmentId, Wal, WalBatch, WalError, WalStats};
+use super::{CommitError, Durability, Generation, HeadId, Lsn, Position, SegmentId, Wal, WalBatch, WalError, WalStats};
 use crate::disk::DiskFile;
 
 /// Failed syncs that are remembered; older ones merge.
@@ -77,13 +77,27 @@ impl State {
         self.segment
     }
 
+    pub(super) fn is_leading(&self) -> bool {
+        self.leading
+    }
+
+    /// Where what is written next will stand, or before it.
+    pub(super) fn position(&self) -> Position {
+        Position { segment: self.segment, offset: self.open.as_ref().map_or(0, |open| open.len) }
+    }
+
+    /// Whether the segment's file is there.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     pub(super) fn stats(&self) -> WalStats {
         let (segments, bytes) = self.ledger.totals();
         WalStats { segments, bytes, written: self.written, synced: self.synced }
     }
 
     /// Leaves the open segment for good. Commits encoded for it must be encoded again.
-    fn close_segment(&mut self) {
+    pub(super) fn close_segment(&mut self) {
         if let Some(open) = self.open.take() {
             self.unsynced.push(open.file);
         }

@@ -19,8 +19,14 @@ const MARKER: u8 = 0xD5;
 const COMPRESSED: u8 = 0x80;
 const MAGIC: [u8; 4] = *b"SKWL";
 const VERSION: u8 = 1;
+const SNAPSHOT_MAGIC: [u8; 4] = *b"SKWS";
+const SNAPSHOT_VERSION: u8 = 1;
+/// What tells the checksums of a snapshot's frames from those of the segment of its number.
+const SNAPSHOT_BIT: u64 = 1 << 63;
 /// Bytes the scanner reads at once.
 const READ_BYTES: usize = 256 << 10;
+/// The same when most payloads are skipped.
+const PEEK_BYTES: usize = 4 << 10;
 
 /// What a frame's payload is; `FORMAT.md` has the layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,16 @@ pub enum FrameKind {
     Metadata = 9,
     /// The segments that exist.
     Segments = 10,
+    /// Series of a snapshot with their chunks.
+    SnapshotSeries = 11,
+    /// Exemplars of a snapshot.
+    SnapshotExemplars = 12,
+    /// What the records of a snapshot hold.
+    SnapshotIndex = 13,
+    /// The last record of a snapshot.
+    SnapshotEnd = 14,
+    /// Where the log begins: what came before is in snapshots.
+    LogBegins = 15,
 }
 
 impl FrameKind {
@@ -61,6 +77,11 @@ impl FrameKind {
             8 => Self::Exemplars,
             9 => Self::Metadata,
             10 => Self::Segments,
+            11 => Self::SnapshotSeries,
+            12 => Self::SnapshotExemplars,
+            13 => Self::SnapshotIndex,
+            14 => Self::SnapshotEnd,
+            15 => Self::LogBegins,
             _ => return None,
         })
     }
@@ -93,9 +114,23 @@ pub(super) fn put_frame(
 
 /// The bytes a segment starts with.
 pub(super) fn segment_header(segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
+    file_header(MAGIC, VERSION, segment)
+}
+
+/// The bytes a snapshot starts with.
+pub(super) fn snapshot_header(segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
+    file_header(SNAPSHOT_MAGIC, SNAPSHOT_VERSION, segment)
+}
+
+/// What a snapshot's frames have for a segment id.
+pub(super) fn snapshot_id(segment: SegmentId) -> SegmentId {
+    SegmentId(segment.0 | SNAPSHOT_BIT)
+}
+
+fn file_header(magic: [u8; 4], version: u8, segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
     let mut header = [0; SEGMENT_HEADER_LEN];
-    header[..4].copy_from_slice(&MAGIC);
-    header[4] = VERSION;
+    header[..4].copy_from_slice(&magic);
+    header[4] = version;
     header[8..16].copy_from_slice(&segment.0.to_le_bytes());
     let crc = crc32c::crc32c(&header[..16]);
     header[16..].copy_from_slice(&crc.to_le_bytes());
@@ -111,13 +146,17 @@ pub(super) enum SegmentHeader {
     Damaged,
 }
 
-pub(super) fn check_segment_header(bytes: &[u8], segment: SegmentId) -> SegmentHeader {
+/// Looks at the start of a segment, or of the snapshot whose [`snapshot_id`] this is.
+pub(super) fn check_segment_header(bytes: &[u8], id: SegmentId) -> SegmentHeader {
     let Some(header) = bytes.get(..SEGMENT_HEADER_LEN) else { return SegmentHeader::Damaged };
-    let intact = header[..4] == MAGIC && header[16..] == crc32c::crc32c(&header[..16]).to_le_bytes();
+    let is_snapshot = id.0 & SNAPSHOT_BIT != 0;
+    let (magic, version) = if is_snapshot { (SNAPSHOT_MAGIC, SNAPSHOT_VERSION) } else { (MAGIC, VERSION) };
+    let segment = id.0 & !SNAPSHOT_BIT;
+    let intact = header[..4] == magic && header[16..] == crc32c::crc32c(&header[..16]).to_le_bytes();
     match header[4] {
         _ if !intact => SegmentHeader::Damaged,
-        VERSION if header[8..16] == segment.0.to_le_bytes() => SegmentHeader::Good,
-        VERSION => SegmentHeader::Damaged,
+        known if known == version && header[8..16] == segment.to_le_bytes() => SegmentHeader::Good,
+        known if known == version => SegmentHeader::Damaged,
         other => SegmentHeader::UnknownVersion(other),
     }
 }
@@ -145,7 +184,7 @@ fn parse_header(bytes: &[u8], segment: SegmentId) -> Option<Header> {
 /// What the scanner met next.
 pub(super) enum Scanned<'a> {
     /// A whole frame, its payload decompressed.
-    Frame { kind: FrameKind, head: HeadId, payload: &'a [u8] },
+    Frame { offset: u64, kind: FrameKind, head: HeadId, payload: &'a [u8] },
     /// Bytes that are no frame, with a frame behind them. `kind` when the frame's header was intact.
     Damage { offset: u64, len: u64, kind: Option<FrameKind> },
     /// No frame from `offset` to the end of the file, `len` bytes.
@@ -164,6 +203,8 @@ pub(super) struct Scanner {
     buffer: Vec<u8>,
     /// File offset of `buffer[0]`.
     buffer_at: u64,
+    /// Bytes read at once.
+    read_bytes: usize,
     plain: Vec<u8>,
 }
 
@@ -171,9 +212,11 @@ impl Scanner {
     pub(super) fn new(file: Arc<dyn DiskFile>, segment: SegmentId) -> io::Result<Self> {
         let file_len = file.len()?;
         let offset = SEGMENT_HEADER_LEN as u64;
-        Ok(Self { file, segment, file_len, offset, buffer: Vec::new(), buffer_at: 0, plain: Vec::new() })
+        let (buffer, buffer_at, plain) = (Vec::new(), 0, Vec::new());
+        Ok(Self { file, segment, file_len, offset, buffer, buffer_at, read_bytes: READ_BYTES, plain })
     }
 
+    /// Where the next frame is expected.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -197,7 +240,7 @@ impl Scanner {
                 if self.payload_is_good(start, &header)? {
                     let (kind, head) = (header.kind, header.head);
                     let payload = self.payload(start, &header)?;
-                    return Ok(Scanned::Frame { kind, head, payload });
+                    return Ok(Scanned::Frame { offset: start, kind, head, payload });
                 }
                 Ok(Scanned::Damage { offset: start, len: whole, kind: Some(header.kind) })
             }
@@ -214,13 +257,27 @@ impl Scanner {
         }
     }
 
+    /// The next thing in the file that is of one of the `kinds`, or damaged. The payloads of others are not read.
+    pub(super) fn next_of(&mut self, kinds: &[FrameKind]) -> io::Result<Scanned<'_>> {
+        self.read_bytes = PEEK_BYTES;
+        let segment = self.segment;
+        while let Some(header) = parse_header(self.window(self.offset, HEADER_LEN)?, segment) {
+            let end = self.offset + (HEADER_LEN + header.len) as u64;
+            if kinds.contains(&header.kind) || end > self.file_len {
+                break;
+            }
+            self.offset = end;
+        }
+        self.next()
+    }
+
     /// Up to `len` bytes at `offset`, fewer only at the end of the file.
     fn window(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let buffered = self.buffer_at..self.buffer_at + self.buffer.len() as u64;
         let wanted_end = self.file_len.min(offset + len as u64);
         if !(buffered.contains(&offset) && wanted_end <= buffered.end) {
             let want = usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let want = want.min(len.max(READ_BYTES));
+            let want = want.min(len.max(self.read_bytes));
             self.buffer.resize(want, 0);
             let n = self.file.read_at(&mut self.buffer, offset)?;
             self.buffer.truncate(n);

@@ -1,13 +1,14 @@
 //! Which heads there are, and which segment still holds samples of theirs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use skald_model::TimestampMs;
 use skald_model::varint::{put_uvarint, put_varint};
 
 use super::frame::{FrameKind, put_frame};
-use super::{Cut, Generation, HeadId, HeadState, SegmentId};
+use super::snapshot::KEPT;
+use super::{Cut, Generation, HeadId, HeadState, SegmentId, Snapshot};
 
 /// A commit's effect on the ledger, applied when its group was written.
 #[derive(Debug, Clone)]
@@ -31,15 +32,22 @@ pub(super) enum Change {
 #[derive(Default)]
 pub(super) struct Ledger {
     heads: BTreeMap<HeadId, HeadState>,
-    /// Heads that are gone but still stand in some segment: replay must not bring them back.
-    dropped: BTreeSet<HeadId>,
+    /// Heads that are gone, and the segment in which they went: as long as they may stand in some segment or snapshot,
+    /// replay must not bring them back.
+    dropped: BTreeMap<HeadId, SegmentId>,
     segments: BTreeMap<SegmentId, Holdings>,
+    /// The complete snapshots, ascending.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Where the log begins: snapshots make what was before superfluous. Zero while they never did.
+    begins: SegmentId,
     next_head: u32,
 }
 
 #[derive(Default)]
 struct Holdings {
     bytes: u64,
+    /// Nobody has read what it holds, because a snapshot made that unnecessary.
+    unread: bool,
     /// Per head and generation the newest sample; a head has few generations in a segment.
     newest: HashMap<HeadId, Vec<(Generation, TimestampMs)>, foldhash::fast::FixedState>,
 }
@@ -66,7 +74,7 @@ impl Ledger {
     /// Takes a head's state over from a log that is read back; the newer of two states wins part by part.
     pub(super) fn restore(&mut self, head: HeadId, state: &HeadState) {
         self.reserve(head);
-        if self.dropped.contains(&head) {
+        if self.dropped.contains_key(&head) {
             return;
         }
         let known = self.heads.entry(head).or_insert_with(|| state.clone());
@@ -87,18 +95,24 @@ impl Ledger {
         match &entry.change {
             None => {}
             Some(Change::Defined(state)) => self.restore(entry.head, state),
-            Some(Change::Dropped) => self.apply_dropped(entry.head),
+            Some(Change::Dropped) => self.apply_dropped(entry.head, segment),
             Some(Change::CutBegun(cut)) => self.apply_cut_begun(entry.head, *cut),
             Some(Change::CutDone(cut)) => self.apply_cut_done(entry.head, *cut),
         }
     }
 
-    pub(super) fn apply_dropped(&mut self, head: HeadId) {
+    pub(super) fn apply_dropped(&mut self, head: HeadId, segment: SegmentId) {
         self.heads.remove(&head);
         self.reserve(head);
-        if self.segments.values().any(|holdings| holdings.newest.contains_key(&head)) {
-            self.dropped.insert(head);
+        if self.may_stand(head, segment) {
+            self.dropped.insert(head, segment);
         }
+    }
+
+    /// Whether a head that went in `segment` may stand somewhere.
+    fn may_stand(&self, head: HeadId, segment: SegmentId) -> bool {
+        self.segments.values().any(|holdings| holdings.unread || holdings.newest.contains_key(&head))
+            || self.snapshots.first().is_some_and(|oldest| oldest.segment <= segment)
     }
 
     pub(super) fn apply_cut_begun(&mut self, head: HeadId, cut: Cut) {
@@ -139,8 +153,39 @@ impl Ledger {
 
     pub(super) fn forget(&mut self, segment: SegmentId) {
         self.segments.remove(&segment);
-        let segments = &self.segments;
-        self.dropped.retain(|head| segments.values().any(|holdings| holdings.newest.contains_key(head)));
+        let mut dropped = std::mem::take(&mut self.dropped);
+        dropped.retain(|head, segment| self.may_stand(*head, *segment));
+        self.dropped = dropped;
+    }
+
+    /// Notes a segment that is not read.
+    pub(super) fn skip(&mut self, segment: SegmentId, bytes: u64) {
+        let holdings = self.segments.entry(segment).or_default();
+        (holdings.bytes, holdings.unread) = (bytes, true);
+    }
+
+    /// Bytes of the segments that the newest snapshot lacks.
+    pub(super) fn bytes_since_snapshot(&self) -> u64 {
+        let from = self.snapshots.last().map_or(SegmentId(0), |newest| newest.segment);
+        self.segments.range(from..).map(|(_, holdings)| holdings.bytes).sum()
+    }
+
+    /// Of two snapshots the older makes the log before it superfluous: should the newer one be damaged, it and the log
+    /// from there are as good.
+    pub(super) fn let_log_begin(&mut self) {
+        if let Some(older) = self.snapshots.len().checked_sub(KEPT) {
+            self.begun_at(self.snapshots[older].segment);
+        }
+    }
+
+    /// Takes over where the log begins from one that is read back.
+    pub(super) fn begun_at(&mut self, segment: SegmentId) {
+        self.begins = self.begins.max(segment);
+    }
+
+    /// Whether the log goes back to its first segment, but for what is in blocks.
+    pub(super) fn is_from_the_start(&self) -> bool {
+        self.begins == SegmentId(0)
     }
 
     /// Segments older than `current` that hold nothing anybody needs.
@@ -150,8 +195,10 @@ impl Ledger {
                 .get(head)
                 .is_some_and(|state| newest.iter().any(|(generation, t)| !state.done.covers(*generation, *t)))
         };
+        let is_needed = |holdings: &Holdings| holdings.unread || holdings.newest.iter().any(needed);
         let older = self.segments.range(..current);
-        older.filter(|(_, holdings)| !holdings.newest.iter().any(needed)).map(|(segment, _)| *segment).collect()
+        let freeable = older.filter(|(segment, holdings)| **segment < self.begins || !is_needed(holdings));
+        freeable.map(|(segment, _)| *segment).collect()
     }
 
     /// The frames a new segment starts with: everything needed to read it, and to skip what is in blocks.
@@ -159,7 +206,7 @@ impl Ledger {
         for (head, state) in &self.heads {
             put_frame(out, segment, FrameKind::Head, false, *head, &encode_head(state));
         }
-        for head in &self.dropped {
+        for head in self.dropped.keys() {
             put_frame(out, segment, FrameKind::HeadDropped, false, *head, &[]);
         }
         self.put_segments(segment, out);
@@ -172,6 +219,11 @@ impl Ledger {
             put_uvarint(&mut payload, id.0);
         }
         put_frame(out, current, FrameKind::Segments, false, HeadId(0), &payload);
+        if !self.is_from_the_start() {
+            payload.clear();
+            put_uvarint(&mut payload, self.begins.0);
+            put_frame(out, current, FrameKind::LogBegins, false, HeadId(0), &payload);
+        }
     }
 }
 

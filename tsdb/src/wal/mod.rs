@@ -2,14 +2,16 @@
 //!
 //! One log serves every head of an ingester; a record carries an opaque [`HeadId`]. A commit goes through these files in
 //! order: [`batch`] encodes a head's records into its own buffer, [`frame`] wraps and checksums them, [`commit`] writes
-//! what is waiting with one append (a *group*), [`ledger`] remembers which segment still holds what. [`recovery`] reads
-//! the segments back through [`record`]. `FORMAT.md` beside this file is the format.
+//! what is waiting with one append (a *group*), [`ledger`] remembers which segment still holds what. At start [`read`]
+//! reads stretches of the log ahead while [`recovery`] replays them through [`record`]. `FORMAT.md` beside this file is
+//! the format.
 //!
 //! - `commit` answers after write(2): acknowledged data survives the process. [`Wal::sync`] makes it survive the machine;
 //!   the caller runs it on a timer, and who must not answer earlier waits for [`Wal::durability`].
 //! - A failed append leaves nothing behind: the segment is cut back to its last good length, every commit of the group
 //!   gets the error, and the next commit tries again. A full disk needs no restart.
-//! - A segment is freed as soon as each head's samples in it are covered by a finished cut.
+//! - A segment is freed as soon as each head's samples in it are covered by a finished cut, or two snapshots
+//!   ([`snapshot`]) were begun after it; [`restore`] reads them back.
 //!
 //! Absent on purpose: tenants, timers, threads.
 
@@ -18,8 +20,11 @@ mod commit;
 mod frame;
 mod histogram;
 mod ledger;
+mod read;
 mod record;
 mod recovery;
+mod restore;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +39,9 @@ use crate::disk::Disk;
 pub use batch::WalBatch;
 pub use frame::FrameKind;
 pub use record::{Cut, Exemplars, Floats, HeadState, Histograms, LoggedFloat, Metadata, Record, SeriesDefinitions};
-pub use recovery::{Damage, RecoveryReport, Replay};
+pub use recovery::{Damage, RecoveryReport, Replay, Replayed};
+pub use restore::{Restored, SnapshotReport};
+pub use snapshot::{Held, Snapshot, SnapshotWriter};
 
 /// A head's number in the log; never given out twice while a trace of it is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -43,6 +50,15 @@ pub struct HeadId(pub u32);
 /// A segment's number, part of its file name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct SegmentId(pub u64);
+
+/// Where in the log something stands: a segment, and an offset in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Which segment.
+    pub segment: SegmentId,
+    /// Bytes from the start of its file.
+    pub offset: u64,
+}
 
 /// How many cuts a head has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -93,6 +109,14 @@ pub enum WalError {
     /// Anything else the disk said; the caller may retry.
     #[error("write-ahead log: {0}")]
     Io(Arc<std::io::Error>),
+    /// A snapshot was written by a newer version: reading the log without it would lose what only it holds.
+    #[error("write-ahead log: {file} has format version {version}, which this version cannot read")]
+    Version {
+        /// Its name.
+        file: String,
+        /// What it says.
+        version: u8,
+    },
 }
 
 impl From<std::io::Error> for WalError {

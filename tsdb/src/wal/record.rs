@@ -80,6 +80,8 @@ impl<'a> Record<'a> {
         let mut at = 0;
         Some(match kind {
             FrameKind::Head | FrameKind::HeadDropped | FrameKind::Segments => return None,
+            FrameKind::SnapshotSeries | FrameKind::SnapshotExemplars | FrameKind::LogBegins => return None,
+            FrameKind::SnapshotIndex | FrameKind::SnapshotEnd => return None,
             FrameKind::CutBegun => Self::CutBegun(Cut::parse(payload)?),
             FrameKind::CutDone => Self::CutDone(Cut::parse(payload)?),
             FrameKind::Series => Self::Series(SeriesDefinitions { bytes: payload, at: 0 }),
@@ -124,11 +126,21 @@ impl HeadState {
     }
 }
 
+/// Number of samples that a payload of floats says it has.
+pub(super) fn count_floats(payload: &[u8]) -> usize {
+    let mut at = 0;
+    let count = Generation::get(payload, &mut at)
+        .and_then(|_| get_varint(payload, &mut at))
+        .and_then(|_| get_uvarint(payload, &mut at));
+    count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
 fn get_ref(bytes: &[u8], at: &mut usize) -> Option<u32> {
     u32::try_from(get_uvarint(bytes, at)?).ok()
 }
 
 /// Series definitions of one record.
+#[derive(Clone)]
 pub struct SeriesDefinitions<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -156,6 +168,7 @@ pub struct LoggedFloat {
 }
 
 /// Float samples of one record.
+#[derive(Clone)]
 pub struct Floats<'a> {
     left: usize,
     odd: bool,
@@ -224,6 +237,7 @@ impl Iterator for Floats<'_> {
 }
 
 /// Native histogram samples of one record.
+#[derive(Clone)]
 pub struct Histograms<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -9,10 +9,14 @@ use skald_model::TimestampMs;
 use skald_model::varint::get_uvarint;
 
 use super::commit::{State, parse_segment_name, segment_name};
-use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header};
+use super::frame::{FrameKind, Scanned, Scanner};
 use super::ledger::Ledger;
-use super::{Cut, Generation, HeadId, HeadState, Record, SegmentId, Wal, WalError, WalOptions};
-use crate::disk::{Disk, DiskFile};
+use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
+use super::restore::{Restored, SnapshotReport};
+use super::snapshot::{KEPT, is_unfinished, parse_snapshot_name, snapshot_name};
+use super::{Cut, Generation, HeadId, HeadState, Position, Record, SegmentId, Wal, WalError, WalOptions};
+use crate::Workers;
+use crate::disk::Disk;
 
 /// Places of damage that a report names; beyond that only the counts grow.
 const MAX_NAMED: usize = 1000;
@@ -23,15 +27,48 @@ pub trait Replay {
     fn segment(&mut self, segment: SegmentId) {
         let _ = segment;
     }
-    /// A head's state at this place of the log; called before its first record, and again with every new segment.
-    /// Blocks already hold what `done` covers.
-    fn head(&mut self, head: HeadId, state: &HeadState, done: Cut);
-    /// The next record of a head. Returns how many of its samples had no series definition.
-    fn record(&mut self, head: HeadId, record: Record<'_>) -> u64;
+    /// What comes next in the segment. Returns how many samples had no series definition.
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> u64;
     /// How far the reading is.
     fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
         let _ = (bytes_done, bytes_total);
     }
+}
+
+/// A part of a stretch of the log.
+pub enum Replayed<'a> {
+    /// A head's state at this place of the log: comes before its first record, and again with every new segment.
+    Head {
+        /// Which head.
+        head: HeadId,
+        /// Its state.
+        state: HeadState,
+        /// What blocks hold already.
+        done: Cut,
+    },
+    /// A record of a head.
+    Record {
+        /// Whose.
+        head: HeadId,
+        /// Where it begins.
+        position: Position,
+        /// What.
+        record: Record<'a>,
+    },
+    /// A part of a snapshot, which holds all that the log says of it before a position.
+    Restored {
+        /// Whose.
+        head: HeadId,
+        /// What stands in the log from here on is not in it.
+        position: Position,
+        /// What.
+        part: Restored<'a>,
+    },
+    /// The head is gone.
+    Dropped {
+        /// Which.
+        head: HeadId,
+    },
 }
 
 /// Bytes of a segment that are not in order.
@@ -50,6 +87,8 @@ pub struct Damage {
 /// What recovery found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
+    /// Snapshots read, the newest first.
+    pub snapshots: Vec<SnapshotReport>,
     /// Segments read.
     pub segments: usize,
     /// Their bytes.
@@ -76,6 +115,7 @@ impl RecoveryReport {
     /// Whether anything acknowledged may be missing. A torn tail alone is what every crash leaves.
     pub fn lost_something(&self) -> bool {
         self.damaged_bytes > 0
+            || self.snapshots.iter().any(|snapshot| !snapshot.supplied)
             || !self.missing_segments.is_empty()
             || !self.unreadable.is_empty()
             || self.undefined_samples > 0
@@ -83,31 +123,29 @@ impl RecoveryReport {
     }
 }
 
-struct SegmentFile {
-    id: SegmentId,
-    file: Arc<dyn DiskFile>,
-    len: u64,
-}
-
-struct Recovery<'a> {
-    disk: &'a dyn Disk,
-    dir: &'a Path,
-    replay: &'a mut dyn Replay,
-    report: RecoveryReport,
+pub(super) struct Recovery<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) dir: &'a Path,
+    pub(super) replay: &'a mut dyn Replay,
+    pub(super) workers: &'a dyn Workers,
+    pub(super) report: RecoveryReport,
     /// The state the log ends in, found by a first look at its end.
     last: Ledger,
     /// What will be the log's ledger.
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     gone: BTreeSet<HeadId>,
     introduced: BTreeSet<HeadId>,
     /// The newest list of segments in the log.
     listed: Vec<SegmentId>,
+    /// The next segment's number.
+    next: u64,
     bytes_done: u64,
     bytes_total: u64,
 }
 
 impl Wal {
-    /// Opens the log in `dir` (created if need be) and replays what it holds, one record in memory at a time.
+    /// Opens the log in `dir` (created if need be) and replays what it holds with the help of `workers`, one stretch of
+    /// some megabytes in memory while the next is read.
     ///
     /// Damage is never a reason to fail: only a directory that cannot be created or listed is. Nothing has to be written,
     /// so a full disk does not keep a process from starting.
@@ -116,41 +154,59 @@ impl Wal {
         dir: &Path,
         options: WalOptions,
         replay: &mut dyn Replay,
+        workers: &dyn Workers,
     ) -> Result<(Wal, RecoveryReport), WalError> {
         if !disk.exists(dir) {
             disk.create_dir_all(dir)?;
         }
         let mut report = RecoveryReport::default();
-        let mut segments = Vec::new();
+        let (mut segments, mut snapshots) = (Vec::new(), Vec::new());
         let mut next = 1;
         for entry in disk.list(dir)? {
-            let Some(id) = parse_segment_name(&entry.name) else { continue };
+            let path = dir.join(&entry.name);
+            if is_unfinished(&entry.name) {
+                let _ = disk.remove_file(&path);
+            }
+            let (id, files) = match (parse_segment_name(&entry.name), parse_snapshot_name(&entry.name)) {
+                (Some(id), _) => (id, &mut segments),
+                (None, Some(id)) => (id, &mut snapshots),
+                (None, None) => continue,
+            };
             next = next.max(id.0.saturating_add(1));
-            match disk.open(&dir.join(&entry.name)).and_then(|file| Ok((file.len()?, file))) {
-                Ok((len, file)) => segments.push(SegmentFile { id, file, len }),
+            match disk.open(&path).and_then(|file| Ok((file.len()?, file))) {
+                Ok((len, file)) => files.push(SegmentFile { id, file, len }),
                 Err(error) => report.unreadable.push((id, error.to_string())),
             }
         }
         segments.sort_by_key(|segment| segment.id);
+        snapshots.sort_by_key(|snapshot| snapshot.id);
+        for old in snapshots.drain(..snapshots.len().saturating_sub(KEPT)) {
+            let _ = disk.remove_file(&dir.join(snapshot_name(old.id)));
+        }
+        let newest = snapshots.last().map_or(SegmentId(0), |newest| newest.id);
+        let to_be_read = segments.iter().filter(|segment| segment.id >= newest).chain(snapshots.last());
         let mut recovery = Recovery {
             disk: disk.as_ref(),
             dir,
+            bytes_total: to_be_read.map(|file| file.len).sum(),
             replay,
+            workers,
             report,
             last: Ledger::default(),
             ledger: Ledger::default(),
             gone: BTreeSet::new(),
             introduced: BTreeSet::new(),
             listed: Vec::new(),
+            next,
             bytes_done: 0,
-            bytes_total: segments.iter().map(|segment| segment.len).sum(),
         };
         recovery.look_at_the_end(&segments);
-        for segment in &segments {
-            recovery.read_segment(segment);
-        }
-        recovery.find_missing(&segments);
-        let next = recovery.listed.iter().fold(next, |next, id| next.max(id.0.saturating_add(1)));
+        let there: BTreeSet<SegmentId> = segments.iter().map(|segment| segment.id).collect();
+        let from = recovery.restore(snapshots)?;
+        recovery.read_segments(segments, from);
+        recovery.find_missing(&there);
+        recovery.judge_snapshots();
+        let next = recovery.listed.iter().fold(recovery.next, |next, id| next.max(id.0.saturating_add(1)));
         let Recovery { report, ledger, .. } = recovery;
         let wal = Wal {
             disk,
@@ -169,87 +225,97 @@ impl Recovery<'_> {
     /// Learns from the newest segments which heads are left and what their blocks hold, so that replay can skip it.
     fn look_at_the_end(&mut self, segments: &[SegmentFile]) {
         for segment in segments.iter().rev().take(2) {
-            let mut heads = BTreeMap::<HeadId, HeadState>::new();
-            let Ok(mut scanner) = Scanner::new(segment.file.clone(), segment.id) else { continue };
-            while let Ok(scanned) = scanner.next() {
-                match scanned {
-                    Scanned::Frame { kind: FrameKind::Head, head, payload } => {
-                        if let Some(state) = HeadState::parse(payload) {
-                            heads.insert(head, state);
-                        }
-                    }
-                    Scanned::Frame { kind: FrameKind::HeadDropped, head, .. } => drop(self.gone.insert(head)),
-                    Scanned::Frame { kind: FrameKind::CutDone, head, payload } => {
-                        if let (Some(Record::CutDone(cut)), Some(state)) =
-                            (Record::parse(FrameKind::CutDone, payload), heads.get_mut(&head))
-                        {
-                            state.done = cut;
-                        }
-                    }
-                    Scanned::Frame { .. } | Scanned::Damage { .. } => {}
-                    Scanned::TornTail { .. } | Scanned::End => break,
-                }
-            }
-            heads.iter().for_each(|(head, state)| self.last.restore(*head, state));
+            self.learn_heads(segment);
         }
     }
 
-    fn read_segment(&mut self, segment: &SegmentFile) {
-        let read = self.try_read_segment(segment);
-        if let Err(error) = read {
-            self.report.unreadable.push((segment.id, error));
-            // Unknown to the ledger, it is never freed.
-            self.ledger.forget(segment.id);
+    /// Learns which heads a segment or snapshot knows.
+    pub(super) fn learn_heads(&mut self, segment: &SegmentFile) {
+        let mut heads = BTreeMap::<HeadId, HeadState>::new();
+        let Ok(mut scanner) = Scanner::new(segment.file.clone(), segment.id) else { return };
+        while let Ok(scanned) = scanner.next_of(&[FrameKind::Head, FrameKind::HeadDropped, FrameKind::CutDone]) {
+            match scanned {
+                Scanned::Frame { kind: FrameKind::Head, head, payload, .. } => {
+                    if let Some(state) = HeadState::parse(payload) {
+                        heads.insert(head, state);
+                    }
+                }
+                Scanned::Frame { kind: FrameKind::HeadDropped, head, .. } => drop(self.gone.insert(head)),
+                Scanned::Frame { kind: FrameKind::CutDone, head, payload, .. } => {
+                    if let (Some(Record::CutDone(cut)), Some(state)) =
+                        (Record::parse(FrameKind::CutDone, payload), heads.get_mut(&head))
+                    {
+                        state.done = cut;
+                    }
+                }
+                Scanned::Frame { .. } | Scanned::Damage { .. } => {}
+                Scanned::TornTail { .. } | Scanned::End => break,
+            }
         }
-        self.bytes_done += segment.len;
+        heads.iter().for_each(|(head, state)| self.last.restore(*head, state));
+    }
+
+    /// Keeps a segment's number from being given out.
+    pub(super) fn note_segment(&mut self, segment: SegmentId) {
+        self.next = self.next.max(segment.0.saturating_add(1));
+    }
+
+    /// Tells how far the reading is, after so many more bytes.
+    pub(super) fn advance(&mut self, bytes: u64) {
+        self.bytes_done += bytes;
+        self.bytes_total = self.bytes_total.max(self.bytes_done);
         self.replay.progress(self.bytes_done, self.bytes_total);
     }
 
-    fn try_read_segment(&mut self, segment: &SegmentFile) -> Result<(), String> {
-        let id = segment.id;
-        self.ledger.set_bytes(id, segment.len);
-        self.report.segments += 1;
-        self.report.bytes += segment.len;
-        if segment.len == 0 {
-            return Ok(());
+    /// Whether a head was dropped.
+    pub(super) fn is_gone(&self, head: HeadId) -> bool {
+        self.gone.contains(&head)
+    }
+
+    /// Reads the segments from `from` on; the others are kept for the day when a snapshot is damaged.
+    fn read_segments(&mut self, mut segments: Vec<SegmentFile>, from: SegmentId) {
+        for skipped in segments.extract_if(.., |segment| segment.id < from) {
+            self.ledger.skip(skipped.id, skipped.len);
         }
-        let mut header = [0; SEGMENT_HEADER_LEN];
-        let n = segment.file.read_at(&mut header, 0).map_err(|error| error.to_string())?;
-        match check_segment_header(&header[..n], id) {
-            SegmentHeader::Good => {}
-            SegmentHeader::UnknownVersion(version) => {
-                return Err(format!("format version {version} is unknown"));
-            }
-            // Frames carry the segment's id in their checksum, so they are found without the header.
-            SegmentHeader::Damaged if segment.len > SEGMENT_HEADER_LEN as u64 => {
-                self.damage(Damage { segment: id, offset: 0, len: SEGMENT_HEADER_LEN as u64, kind: None });
-            }
-            SegmentHeader::Damaged => {
-                self.report.torn_tails.push(Damage { segment: id, offset: 0, len: segment.len, kind: None });
-                return Ok(());
-            }
+        for segment in &segments {
+            self.ledger.set_bytes(segment.id, segment.len);
+            self.report.segments += 1;
+            self.report.bytes += segment.len;
         }
-        self.replay.segment(id);
-        let mut scanner = Scanner::new(segment.file.clone(), id).map_err(|error| error.to_string())?;
-        let mut reported = 0;
-        loop {
-            match scanner.next().map_err(|error| error.to_string())? {
-                Scanned::Frame { kind, head, payload } => {
+        let mut reader = Reader::new(segments);
+        let (mut current, mut ahead) = (Stretch::default(), Stretch::default());
+        let mut more = reader.read(&mut current);
+        while more {
+            let workers = self.workers;
+            let mut read_ahead = || more = reader.read(&mut ahead);
+            workers.alongside(&mut read_ahead, &mut || self.stretch(&current));
+            std::mem::swap(&mut current, &mut ahead);
+        }
+    }
+
+    fn stretch(&mut self, stretch: &Stretch) {
+        let segment = stretch.segment;
+        if stretch.begins {
+            self.replay.segment(segment);
+        }
+        let mut replayed = Vec::with_capacity(stretch.events.len());
+        for event in &stretch.events {
+            match event {
+                Event::Frame(frame) => {
                     self.report.records += 1;
-                    self.frame(id, kind, head, payload);
+                    self.frame(segment, frame, &stretch.bytes[frame.payload.clone()], &mut replayed);
                 }
-                Scanned::Damage { offset, len, kind } => self.damage(Damage { segment: id, offset, len, kind }),
-                Scanned::TornTail { offset, len } => {
-                    self.cut_tail(Damage { segment: id, offset, len, kind: None });
-                    return Ok(());
+                Event::Damage(damage) => self.damage(*damage),
+                Event::TornTail(tail) => self.cut_tail(*tail),
+                Event::Unreadable(error) => {
+                    self.report.unreadable.push((segment, error.clone()));
+                    // Unknown to the ledger, it is never freed.
+                    self.ledger.forget(segment);
                 }
-                Scanned::End => return Ok(()),
-            }
-            if scanner.offset() - reported >= 1 << 20 {
-                reported = scanner.offset();
-                self.replay.progress(self.bytes_done + reported, self.bytes_total);
             }
         }
+        self.report.undefined_samples += self.replay.stretch(replayed, self.workers);
+        self.advance(stretch.file_bytes);
     }
 
     fn damage(&mut self, damage: Damage) {
@@ -267,47 +333,71 @@ impl Recovery<'_> {
         self.ledger.set_bytes(tail.segment, tail.offset);
     }
 
-    fn frame(&mut self, segment: SegmentId, kind: FrameKind, head: HeadId, payload: &[u8]) {
+    fn frame<'a>(&mut self, segment: SegmentId, frame: &Frame, payload: &'a [u8], replayed: &mut Vec<Replayed<'a>>) {
+        let (kind, head) = (frame.kind, frame.head);
         match kind {
             FrameKind::Segments => self.listed = parse_segments(payload),
+            FrameKind::LogBegins => {
+                if let Some(begins) = get_uvarint(payload, &mut 0) {
+                    self.ledger.begun_at(SegmentId(begins));
+                }
+            }
             FrameKind::HeadDropped => {
                 self.ledger.reserve(head);
                 self.gone.insert(head);
-                self.ledger.apply_dropped(head);
+                self.ledger.apply_dropped(head, segment);
+                replayed.push(Replayed::Dropped { head });
             }
             _ if self.gone.contains(&head) => self.ledger.reserve(head),
             FrameKind::Head => match HeadState::parse(payload) {
-                Some(state) => self.introduce(head, &state),
+                Some(state) => replayed.push(self.introduce(head, state)),
                 None => self.report.orphan_records += 1,
             },
             _ => {
-                if !self.introduced.contains(&head) {
-                    // Its definition in this segment is damaged; the end of the log may have it.
-                    let Some(last) = self.last.head(head) else {
-                        self.report.orphan_records += 1;
-                        return;
-                    };
-                    let definition = last.definition.clone();
-                    let (generation, boundary) = (Generation(0), TimestampMs::MIN);
-                    self.introduce(head, &HeadState { definition, generation, boundary, done: Cut::NONE });
+                if !self.is_introduced(head, replayed) {
+                    return;
                 }
                 match Record::parse(kind, payload) {
-                    Some(record) => self.record(segment, head, record),
+                    Some(record) => {
+                        self.record(segment, head, &record);
+                        replayed.push(Replayed::Record {
+                            head,
+                            position: Position { segment, offset: frame.offset },
+                            record,
+                        });
+                    }
                     None => self.report.orphan_records += 1,
                 }
             }
         }
     }
 
-    fn introduce(&mut self, head: HeadId, state: &HeadState) {
-        self.introduced.insert(head);
-        self.ledger.restore(head, state);
-        let done = self.last.head(head).map_or(state.done, |last| last.done);
-        self.replay.head(head, state, done);
+    /// Introduces a head whose state at this place is damaged, if the end of the log has its definition.
+    pub(super) fn is_introduced(&mut self, head: HeadId, replayed: &mut Vec<Replayed<'_>>) -> bool {
+        if self.introduced.contains(&head) {
+            return true;
+        }
+        let Some(last) = self.last.head(head) else {
+            self.report.orphan_records += 1;
+            return false;
+        };
+        let definition = last.definition.clone();
+        let (generation, boundary) = (Generation(0), TimestampMs::MIN);
+        let state = HeadState { definition, generation, boundary, done: Cut::NONE };
+        replayed.push(self.introduce(head, state));
+        true
     }
 
-    fn record(&mut self, segment: SegmentId, head: HeadId, record: Record<'_>) {
-        match &record {
+    pub(super) fn introduce<'a>(&mut self, head: HeadId, state: HeadState) -> Replayed<'a> {
+        self.introduced.insert(head);
+        self.ledger.restore(head, &state);
+        let done = self.last.head(head).map_or(state.done, |last| last.done);
+        Replayed::Head { head, state, done }
+    }
+
+    /// Brings the ledger up to date.
+    fn record(&mut self, segment: SegmentId, head: HeadId, record: &Record<'_>) {
+        match record {
             Record::Floats { generation, max_time, .. } | Record::Histograms { generation, max_time, .. } => {
                 self.ledger.hold(segment, head, *generation, *max_time);
                 // Only changes anything when the record of the cut's begin is lost.
@@ -317,12 +407,10 @@ impl Recovery<'_> {
             Record::CutDone(cut) => self.ledger.apply_cut_done(head, *cut),
             Record::Series(_) | Record::Exemplars(_) | Record::Metadata(_) => {}
         }
-        self.report.undefined_samples += self.replay.record(head, record);
     }
 
     /// The newest list of segments against what is there: freeing logs a new list first.
-    fn find_missing(&mut self, segments: &[SegmentFile]) {
-        let there: BTreeSet<SegmentId> = segments.iter().map(|segment| segment.id).collect();
+    fn find_missing(&mut self, there: &BTreeSet<SegmentId>) {
         let unreadable: BTreeSet<SegmentId> = self.report.unreadable.iter().map(|(id, _)| *id).collect();
         let missing = self.listed.iter().filter(|id| !there.contains(id) && !unreadable.contains(id));
         self.report.missing_segments = missing.copied().collect();

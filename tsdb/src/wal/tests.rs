@@ -12,6 +12,7 @@ use skald_model::{
 use super::commit::segment_name;
 use super::*;
 use crate::disk::MemDisk;
+use crate::{Alone, Workers};
 
 const DIR: &str = "/wal";
 
@@ -28,10 +29,20 @@ impl Replay for Seen {
         self.defined.clear();
     }
 
-    fn head(&mut self, head: HeadId, state: &HeadState, done: Cut) {
-        self.heads.insert(head, (state.clone(), done));
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> u64 {
+        let one = |one: Replayed<'_>| match one {
+            Replayed::Head { head, state, done } => {
+                self.heads.insert(head, (state, done));
+                0
+            }
+            Replayed::Restored { .. } | Replayed::Dropped { .. } => 0,
+            Replayed::Record { head, record, .. } => self.record(head, record),
+        };
+        replayed.into_iter().map(one).sum()
     }
+}
 
+impl Seen {
     fn record(&mut self, head: HeadId, record: Record<'_>) -> u64 {
         let mut undefined = 0;
         let mut name = |r: u32, defined: &BTreeMap<(HeadId, u32), String>| match defined.get(&(head, r)) {
@@ -79,7 +90,7 @@ impl Replay for Seen {
 
 fn open(disk: &MemDisk, options: WalOptions) -> (Wal, Seen, RecoveryReport) {
     let mut seen = Seen::default();
-    let (wal, report) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), options, &mut seen).unwrap();
+    let (wal, report) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), options, &mut seen, &Alone).unwrap();
     (wal, seen, report)
 }
 

@@ -5,6 +5,9 @@
 
 mod flush;
 mod read;
+mod snapshot;
+
+pub(super) use snapshot::skip_series;
 
 use bytes::Bytes;
 use skald_model::{HistogramValue, TimestampMs};

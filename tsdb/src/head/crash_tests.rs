@@ -1,0 +1,161 @@
+//! Seeded crashes: a head with its log and snapshots is killed at a random moment, a random file is damaged, and what
+//! comes back is held against what was acknowledged.
+//!
+//! `SKALD_CRASH_SEEDS` says how many seeds are run (default 100), `SKALD_CRASH_FIRST` which is the first.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use skald_model::{Labels, QueryRange, TimestampMs};
+
+use super::AppendLimits;
+use super::tests::{Contents, OPTIONS, Rig, batch, contents, labels};
+use crate::disk::{Disk, MemDisk};
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end.max(1)
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn crashes_lose_what_was_damaged_and_no_more() {
+    let first = number("SKALD_CRASH_FIRST", 0);
+    let mut seen = BTreeMap::new();
+    for seed in first..first + number("SKALD_CRASH_SEEDS", 100) {
+        *seen.entry(crash(seed)).or_insert(0) += 1;
+    }
+    // Otherwise the test has become one of something else.
+    assert!(seen.len() > 4 || seen.values().sum::<i32>() < 100, "{seen:?}");
+}
+
+/// Returns what was done and whether anything was lost, so that it can be counted.
+fn crash(seed: u64) -> (&'static str, bool) {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let segment_bytes = [300, 2000, 1 << 20][random.below(3)];
+    let mut rig = Rig::with_segments(OPTIONS, segment_bytes);
+    let (mut acknowledged, mut blocks) = (Contents::new(), Contents::new());
+    for at in 0..10 + random.below(30) {
+        let samples: Vec<_> = (0..1 + random.below(12))
+            .map(|_| (random.below(5), random.below(300) as i64, random.below(8) as u8))
+            .collect();
+        let batch = batch(at, &samples);
+        let entries: Vec<_> = batch.iter().map(|(l, s)| (l, std::slice::from_ref(s))).collect();
+        // The disk may fill up at any place of an append, a snapshot or a cut; what failed was not acknowledged.
+        let is_full = random.below(8) == 0;
+        if is_full {
+            rig.disk.set_free_bytes(Some(random.below(700) as u64));
+        }
+        let _ = rig.append(&entries, &AppendLimits::default());
+        match random.below(10) {
+            0 => {
+                let up_to = at as i64 * 170 - 100;
+                if !is_full {
+                    for (series, samples) in rig.cut(up_to) {
+                        blocks.entry(series).or_default().extend(samples);
+                    }
+                }
+            }
+            1..=4 => rig.try_snapshot(1 + random.below(8)),
+            5 => _ = rig.wal.sync(),
+            _ => {}
+        }
+        rig.disk.set_free_bytes(None);
+        for (series, samples) in rig.contents() {
+            acknowledged.entry(series).or_default().extend(samples);
+        }
+        if random.below(12) == 0 {
+            rig.restart_after_damage();
+            assert_holds(seed, &rig.contents(), &blocks, &acknowledged);
+        }
+    }
+    let expected = rig.contents();
+    rig.kill();
+    let done = damage(&rig.disk, &mut random);
+    let snapshots = rig.wal.snapshots().len();
+    let (report, head) = rig.reopen();
+    let found = head.as_ref().map(|head| contents(head, &[], QueryRange::ALL)).unwrap_or_default();
+    for (series, samples) in &found {
+        for (t, value) in samples {
+            let sent = acknowledged.get(series).and_then(|samples| samples.get(t));
+            assert_eq!(sent, Some(value), "seed {seed}: {series} at {t} was never sent");
+        }
+    }
+    let lost = expected.iter().any(|(series, samples)| {
+        samples.iter().any(|(t, value)| !has(&found, series, *t, value) && !has(&blocks, series, *t, value))
+    });
+    // Where a file ends nobody can know; everything else is told.
+    let told = report.lost_something() || !report.torn_tails.is_empty() || done.contains("the end of");
+    assert!(!lost || told, "seed {seed}, {done}: lost without a word: {report:?}");
+    let harmless = done == "nothing" || (done.contains("a snapshot") && snapshots == 2);
+    assert!(!lost || !harmless, "seed {seed}, {done}: {report:?}");
+    // And it goes on.
+    if let Some(head) = head {
+        rig.head = head;
+        rig.floats(&labels(0), &[(1_000_000, 1.0)]);
+        rig.restart_after_damage();
+        assert!(has(&rig.contents(), &labels(0), 1_000_000, &format!("{:x}", 1_f64.to_bits())), "seed {seed}");
+    }
+    (done, lost)
+}
+
+fn has(contents: &Contents, series: &Labels, t: TimestampMs, value: &String) -> bool {
+    contents.get(series).and_then(|samples| samples.get(&t)) == Some(value)
+}
+
+/// Everything acknowledged is there, or in blocks.
+fn assert_holds(seed: u64, found: &Contents, blocks: &Contents, acknowledged: &Contents) {
+    for (series, samples) in acknowledged {
+        for (t, value) in samples {
+            let held = has(found, series, *t, value) || has(blocks, series, *t, value);
+            assert!(held, "seed {seed}: {series} at {t} is lost after a kill");
+        }
+    }
+}
+
+/// Damages one file at random.
+fn damage(disk: &MemDisk, random: &mut Random) -> &'static str {
+    let dir = Path::new("/wal");
+    let names: Vec<String> = disk.list(dir).unwrap().into_iter().map(|entry| entry.name).collect();
+    let snapshots: Vec<&String> =
+        names.iter().filter(|name| name.starts_with("snapshot-") && !name.ends_with("tmp")).collect();
+    let segments: Vec<&String> = names.iter().filter(|name| name.ends_with(".wal")).collect();
+    let of_snapshot = random.below(2) == 0 && !snapshots.is_empty();
+    let name =
+        if of_snapshot { snapshots[random.below(snapshots.len())] } else { segments[random.below(segments.len())] };
+    let path = dir.join(name);
+    let mut bytes = disk.read(&path).unwrap();
+    let at = random.below(bytes.len());
+    let done = match random.below(6) {
+        0 => return "nothing",
+        1 | 2 if !bytes.is_empty() => {
+            bytes[at] ^= 1 << random.below(8);
+            ["a bit of a segment", "a bit of a snapshot"]
+        }
+        3 => {
+            let end = bytes.len().min(at + 1 + random.below(200));
+            bytes[at..end].fill(0);
+            ["zeroes in a segment", "zeroes in a snapshot"]
+        }
+        4 => {
+            disk.remove_file(&path).unwrap();
+            return if of_snapshot { "a snapshot" } else { "the end of the log, or a segment" };
+        }
+        _ => {
+            bytes.truncate(at);
+            ["the end of a segment", "the end of a snapshot"]
+        }
+    };
+    disk.create(&path).unwrap().append(&bytes).unwrap();
+    done[usize::from(of_snapshot)]
+}

@@ -1,0 +1,177 @@
+//! A series' samples as a snapshot has them.
+//!
+//! ```text
+//! flags 1 │ [open chunk: start varint, cut_at varint, chunk] │ count uvarint, closed chunks │ count uvarint, late chunks
+//! ```
+//!
+//! Flags, bits 0-1: whether the open chunk holds nothing, floats, integer or float histograms. A closed chunk is
+//! `encoding 1, min varint, max-min uvarint, bytes`, oldest first; a late one has its generation (uvarint) before that.
+
+use skald_model::TimestampMs;
+use skald_model::varint::{get_slice, get_uvarint, get_varint, put_uvarint, put_varint};
+
+use super::super::chunk_files::StoredChunk;
+use super::super::sample::{OpenHistogram, either};
+use super::super::side::Side;
+use super::super::slab;
+use super::super::stored::Shelf;
+use super::{Open, Page, Rules, cold};
+use crate::chunk::histogram::{Float, HistogramAppender, Integer};
+use crate::chunk::xor::XorAppender;
+use crate::chunk::{Chunk, Encoding};
+use crate::wal::{Generation, Held};
+
+const OPEN_NOTHING: u8 = 0;
+const OPEN_FLOATS: u8 = 1;
+const OPEN_INTEGERS: u8 = 2;
+const OPEN_FLOAT_HISTOGRAMS: u8 = 3;
+
+impl Page {
+    /// Appends what the series holds to `out`, and counts it.
+    /// `false` when a closed chunk cannot be read.
+    pub(in super::super) fn put_series(
+        &self,
+        index: usize,
+        rules: Rules<'_>,
+        out: &mut Vec<u8>,
+        held: &mut Held,
+    ) -> bool {
+        let Some(series) = self.series(index) else { return true };
+        held.series += 1;
+        let open = self.open_chunk(series);
+        let kind = match (series.open, &open) {
+            (Open::Floats, Some(_)) => OPEN_FLOATS,
+            (Open::Histograms, Some(chunk)) if chunk.encoding == Encoding::Histogram => OPEN_INTEGERS,
+            (Open::Histograms, Some(_)) => OPEN_FLOAT_HISTOGRAMS,
+            _ => OPEN_NOTHING,
+        };
+        out.push(kind);
+        if let Some(chunk) = &open {
+            put_varint(out, series.chunk_start);
+            put_varint(out, series.cut_at);
+            put_bytes(out, &chunk.data);
+            count(held, chunk.min_time, chunk.max_time, &chunk.data);
+        }
+        let mut closed: Vec<StoredChunk> = self.cold.chunks(series.closed).collect();
+        closed.reverse();
+        put_uvarint(out, closed.len() as u64);
+        for chunk in closed {
+            let Some(data) = rules.shelf.read(&chunk) else { return false };
+            put_chunk(out, chunk.encoding, chunk.min_time, chunk.max_time, &data);
+            count(held, chunk.min_time, chunk.max_time, &data);
+        }
+        let late = self.sides.get(series.side).map(|side| side.encoded(rules.range_ms)).unwrap_or_default();
+        put_uvarint(out, late.len() as u64);
+        for (generation, chunk) in &late {
+            put_uvarint(out, u64::from(generation.0));
+            put_chunk(out, chunk.encoding, chunk.min_time, chunk.max_time, &chunk.data);
+            count(held, chunk.min_time, chunk.max_time, &chunk.data);
+        }
+        true
+    }
+
+    /// Gives a series that was just created what [`Page::put_series`] wrote. Returns the times of its oldest and newest
+    /// sample; `None` when the bytes are not what they should be, and the series has what came before the fault.
+    pub(in super::super) fn restore_series(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        shelf: Shelf<'_>,
+    ) -> Option<(TimestampMs, TimestampMs)> {
+        let mut times = (TimestampMs::MAX, TimestampMs::MIN);
+        let mut note = |min: TimestampMs, max: TimestampMs| times = (times.0.min(min), times.1.max(max));
+        let mut at = 1;
+        let kind = *bytes.first()?;
+        if kind != OPEN_NOTHING {
+            let (chunk_start, cut_at) = (get_varint(bytes, &mut at)?, get_varint(bytes, &mut at)?);
+            let max_time = self.restore_open(index, kind, get_slice(bytes, &mut at)?)?;
+            let series = self.series_mut(index)?;
+            (series.chunk_start, series.cut_at) = (chunk_start, cut_at);
+            note(chunk_start, max_time);
+        }
+        let mut newest = cold::NONE;
+        for _ in 0..get_uvarint(bytes, &mut at)? {
+            let (encoding, min_time, max_time, data) = get_chunk(bytes, &mut at)?;
+            newest = self.cold.put_chunk(newest, &shelf.put(min_time, max_time, encoding, data))?;
+            note(min_time, max_time);
+            self.series_mut(index)?.closed = newest;
+        }
+        let mut side = Side::default();
+        for _ in 0..get_uvarint(bytes, &mut at)? {
+            let generation = Generation(u32::try_from(get_uvarint(bytes, &mut at)?).ok()?);
+            let (encoding, min_time, max_time, data) = get_chunk(bytes, &mut at)?;
+            side.restore(generation, Chunk { min_time, max_time, encoding, data: data.to_vec().into() });
+            note(min_time, max_time);
+        }
+        if !side.is_empty() {
+            let side = self.sides.insert(side);
+            self.series_mut(index)?.side = side;
+        }
+        Some(times)
+    }
+
+    /// Goes on with an open chunk; returns the time of its last sample.
+    fn restore_open(&mut self, index: usize, kind: u8, data: &[u8]) -> Option<TimestampMs> {
+        if kind == OPEN_FLOATS {
+            let appender = XorAppender::resume(data).ok()?;
+            let tail = self.slab.write(slab::NONE, 0, 0, data);
+            let series = self.series_mut(index)?;
+            (series.open, series.appender, series.tail) = (Open::Floats, appender, tail);
+            return Some(appender.last_time());
+        }
+        let open = match kind {
+            OPEN_INTEGERS => OpenHistogram::Integer(HistogramAppender::<Integer>::resume(data.to_vec()).ok()?),
+            OPEN_FLOAT_HISTOGRAMS => OpenHistogram::Float(HistogramAppender::<Float>::resume(data.to_vec()).ok()?),
+            _ => return None,
+        };
+        let max_time = either!(&open, appender => appender.max_time());
+        let histogram = self.histograms.insert(open);
+        let series = self.series_mut(index)?;
+        (series.open, series.histogram) = (Open::Histograms, histogram);
+        Some(max_time)
+    }
+}
+
+/// Where the series of these bytes ends.
+pub(in super::super) fn skip_series(bytes: &[u8], at: &mut usize) -> Option<()> {
+    let kind = *bytes.get(*at)?;
+    *at += 1;
+    if kind != OPEN_NOTHING {
+        get_varint(bytes, at)?;
+        get_varint(bytes, at)?;
+        get_slice(bytes, at)?;
+    }
+    for _ in 0..get_uvarint(bytes, at)? {
+        get_chunk(bytes, at)?;
+    }
+    for _ in 0..get_uvarint(bytes, at)? {
+        get_uvarint(bytes, at)?;
+        get_chunk(bytes, at)?;
+    }
+    Some(())
+}
+
+fn put_chunk(out: &mut Vec<u8>, encoding: Encoding, min_time: TimestampMs, max_time: TimestampMs, data: &[u8]) {
+    out.push(encoding as u8);
+    put_varint(out, min_time);
+    put_uvarint(out, max_time.wrapping_sub(min_time) as u64);
+    put_bytes(out, data);
+}
+
+fn get_chunk<'a>(bytes: &'a [u8], at: &mut usize) -> Option<(Encoding, TimestampMs, TimestampMs, &'a [u8])> {
+    let encoding = Encoding::from_byte(*bytes.get(*at)?)?;
+    *at += 1;
+    let min_time = get_varint(bytes, at)?;
+    let max_time = min_time.wrapping_add(get_uvarint(bytes, at)? as i64);
+    Some((encoding, min_time, max_time, get_slice(bytes, at)?))
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_uvarint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn count(held: &mut Held, min_time: TimestampMs, max_time: TimestampMs, data: &[u8]) {
+    let samples = data.first_chunk::<2>().map_or(0, |count| u64::from(u16::from_be_bytes(*count)));
+    held.add(Held { series: 0, samples, min_time, max_time });
+}
