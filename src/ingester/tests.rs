@@ -274,8 +274,7 @@ async fn a_damaged_chunk_fails_its_queries_until_a_restart_or_a_flush() {
         file.truncate(0).unwrap();
         file.append(&bytes).unwrap();
     };
-    let select_long =
-        || SelectRequest { matchers: vec![Matcher::equal("__name__", "long")], range: all(), shard: None };
+    let select_long = || SelectRequest::new(vec![Matcher::equal("__name__", "long")], all());
     damage(&ingester);
     let selected = ingester.select(&a, select_long()).await.unwrap().try_collect::<Vec<_>>().await;
     let error = selected.unwrap_err();
