@@ -10,6 +10,9 @@ use crate::eval::group_index::GroupIndex;
 use crate::eval::operator::Operator;
 use crate::eval::points::{Bits, Points, StepSeries};
 
+/// What finding a series' match group costs, in units of [`Env::tick`].
+const NOTE_WORK: usize = 16;
+
 /// A set operator. Of the side that decides it keeps the steps of each match group, never a value.
 pub(crate) struct SetOperator {
     lhs: Box<dyn Operator>,
@@ -80,6 +83,7 @@ impl Operator for SetOperator {
                 match ready!(self.lhs.poll_next(cx, env))? {
                     Some(series) => {
                         self.note(&series)?;
+                        env.tick(NOTE_WORK)?;
                         return Poll::Ready(Ok(Some(series)));
                     }
                     None => self.decided = true,
@@ -88,12 +92,12 @@ impl Operator for SetOperator {
                 match ready!(self.rhs.poll_next(cx, env))? {
                     Some(series) => {
                         self.note(&series)?;
+                        env.tick(NOTE_WORK)?;
                         env.recycle(series.points);
                     }
                     None => self.decided = true,
                 }
             }
-            env.tick(1)?;
         }
         loop {
             let filtered = if self.op == BinaryOp::Or { &mut self.rhs } else { &mut self.lhs };
