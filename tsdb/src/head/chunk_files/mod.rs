@@ -1,6 +1,6 @@
 //! Chunk files: where closed chunks lie, so that memory holds only what is hot.
 //!
-//! One set of files serves every head of an ingester. [`write`] takes chunks into a buffer, gives them their address at
+//! One set of files serves every head of an ingester. [`mod@write`] takes chunks into a buffer, gives them their address at
 //! once, and writes the buffer in batches; [`read`] finds a chunk by its address in buffer or file and verifies it;
 //! [`record`] is the bytes, `FORMAT.md` beside this file their description; [`file_set`] counts what lives where.
 //!
