@@ -4,8 +4,8 @@
 //! once, and writes the buffer in batches; [`read`] finds a chunk by its address in buffer or file and verifies it;
 //! [`record`] is the bytes, `FORMAT.md` beside this file their description; [`file_set`] counts what lives where.
 //!
-//! - The files are spill: what they hold is in the log, or in a log snapshot that names their records, too. They are
-//!   synced only for such a snapshot ([`ChunkFiles::sync`]).
+//! - The files are spill: what they hold is in the log or in a log snapshot, too, which copies it. Nobody needs them synced
+//!   yet; [`ChunkFiles::sync`], [`ChunkFiles::retain`] and [`ChunkFiles::pin`] are for snapshots that name records instead.
 //! - A batch that cannot be written (a full disk) stays in memory, is readable there, and is tried again. Beyond
 //!   [`ChunkFileOptions::memory_budget`] heads take no more samples until that works.
 //! - A file is removed when no head has a chunk in it and no snapshot pins it ([`ChunkFiles::pin`]). When files are mostly
