@@ -75,6 +75,14 @@ impl DataDir {
         Ok(DataDir { path: path.to_owned(), _lock: lock })
     }
 
+    /// Locks the data directory that `path` lies in, if it lies in one: what a tool does that changes files in there.
+    pub fn lock_around(path: &Path) -> Result<Option<DataDir>, DataDirError> {
+        let unusable = |source| DataDirError::Unusable { path: path.to_owned(), source };
+        let whole = fs::canonicalize(path).map_err(unusable)?;
+        let around = whole.ancestors().find(|dir| dir.join(LOCK_FILE).is_file());
+        around.map(Self::lock).transpose()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -93,7 +101,12 @@ mod tests {
         let error = DataDir::lock(&path).unwrap_err().to_string();
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         assert!(error.contains("deep/data") && error.contains("--data-dir"), "{error}");
+        let inside = path.join("tsdb/tenant");
+        fs::create_dir_all(&inside).unwrap();
+        assert!(matches!(DataDir::lock_around(&inside), Err(DataDirError::InUse { .. })));
         drop(held);
+        assert!(DataDir::lock_around(&inside).unwrap().is_some());
+        assert!(DataDir::lock_around(dir.path()).unwrap().is_none(), "it is around no data directory");
         DataDir::lock(&path).unwrap();
     }
 

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub(super) chunks_lost: Counter,
     /// Samples in them.
     pub(super) samples_lost: Counter,
+    /// Samples that the start knows to have been lost.
+    pub(super) restart_lost_samples: Counter,
     /// Seconds a snapshot of the heads takes.
     pub(super) snapshot_duration: Histogram,
     /// Bytes of the last snapshot.
@@ -87,6 +89,7 @@ impl Metrics {
             chunk_read_failures: Counter::default(),
             chunks_lost: Counter::default(),
             samples_lost: Counter::default(),
+            restart_lost_samples: Counter::default(),
             snapshot_duration: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             snapshot_bytes: Gauge::default(),
             snapshot_success_time: Gauge::default(),
@@ -118,6 +121,8 @@ impl Metrics {
         registry.register("chunk_read_failures", "Reads of chunks that failed", read_failures);
         registry.register("chunks_lost", "Chunks missing in blocks: not readable", metrics.chunks_lost.clone());
         registry.register("samples_lost", "Samples missing in blocks: not readable", metrics.samples_lost.clone());
+        let lost = metrics.restart_lost_samples.clone();
+        registry.register("restart_lost_samples", "Acknowledged samples the start could not bring back", lost);
         let snapshots = metrics.snapshot_duration.clone();
         registry.register("snapshot_duration_seconds", "Time of a snapshot of the heads", snapshots);
         registry.register("snapshot_bytes", "Size of the last snapshot of the heads", metrics.snapshot_bytes.clone());

@@ -125,7 +125,7 @@ settings! {
 
 settings! {
     /// The files in `<data-dir>/chunks` that hold closed chunks of recent samples, so that memory holds only the open ones.
-    /// They are made anew from the log at every start.
+    /// A start keeps those that snapshots of the log refer to.
     pub struct ChunkFilesConfig {
         /// Size at which a file is complete and another begun. A file is removed when no chunk in it is needed any more:
         /// smaller files give disk space back sooner.

@@ -8,8 +8,10 @@ use std::time::Duration;
 use skald_tsdb::Workers;
 use skald_tsdb::block::LocalBlock;
 use skald_tsdb::disk::Disk;
-use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, ReplayHeads};
-use skald_tsdb::wal::{HeadId, HeadState, RecoveryReport, Replay, Replayed, SegmentId, Wal, WalError, WalOptions};
+use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, LostChunks, ReplayHeads};
+use skald_tsdb::wal::{
+    HeadId, HeadState, Keep, Missed, RecoveryReport, Replay, Replayed, SegmentId, Wal, WalError, WalOptions,
+};
 use std::collections::HashMap;
 use ulid::Ulid;
 
@@ -77,6 +79,7 @@ impl Ingester {
         let opening = Opening {
             config: config.clone(),
             runtime: runtime.clone(),
+            metrics: metrics.clone(),
             wal_dir,
             chunks_dir: data_dir.join("chunks"),
             blocks_dir: blocks_dir.clone(),
@@ -124,6 +127,7 @@ struct Opened {
 struct Opening {
     config: Config,
     runtime: Runtime,
+    metrics: Metrics,
     wal_dir: PathBuf,
     chunks_dir: PathBuf,
     blocks_dir: PathBuf,
@@ -139,7 +143,7 @@ impl Opening {
         let head_options = head_options(&self.config);
         let mut owners: HashMap<HeadId, TenantId> = HashMap::new();
         let begun = self.runtime.clock.monotonic();
-        let heads = ReplayHeads::new(|id, state: &HeadState| {
+        let heads = ReplayHeads::new(chunk_files.clone(), |id, state: &HeadState| {
             if let Some(tenant) = std::str::from_utf8(&state.definition).ok().and_then(|t| TenantId::new(t).ok()) {
                 owners.insert(id, tenant);
             }
@@ -149,8 +153,12 @@ impl Opening {
         let mut replay = Observed { inner: heads, progress, last_percent: None };
         let opened = Wal::open(disk, &self.wal_dir, options, &mut replay, &crew);
         let (wal, report) = opened.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
-        let heads = replay.inner.finish(&crew);
+        let (heads, lost) = replay.inner.finish(&crew);
         tell(&report, self.runtime.clock.monotonic() - begun);
+        for (id, lost) in &lost {
+            let head_of = owners.get(id).map_or_else(|| format!("unknown, head {}", id.0), TenantId::to_string);
+            self.tell_lost(&head_of, lost);
+        }
         let now = self.runtime.clock.monotonic().as_millis() as i64;
         let tenants = Tenants::default();
         let mut orphans = Vec::new();
@@ -179,7 +187,7 @@ impl Opening {
         Ok(Opened { wal, chunk_files, tenants, orphans })
     }
 
-    /// The log makes the chunks of an earlier process anew: its files go first, so that a disk they filled has space.
+    /// The replay removes the files that no snapshot refers to before it begins: so a disk they filled has space.
     fn open_chunk_files(&self) -> Result<Arc<ChunkFiles>, OpenError> {
         let config = &self.config.chunk_files;
         let options = ChunkFileOptions {
@@ -188,9 +196,26 @@ impl Opening {
             ..ChunkFileOptions::default()
         };
         let opened = ChunkFiles::open(self.runtime.disk.clone(), &self.chunks_dir, options);
-        let chunk_files = opened.map_err(|source| OpenError::Disk { path: self.chunks_dir.clone(), source })?;
-        chunk_files.upkeep();
-        Ok(Arc::new(chunk_files))
+        Ok(Arc::new(opened.map_err(|source| OpenError::Disk { path: self.chunks_dir.clone(), source })?))
+    }
+
+    /// Tells what neither snapshots nor log could bring back of chunks that are damaged.
+    fn tell_lost(&self, tenant: &str, lost: &LostChunks) {
+        for chunk in &lost.named {
+            tracing::error!(tenant, "lost: {chunk}");
+        }
+        let LostChunks { chunks, series, samples, .. } = *lost;
+        let (min_time, max_time) = lost.times.map_or((0, 0), |times| (times.min, times.max));
+        tracing::error!(
+            tenant,
+            chunks,
+            series,
+            samples,
+            min_time,
+            max_time,
+            "closed chunks were damaged: samples are lost here"
+        );
+        self.metrics.restart_lost_samples.inc_by(samples);
     }
 
     fn add(&self, tenants: &Tenants, id: TenantId, head: Arc<Head>, blocks: Vec<LocalBlockEntry>, now: i64) {
@@ -254,7 +279,11 @@ impl<R: Replay> Replay for Observed<'_, R> {
         self.inner.segment(segment);
     }
 
-    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> u64 {
+    fn keep_files(&mut self, of_snapshots: &[Option<Vec<u32>>]) -> Vec<Keep> {
+        self.inner.keep_files(of_snapshots)
+    }
+
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> Missed {
         self.inner.stretch(replayed, workers)
     }
 

@@ -1,14 +1,15 @@
 //! Snapshots of all heads, so that a restart need not replay the whole log.
 //!
 //! One is due once the log has grown by `wal.snapshot_after` since the last one was begun, and by at least that one's
-//! size: so snapshots never cost more writing than the log itself. It is written in small steps on the background pool,
+//! size: so snapshots never cost more writing than the log itself. Closed chunks stay in the chunk files, which are synced
+//! before the snapshot counts. It is written in small steps on the background pool,
 //! no faster than `wal.snapshot_bandwidth`; appends wait for a page being copied (tens of microseconds), nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use skald_tsdb::head::{Head, SnapshotProgress};
-use skald_tsdb::wal::{Snapshot, SnapshotWriter, WalError};
+use skald_tsdb::head::{Head, HeadsSnapshot, SnapshotProgress};
+use skald_tsdb::wal::{Snapshot, WalError};
 
 use super::Ingester;
 use crate::runtime::pool::TaskLost;
@@ -63,8 +64,8 @@ impl Ingester {
         let shared = &self.shared;
         let (clock, pool) = (&shared.runtime.clock, &shared.runtime.background_pool);
         let begun = clock.monotonic();
-        let wal = shared.wal.clone();
-        let mut writer = pool.run(move || wal.begin_snapshot()).await??;
+        let (wal, chunk_files) = (shared.wal.clone(), shared.chunk_files.clone());
+        let mut writer = pool.run(move || HeadsSnapshot::begin(&wal, &chunk_files)).await??;
         // After the beginning: who comes later has logged nothing before.
         let heads: Vec<Arc<Head>> = shared.tenants.all().iter().map(|tenant| tenant.head.clone()).collect();
         for head in heads.iter().chain(&shared.orphans) {
@@ -85,15 +86,15 @@ impl Ingester {
             }
         }
         let wal = shared.wal.clone();
-        Ok(pool.run(move || wal.finish_snapshot(writer)).await??)
+        Ok(pool.run(move || writer.finish(&wal)).await??)
     }
 
     async fn write_step(
         &self,
         head: Arc<Head>,
-        mut writer: SnapshotWriter,
+        mut writer: HeadsSnapshot,
         mut progress: SnapshotProgress,
-    ) -> Result<(SnapshotWriter, SnapshotProgress, Step), SnapshotError> {
+    ) -> Result<(HeadsSnapshot, SnapshotProgress, Step), SnapshotError> {
         let wal = self.shared.wal.clone();
         let written = self.shared.runtime.background_pool.run(move || {
             let done = head.write_snapshot(&wal, &mut writer, &mut progress, STEP_BYTES)?;

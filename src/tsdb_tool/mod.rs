@@ -28,6 +28,7 @@ use crate::bucket::opening::OpenError;
 use crate::bucket::upload::UploadError;
 use crate::bucket::{self, BucketError};
 use crate::config::Config;
+use crate::data_dir::DataDirError;
 use crate::runtime::{Clock, Pool, Rng, SystemClock};
 
 pub use self::options::{Format, Options};
@@ -104,6 +105,9 @@ pub enum ToolError {
         /// What the file system says.
         source: std::io::Error,
     },
+    /// A process uses the directory that is to be changed.
+    #[error(transparent)]
+    InUse(#[from] DataDirError),
     /// A block.
     #[error("block {block}: {source}")]
     Block {

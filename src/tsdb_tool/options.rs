@@ -39,7 +39,7 @@ settings! {
         pub top: usize = 10,
         /// Lets `repair` write: the new block takes the place of the damaged one, which in a local directory is kept
         /// as `<name>.damaged` and in a bucket is marked for deletion. Without it, `repair` says what would be saved
-        /// and what is lost.
+        /// and what is lost. Refused in the data directory of a running process.
         pub write: bool = false,
         /// Where a bucket's blocks are brought to while they are looked at. `none` is the system's directory for
         /// temporary files.

@@ -1,7 +1,7 @@
 //! `skald tsdb repair`: saves what is readable of a damaged block.
 //!
 //! A block that is intact is left alone. With `--write`, the new block is complete before the old one goes: a crash leaves
-//! both, and equal samples of two blocks count once.
+//! both, and equal samples of two blocks count once. The data directory of a running process is not written to.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use crate::bucket::index::DeletionMarkFile;
 use crate::bucket::layout::DELETION_MARK_FILE;
 use crate::bucket::upload::upload_block;
 use crate::bucket::{Condition, TenantBucket};
+use crate::data_dir::DataDir;
 
 /// What bucket tools show as the new block's writer.
 const SOURCE: &str = "repair";
@@ -21,6 +22,10 @@ const SOURCE: &str = "repair";
 impl Tool<'_> {
     pub(super) async fn repair(&mut self) -> Result<bool, ToolError> {
         let mut all_saved = true;
+        let _alone = match &self.place {
+            Place::Directory { root, .. } if self.options.write => DataDir::lock_around(root)?,
+            _ => None,
+        };
         for block in self.blocks.clone() {
             let copy = self.place.bring(&block, &self.options).await?;
             let progress = self.progress(&block, "verify");

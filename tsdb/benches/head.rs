@@ -135,7 +135,8 @@ fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (path, chunks_dir): (&Path, &Path) = (&dir.path().join("wal"), &dir.path().join("chunks"));
     let files = open_chunk_files(chunks_dir);
-    let mut nothing = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
+    let mut nothing =
+        ReplayHeads::new(files.clone(), |id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
     let (wal, _) =
         Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut nothing, &Alone).expect("an empty directory");
     let head = wal.define_head(b"bench").expect("space");
@@ -215,10 +216,11 @@ fn main() {
     drop((head, wal, files));
     let files = open_chunk_files(chunks_dir);
     let (start, wall) = (cpu_seconds(), Instant::now());
-    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
+    let mut replay =
+        ReplayHeads::new(files.clone(), |id, _| Arc::new(Head::new(id, HeadOptions::default(), files.clone())));
     let (_, report) =
         Wal::open(Arc::new(RealDisk), path, WalOptions::default(), &mut replay, &Alone).expect("a readable log");
-    let heads = replay.finish(&Alone);
+    let (heads, _) = replay.finish(&Alone);
     println!(
         "replay of {} MiB: {:.2} s CPU, {:.2} s wall, {} heads",
         report.bytes >> 20,

@@ -23,6 +23,7 @@ struct State {
     nodes: BTreeMap<PathBuf, Node>,
     /// Bytes that may still be appended; `None` is without end.
     free_bytes: Option<u64>,
+    failing_syncs: bool,
 }
 
 #[derive(Clone)]
@@ -57,6 +58,11 @@ impl MemDisk {
     /// Lets only this many more bytes be appended; the rest fails with `StorageFull` after a partial write.
     pub fn set_free_bytes(&self, free: Option<u64>) {
         self.state.lock().free_bytes = free;
+    }
+
+    /// Lets every sync of a file fail from now on, or work again.
+    pub fn set_failing_syncs(&self, failing: bool) {
+        self.state.lock().failing_syncs = failing;
     }
 
     fn file(&self, content: Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
@@ -192,6 +198,9 @@ impl DiskFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.disk.state.lock().failing_syncs {
+            return Err(io::Error::other("the sync fails on request"));
+        }
         let mut content = self.content.lock();
         content.synced_len = content.bytes.len();
         Ok(())

@@ -30,12 +30,13 @@ pub(super) struct ClosedChunk {
 }
 
 impl Cold {
-    /// Stores a chunk's entry, some 22 bytes; `None` when the page's four GiB of addresses are used up.
+    /// Stores a chunk's entry, some 26 bytes; `None` when the page's four GiB of addresses are used up.
     pub(super) fn put_chunk(&mut self, previous: ColdRef, chunk: &StoredChunk) -> Option<ColdRef> {
-        let mut entry = Vec::with_capacity(32);
+        let mut entry = Vec::with_capacity(48);
         entry.extend_from_slice(&previous.to_le_bytes());
         entry.push(chunk.encoding as u8);
         entry.extend_from_slice(&chunk.address.offset.to_le_bytes());
+        entry.extend_from_slice(&chunk.crc.to_le_bytes());
         put_uvarint(&mut entry, u64::from(chunk.address.file));
         put_uvarint(&mut entry, u64::from(chunk.address.len));
         put_uvarint(&mut entry, u64::from(chunk.samples));
@@ -49,13 +50,14 @@ impl Cold {
         let previous = u32::from_le_bytes(*bytes.first_chunk::<4>()?);
         let encoding = Encoding::from_byte(*bytes.get(4)?)?;
         let offset = u32::from_le_bytes(*bytes.get(5..)?.first_chunk::<4>()?);
-        let mut position = 9;
+        let crc = u32::from_le_bytes(*bytes.get(9..)?.first_chunk::<4>()?);
+        let mut position = 13;
         let mut next = || get_uvarint(bytes, &mut position);
         let (file, len, samples) = (next()? as u32, next()? as u32, next()? as u16);
         let min_time = get_varint(bytes, &mut position)?;
         let max_time = min_time.wrapping_add(get_uvarint(bytes, &mut position)? as i64);
         let address = ChunkAddress { file, offset, len };
-        Some(ClosedChunk { previous, chunk: StoredChunk { min_time, max_time, encoding, samples, address } })
+        Some(ClosedChunk { previous, chunk: StoredChunk { min_time, max_time, encoding, samples, crc, address } })
     }
 
     /// The chunks from `newest` on, newest first.
@@ -123,17 +125,17 @@ mod tests {
     proptest! {
         #[test]
         fn records_round_trip(
-            chunks in proptest::collection::vec((any::<i64>(), 0..1_000_000_i64, any::<(u32, u32, u32, u16)>()), 0..30),
+            chunks in proptest::collection::vec((any::<i64>(), 0..1_000_000_i64, any::<(u32, u32, u32, u16, u32)>()), 0..30),
             pairs: Vec<(Symbol, Symbol)>,
         ) {
             let mut cold = Cold::default();
             let labels = cold.put_labels(&pairs).unwrap();
             let mut newest = NONE;
             let mut expected = Vec::new();
-            for (min_time, span, (file, offset, len, samples)) in chunks {
+            for (min_time, span, (file, offset, len, samples, crc)) in chunks {
                 let max_time = min_time.saturating_add(span);
                 let address = ChunkAddress { file, offset, len };
-                let chunk = StoredChunk { min_time, max_time, encoding: Encoding::Xor, samples, address };
+                let chunk = StoredChunk { min_time, max_time, encoding: Encoding::Xor, samples, crc, address };
                 newest = cold.put_chunk(newest, &chunk).unwrap();
                 expected.push(chunk);
             }

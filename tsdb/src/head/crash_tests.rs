@@ -1,10 +1,10 @@
-//! Seeded crashes: a head with its log and snapshots is killed at a random moment, a random file is damaged, and what
-//! comes back is held against what was acknowledged.
+//! Seeded crashes: a head with its log, snapshots and chunk files is killed at a random moment, a random file is damaged,
+//! and what comes back, and what is said to be lost, is held against what was acknowledged.
 //!
 //! `SKALD_CRASH_SEEDS` says how many seeds are run (default 100), `SKALD_CRASH_FIRST` which is the first.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use skald_model::{Labels, QueryRange, TimestampMs};
 
@@ -40,11 +40,12 @@ fn crashes_lose_what_was_damaged_and_no_more() {
 }
 
 /// Returns what was done and whether anything was lost, so that it can be counted.
-fn crash(seed: u64) -> (&'static str, bool) {
+fn crash(seed: u64) -> (String, bool) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let segment_bytes = [300, 2000, 1 << 20][random.below(3)];
     let mut rig = Rig::with_segments(OPTIONS, segment_bytes);
     let (mut acknowledged, mut blocks) = (Contents::new(), Contents::new());
+    let mut snapshots = 0;
     for at in 0..10 + random.below(30) {
         let samples: Vec<_> = (0..1 + random.below(12))
             .map(|_| (random.below(5), random.below(300) as i64, random.below(8) as u8))
@@ -68,9 +69,11 @@ fn crash(seed: u64) -> (&'static str, bool) {
             }
             1..=4 => rig.try_snapshot(1 + random.below(8)),
             5 => _ = rig.wal.sync(),
+            6 => rig.files.upkeep(),
             _ => {}
         }
         rig.disk.set_free_bytes(None);
+        snapshots = rig.wal.snapshots().len().max(snapshots);
         for (series, samples) in rig.contents() {
             acknowledged.entry(series).or_default().extend(samples);
         }
@@ -80,10 +83,16 @@ fn crash(seed: u64) -> (&'static str, bool) {
         }
     }
     let expected = rig.contents();
-    rig.kill();
-    let done = damage(&rig.disk, &mut random);
-    let snapshots = rig.wal.snapshots().len();
-    let (report, head) = rig.reopen();
+    if random.below(2) == 0 {
+        // A power cut: nothing is left that was not synced.
+        rig.wal.sync().unwrap();
+        rig.kill();
+        rig.disk.crash();
+    } else {
+        rig.kill();
+    }
+    let (what, done) = damage(&rig.disk, &mut random);
+    let (report, chunks_lost, head) = rig.reopen();
     let found = head.as_ref().map(|head| contents(head, &[], QueryRange::ALL)).unwrap_or_default();
     for (series, samples) in &found {
         for (t, value) in samples {
@@ -91,14 +100,33 @@ fn crash(seed: u64) -> (&'static str, bool) {
             assert_eq!(sent, Some(value), "seed {seed}: {series} at {t} was never sent");
         }
     }
-    let lost = expected.iter().any(|(series, samples)| {
-        samples.iter().any(|(t, value)| !has(&found, series, *t, value) && !has(&blocks, series, *t, value))
-    });
+    let samples =
+        expected.iter().flat_map(|(series, samples)| samples.iter().map(move |(t, value)| (series, *t, value)));
+    let missing = |(series, t, value): &(&Labels, TimestampMs, &String)| {
+        !has(&found, series, *t, value) && !has(&blocks, series, *t, value)
+    };
+    let lost: Vec<(&Labels, TimestampMs, &String)> = samples.filter(missing).collect();
     // Where a file ends nobody can know; everything else is told.
-    let told = report.lost_something() || !report.torn_tails.is_empty() || done.contains("the end of");
-    assert!(!lost || told, "seed {seed}, {done}: lost without a word: {report:?}");
-    let harmless = done == "nothing" || (done.contains("a snapshot") && snapshots == 2);
-    assert!(!lost || !harmless, "seed {seed}, {done}: {report:?}");
+    let told =
+        report.lost_something() || !report.torn_tails.is_empty() || (what != What::ChunkFile && done == "the end");
+    assert!(lost.is_empty() || told, "seed {seed}, {done} of {what:?}: lost without a word: {report:?}");
+    // Of two snapshots one is enough, and as long as there were none, nobody needs chunk files.
+    let harmless = match what {
+        What::Snapshot => done == "all" && snapshots == 2,
+        What::ChunkFile => snapshots < 2,
+        What::Segment => false,
+    };
+    assert!(lost.is_empty() || !(harmless || done == "nothing"), "seed {seed}, {done} of {what:?}: {report:?}");
+    if what == What::ChunkFile {
+        // Nothing else is damaged: what is lost is known to the sample.
+        assert!(chunks_lost.samples as usize >= lost.len(), "seed {seed}, {done}: {chunks_lost:?}");
+        for (series, t, _) in &lost {
+            let named = chunks_lost.named.iter().filter(|named| named.labels == **series);
+            let covers = named.into_iter().any(|named| named.chunk.min_time <= *t && *t <= named.chunk.max_time);
+            assert!(covers, "seed {seed}, {done}: {series} at {t} is lost, but {chunks_lost:?}");
+        }
+    }
+    let is_lost = !lost.is_empty();
     // And it goes on.
     if let Some(head) = head {
         rig.head = head;
@@ -106,7 +134,7 @@ fn crash(seed: u64) -> (&'static str, bool) {
         rig.restart_after_damage();
         assert!(has(&rig.contents(), &labels(0), 1_000_000, &format!("{:x}", 1_f64.to_bits())), "seed {seed}");
     }
-    (done, lost)
+    (format!("{done} of {what:?}"), is_lost)
 }
 
 fn has(contents: &Contents, series: &Labels, t: TimestampMs, value: &String) -> bool {
@@ -123,39 +151,52 @@ fn assert_holds(seed: u64, found: &Contents, blocks: &Contents, acknowledged: &C
     }
 }
 
-/// Damages one file at random.
-fn damage(disk: &MemDisk, random: &mut Random) -> &'static str {
-    let dir = Path::new("/wal");
-    let names: Vec<String> = disk.list(dir).unwrap().into_iter().map(|entry| entry.name).collect();
-    let snapshots: Vec<&String> =
-        names.iter().filter(|name| name.starts_with("snapshot-") && !name.ends_with("tmp")).collect();
-    let segments: Vec<&String> = names.iter().filter(|name| name.ends_with(".wal")).collect();
-    let of_snapshot = random.below(2) == 0 && !snapshots.is_empty();
-    let name =
-        if of_snapshot { snapshots[random.below(snapshots.len())] } else { segments[random.below(segments.len())] };
-    let path = dir.join(name);
-    let mut bytes = disk.read(&path).unwrap();
+/// What kind of file is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Segment,
+    Snapshot,
+    ChunkFile,
+}
+
+/// Damages one file at random; says what was done to which.
+fn damage(disk: &MemDisk, random: &mut Random) -> (What, &'static str) {
+    let files = |dir: &str, prefix: &str, suffix: &str| -> Vec<PathBuf> {
+        let names = disk.list(Path::new(dir)).unwrap().into_iter().map(|entry| entry.name);
+        let wanted = names.filter(|name| name.starts_with(prefix) && name.ends_with(suffix) && !name.ends_with("tmp"));
+        wanted.map(|name| Path::new(dir).join(name)).collect()
+    };
+    let kinds = [
+        (What::Segment, files("/wal", "", ".wal")),
+        (What::Snapshot, files("/wal", "snapshot-", "")),
+        (What::ChunkFile, files("/chunks", "", ".chunks")),
+    ];
+    let there: Vec<_> = kinds.iter().filter(|(_, files)| !files.is_empty()).collect();
+    let (what, files) = there[random.below(there.len())];
+    let path = &files[random.below(files.len())];
+    let mut bytes = disk.read(path).unwrap();
     let at = random.below(bytes.len());
     let done = match random.below(6) {
-        0 => return "nothing",
+        0 => return (*what, "nothing"),
         1 | 2 if !bytes.is_empty() => {
             bytes[at] ^= 1 << random.below(8);
-            ["a bit of a segment", "a bit of a snapshot"]
+            "a bit"
         }
         3 => {
             let end = bytes.len().min(at + 1 + random.below(200));
             bytes[at..end].fill(0);
-            ["zeroes in a segment", "zeroes in a snapshot"]
+            "zeroes"
         }
         4 => {
-            disk.remove_file(&path).unwrap();
-            return if of_snapshot { "a snapshot" } else { "the end of the log, or a segment" };
+            disk.remove_file(path).unwrap();
+            // A process that was killed while it made the newest segment may have left none.
+            return (*what, if *what == What::Segment { "the end" } else { "all" });
         }
         _ => {
             bytes.truncate(at);
-            ["the end of a segment", "the end of a snapshot"]
+            "the end"
         }
     };
-    disk.create(&path).unwrap().append(&bytes).unwrap();
-    done[usize::from(of_snapshot)]
+    disk.create(path).unwrap().append(&bytes).unwrap();
+    (*what, done)
 }

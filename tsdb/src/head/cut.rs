@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use skald_model::{BlockRange, Labels, QueryRange, TimestampMs};
 
-use super::stored::{LostChunk, LostChunks, PageChunk};
+use super::stored::{LostChunks, PageChunk};
 use super::{Head, locate};
 use crate::SeriesChunks;
 use crate::chunk::Chunk;
@@ -122,13 +122,14 @@ impl Head {
                 return Ok(lost);
             }
             for ((labels, parts), loaded) in found.into_iter().zip(rules.shelf.load(chunks_of)) {
-                let mut chunks = Vec::with_capacity(loaded.len());
+                let (mut chunks, mut unreadable) = (Vec::with_capacity(loaded.len()), Vec::new());
                 for chunk in loaded {
                     match chunk {
                         Ok(chunk) => chunks.push(chunk),
-                        Err((chunk, error)) => lost.add(LostChunk { labels: labels.clone(), chunk, error }),
+                        Err(error) => unreadable.push(error),
                     }
                 }
+                lost.add(|| labels.clone(), unreadable);
                 let chunks = parts.finish(chunks, range, cut, rules.range_ms);
                 if !chunks.is_empty() {
                     each(&labels, &chunks)?;

@@ -68,7 +68,7 @@ pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};
 pub use replay::ReplayHeads;
 pub use select::Select;
-pub use snapshot::SnapshotProgress;
+pub use snapshot::{HeadsSnapshot, SnapshotProgress};
 pub use stored::{LostChunk, LostChunks};
 
 /// How a head stores its samples.

@@ -1,4 +1,8 @@
-//! What a head writes into a snapshot, in pieces of about 60 KiB.
+//! What heads write into a snapshot, in pieces of about 60 KiB.
+//!
+//! Closed chunks stay where they lie: a piece has their addresses and checksums, and the chunk files are pinned from then
+//! on for as long as the snapshot is kept. They are synced before it counts. Only chunks in a file whose fsync has failed
+//! are copied.
 //!
 //! A piece is copied under the lock of its page, and says up to which position of the log it holds everything: that is
 //! read while the appender's lock is held too, when all that this head has logged is stored. So a page's pieces may be
@@ -7,14 +11,16 @@
 //! `FORMAT.md` in [`crate::wal`] has the layouts; [`super::replay`] reads them.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use skald_model::TimestampMs;
 use skald_model::varint::{put_uvarint, put_varint};
 
+use super::chunk_files::{ChunkFiles, Pin};
 use super::symbols::Symbol;
 use super::{Head, locate};
-use crate::wal::{FrameKind, Held, Position, SnapshotWriter, Wal, WalBatch, WalError};
+use crate::wal::{FrameKind, Held, Position, Snapshot, SnapshotWriter, Wal, WalBatch, WalError};
 
 /// Payload bytes at which a piece ends: what one damaged bit can cost. In tests a series is a piece, so that much can
 /// happen between pieces.
@@ -39,20 +45,47 @@ enum Stage {
     Done,
 }
 
+/// A snapshot of heads being written. Dropping it gives it up.
+pub struct HeadsSnapshot {
+    writer: SnapshotWriter,
+    /// Keeps the chunk files it refers to.
+    pin: Pin,
+}
+
+impl HeadsSnapshot {
+    /// Begins one: heads that come later have logged nothing before.
+    pub fn begin(wal: &Wal, chunk_files: &Arc<ChunkFiles>) -> Result<Self, WalError> {
+        Ok(Self { writer: wal.begin_snapshot()?, pin: chunk_files.pin() })
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Makes what it refers to survive a power cut, then itself; from here on it counts.
+    pub fn finish(self, wal: &Wal) -> Result<Snapshot, WalError> {
+        self.pin.sync()?;
+        let files: Vec<u32> = self.pin.files().collect();
+        wal.finish_snapshot(self.writer, &files, Box::new(self.pin))
+    }
+}
+
 impl Head {
     /// Writes pieces of the head until about `bytes` are written; `true` when all of it is.
     pub fn write_snapshot(
         &self,
         wal: &Wal,
-        writer: &mut SnapshotWriter,
+        snapshot: &mut HeadsSnapshot,
         progress: &mut SnapshotProgress,
         bytes: u64,
     ) -> Result<bool, WalError> {
+        let HeadsSnapshot { writer, pin } = snapshot;
         let end = writer.bytes().saturating_add(bytes);
         while writer.bytes() < end {
             progress.0 = match progress.0.clone() {
                 Stage::Begin => Stage::Series { page: 0, index: 0 },
-                Stage::Series { page, index } => self.write_series(wal, writer, page, index)?,
+                Stage::Series { page, index } => self.write_series(wal, writer, pin, page, index)?,
                 Stage::Exemplars => self.write_exemplars(wal, writer)?,
                 Stage::Metadata { after } => self.write_metadata(writer, after.as_deref())?,
                 Stage::Done => return Ok(true),
@@ -65,6 +98,7 @@ impl Head {
         &self,
         wal: &Wal,
         writer: &mut SnapshotWriter,
+        pin: &mut Pin,
         page_number: usize,
         from: usize,
     ) -> Result<Stage, WalError> {
@@ -90,7 +124,7 @@ impl Head {
                     put_uvarint(&mut series, names.number(symbol, || index.symbols.text(symbol)));
                 }
             }
-            if !page.put_series(at, self.rules(TimestampMs::MIN), &mut series, &mut held) {
+            if !page.put_series(at, self.rules(TimestampMs::MIN), pin, &mut series, &mut held) {
                 // The log has what the snapshot would lack.
                 return Err(std::io::Error::other("a closed chunk cannot be read").into());
             }

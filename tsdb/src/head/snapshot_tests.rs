@@ -17,8 +17,12 @@ use crate::wal::{SegmentId, Wal, WalError, WalOptions};
 /// makes this test fail needs another version number.
 const VERSION_1: &[u8] = include_bytes!("testdata/snapshot-version1");
 
-/// What `VERSION_1` holds: every kind of chunk, open, closed and late, exemplars and metadata.
-fn version_1() -> Rig {
+/// The same of version 2, and the chunk file it refers to.
+const VERSION_2: &[u8] = include_bytes!("testdata/snapshot-version2");
+const VERSION_2_CHUNKS: &[u8] = include_bytes!("testdata/snapshot-version2.chunks");
+
+/// What the files of each version hold: every kind of chunk, open, closed and late, exemplars and metadata.
+fn sample() -> Rig {
     let mut rig = Rig::new(OPTIONS);
     rig.floats(&labels(0), &[(10, 1.0), (20, 2.5), (1010, -0.5), (15, 7.0)]);
     let histograms = [histogram(30, 4), histogram(40, 5), histogram(1030, 6)];
@@ -55,14 +59,24 @@ fn disk_with(name: &str, bytes: &[u8]) -> MemDisk {
 }
 
 #[test]
-fn version_1_is_still_read() {
-    let written = version_1();
+fn earlier_versions_are_still_read() {
+    let written = sample();
+    let chunks = Path::new("/chunks/0000000001.chunks");
     if let Ok(path) = std::env::var("SKALD_WRITE_SNAPSHOT") {
         RealDisk.write_atomically(Path::new(&path), &written.disk.read(&newest(&written)).unwrap()).unwrap();
+        RealDisk.write_atomically(Path::new(&format!("{path}.chunks")), &written.disk.read(chunks).unwrap()).unwrap();
     }
+    check_sample(&written, disk_with("snapshot-0000000002", VERSION_1));
+    let disk = disk_with("snapshot-0000000002", VERSION_2);
+    disk.create_dir_all(Path::new("/chunks")).unwrap();
+    disk.create(chunks).unwrap().append(VERSION_2_CHUNKS).unwrap();
+    check_sample(&written, disk);
+}
+
+fn check_sample(written: &Rig, disk: MemDisk) {
     let mut rig = Rig::new(OPTIONS);
-    rig.disk = disk_with("snapshot-0000000002", VERSION_1);
-    let (report, head) = rig.reopen();
+    rig.disk = disk;
+    let (report, _, head) = rig.reopen();
     assert!(!report.lost_something() && report.snapshots[0].is_whole(), "{report:?}");
     let head = head.unwrap();
     assert_eq!(contents(&head, &[], QueryRange::ALL), written.contents());
@@ -76,14 +90,14 @@ fn version_1_is_still_read() {
 #[test]
 fn an_unknown_version_is_refused() {
     let mut bytes = VERSION_1.to_vec();
-    bytes[4] = 2;
+    bytes[4] = 3;
     let crc = crc32c::crc32c(&bytes[..16]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     let disk = disk_with("snapshot-0000000002", &bytes);
     let files = open_chunk_files(&disk);
-    let mut replay = ReplayHeads::new(|id, _| Arc::new(Head::new(id, OPTIONS, files.clone())));
+    let mut replay = ReplayHeads::new(files.clone(), |id, _| Arc::new(Head::new(id, OPTIONS, files.clone())));
     let opened = Wal::open(Arc::new(disk), Path::new("/wal"), WalOptions::default(), &mut replay, &Alone);
-    assert!(matches!(opened.err(), Some(WalError::Version { version: 2, .. })));
+    assert!(matches!(opened.err(), Some(WalError::Version { version: 3, .. })));
 }
 
 #[test]
@@ -93,7 +107,7 @@ fn what_no_other_has_is_told_by_series_samples_and_time() {
         bytes[at / 8] ^= 1 << (at % 8);
         let mut rig = Rig::new(OPTIONS);
         rig.disk = disk_with("snapshot-0000000002", &bytes);
-        let (report, head) = rig.reopen();
+        let (report, _, head) = rig.reopen();
         let [snapshot] = &report.snapshots[..] else { panic!("{report:?}") };
         assert!(!snapshot.is_whole(), "bit {at} went unnoticed");
         let found = head.map(|head| contents(&head, &[], QueryRange::ALL)).unwrap_or_default();
@@ -107,7 +121,7 @@ fn what_no_other_has_is_told_by_series_samples_and_time() {
 
 #[test]
 fn an_unfinished_one_is_removed_and_one_given_up_leaves_nothing() {
-    let mut rig = version_1();
+    let mut rig = sample();
     rig.floats(&labels(0), &[(1500, 1.0)]);
     assert!(!rig.snapshot(1));
     let unfinished = |rig: &Rig| {
@@ -124,4 +138,115 @@ fn an_unfinished_one_is_removed_and_one_given_up_leaves_nothing() {
     rig.floats(&labels(0), &[(1501, 1.0)]);
     assert!(rig.snapshot(100));
     assert_eq!(rig.wal.snapshots().len(), 2);
+}
+
+fn chunk_files(rig: &Rig) -> Vec<String> {
+    rig.disk.list(Path::new("/chunks")).unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+/// Two closed chunks a thousand apart, and an open one.
+fn three_ranges(rig: &Rig, from: i64) {
+    for range in 0..3 {
+        let samples: Vec<_> = (0..20).map(|at| (from + range * 1000 + at, at as f64 * 1.1)).collect();
+        rig.floats(&labels(0), &samples);
+    }
+}
+
+fn flip(rig: &Rig, path: &Path, at: usize) {
+    let mut bytes = rig.disk.read(path).unwrap();
+    bytes[at] ^= 1;
+    rig.disk.create(path).unwrap().append(&bytes).unwrap();
+}
+
+#[test]
+fn files_live_as_long_as_a_snapshot_refers_to_them() {
+    let mut rig = Rig::new(OPTIONS);
+    three_ranges(&rig, 0);
+    assert!(rig.snapshot(100));
+    let copied = rig.wal.snapshots()[0].bytes;
+    rig.cut(10_000);
+    rig.files.upkeep();
+    assert_eq!(chunk_files(&rig).len(), 1, "the snapshot refers to it");
+    // Also of one that was not read.
+    rig.floats(&labels(1), &[(20_000, 1.0)]);
+    assert!(rig.snapshot(100));
+    rig.restart_after_damage();
+    assert_eq!(chunk_files(&rig).len(), 1);
+    assert!(rig.snapshot(100));
+    rig.files.upkeep();
+    assert_eq!(chunk_files(&rig), Vec::<String>::new(), "two newer ones do not");
+    // What it holds is small: 40 samples of 60 are in the file.
+    assert!(copied < 700, "{copied}");
+}
+
+#[test]
+fn a_damaged_chunk_comes_from_the_older_snapshot_and_its_log() {
+    let mut rig = Rig::new(OPTIONS);
+    rig.floats(&labels(0), &[(0, 0.5), (1, 1.5)]);
+    rig.floats(&labels(1), &[(3000, 0.5)]);
+    assert!(rig.snapshot(100));
+    // What was open is closed, and so is what came later, before the second one.
+    three_ranges(&rig, 10);
+    assert!(rig.snapshot(100));
+    rig.floats(&labels(0), &[(2900, 9.0)]);
+    let before = rig.contents();
+    let len = rig.disk.read(Path::new("/chunks/0000000001.chunks")).unwrap().len();
+    for at in (16..len).step_by(11) {
+        flip(&rig, Path::new("/chunks/0000000001.chunks"), at);
+        rig.kill();
+        let (report, lost, head) = rig.reopen();
+        assert_eq!(lost, super::LostChunks::default(), "{report:?}");
+        assert!(!report.lost_something(), "{report:?}");
+        rig.head = head.unwrap();
+        assert_eq!(rig.contents(), before);
+        if !report.snapshots[0].is_whole() {
+            assert_eq!(rig.wal.snapshots().len(), 1, "what refers to a damaged chunk is not kept");
+            // What was found is as good as what was there, also in the next snapshot.
+            assert!(rig.snapshot(100));
+            rig.restart_after_damage();
+            assert_eq!(rig.contents(), before);
+            return;
+        }
+    }
+    panic!("no chunk was hit");
+}
+
+#[test]
+fn a_damaged_chunk_of_both_snapshots_is_lost_and_named() {
+    let mut rig = Rig::new(OPTIONS);
+    three_ranges(&rig, 0);
+    assert!(rig.snapshot(100));
+    rig.floats(&labels(1), &[(2500, 0.5)]);
+    assert!(rig.snapshot(100));
+    let before: usize = rig.contents().values().map(BTreeMap::len).sum();
+    flip(&rig, Path::new("/chunks/0000000001.chunks"), 16 + 32 + 5);
+    rig.kill();
+    let (report, lost, head) = rig.reopen();
+    assert!(report.lost_something() && report.snapshots.len() == 2, "{report:?}");
+    rig.head = head.unwrap();
+    assert_eq!(rig.contents().values().map(BTreeMap::len).sum::<usize>(), before - 20);
+    assert_eq!((lost.chunks, lost.series, lost.samples), (1, 1, 20));
+    assert_eq!(lost.times, Some(QueryRange { min: 0, max: 19 }));
+    assert_eq!(lost.named[0].labels, labels(0));
+}
+
+#[test]
+fn after_a_failed_sync_chunks_are_copied_and_their_file_emptied() {
+    let mut rig = Rig::new(OPTIONS);
+    three_ranges(&rig, 0);
+    rig.disk.set_failing_syncs(true);
+    rig.try_snapshot(100);
+    rig.disk.set_failing_syncs(false);
+    assert_eq!(rig.wal.snapshots().len(), 0);
+    assert!(rig.snapshot(100), "with copies");
+    let before = rig.contents();
+    // It does without the file.
+    let sparse = rig.files.sparse_files();
+    assert_eq!(sparse.into_iter().collect::<Vec<_>>(), [1]);
+    rig.disk.remove_file(Path::new("/chunks/0000000001.chunks")).unwrap();
+    rig.kill();
+    let (report, lost, head) = rig.reopen();
+    assert!(!report.lost_something() && lost.chunks == 0 && report.snapshots[0].is_whole(), "{report:?}");
+    rig.head = head.unwrap();
+    assert_eq!(rig.contents(), before);
 }

@@ -1,7 +1,7 @@
 //! How a head gets at its closed chunks, which lie in chunk files.
 
 use bytes::Bytes;
-use skald_model::{Labels, TimestampMs};
+use skald_model::{Labels, QueryRange, TimestampMs};
 
 use super::chunk_files::{ChunkFiles, ChunkReadError, NewChunk, StoredChunk};
 use crate::chunk::{Chunk, Encoding};
@@ -55,13 +55,17 @@ pub struct LostChunk {
     pub error: ChunkReadError,
 }
 
-/// What a flush could not read, and blocks therefore lack.
+/// Chunks that could not be read: what blocks lack after a flush, or a head after a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LostChunks {
     /// How many.
     pub chunks: u64,
+    /// Series that had them.
+    pub series: u64,
     /// Samples in them.
     pub samples: u64,
+    /// From the oldest to the newest of these.
+    pub times: Option<QueryRange>,
     /// The first thousand.
     pub named: Vec<LostChunk>,
 }
@@ -70,11 +74,23 @@ impl LostChunks {
     /// Chunks that are named.
     const MAX_NAMED: usize = 1000;
 
-    pub(super) fn add(&mut self, lost: LostChunk) {
-        self.chunks += 1;
-        self.samples += u64::from(lost.chunk.samples);
-        if self.named.len() < Self::MAX_NAMED {
-            self.named.push(lost);
+    /// Adds a series' chunks.
+    pub(super) fn add(&mut self, labels: impl FnOnce() -> Labels, lost: Vec<(StoredChunk, ChunkReadError)>) {
+        if lost.is_empty() {
+            return;
+        }
+        self.series += 1;
+        for (chunk, _) in &lost {
+            self.chunks += 1;
+            self.samples += u64::from(chunk.samples);
+            let known = self.times.unwrap_or(QueryRange { min: chunk.min_time, max: chunk.max_time });
+            self.times = Some(QueryRange { min: known.min.min(chunk.min_time), max: known.max.max(chunk.max_time) });
+        }
+        let space = Self::MAX_NAMED.saturating_sub(self.named.len());
+        if space > 0 {
+            let labels = labels();
+            let name = |(chunk, error)| LostChunk { labels: labels.clone(), chunk, error };
+            self.named.extend(lost.into_iter().map(name).take(space));
         }
     }
 }

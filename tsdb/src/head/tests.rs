@@ -15,7 +15,7 @@ use super::sample::{SampleValue, TimedSample};
 use super::*;
 use crate::chunk::Chunk;
 use crate::disk::{Disk, MemDisk};
-use crate::wal::{HeadState, RecoveryReport, Replay, Replayed, SnapshotWriter, Wal, WalOptions};
+use crate::wal::{HeadState, Keep, Missed, RecoveryReport, Replay, Replayed, Wal, WalOptions};
 use crate::{Alone, Workers};
 
 mod acceptance;
@@ -28,7 +28,7 @@ mod rig;
 mod samples;
 
 pub(super) use self::model::batch;
-use self::rig::open;
+use self::rig::{Opened, open};
 pub(super) use self::rig::{Rig, open_chunk_files};
 pub(super) use self::samples::{Contents, append, contents, float, histogram, labels};
 use self::samples::{add, check_block_chunks, reasons, text};

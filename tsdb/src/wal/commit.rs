@@ -58,7 +58,8 @@ struct Group {
 }
 
 impl State {
-    pub(super) fn new(segment: SegmentId, ledger: Ledger) -> Self {
+    /// `unsynced` are segments of an earlier process.
+    pub(super) fn new(segment: SegmentId, ledger: Ledger, unsynced: Vec<Arc<dyn DiskFile>>) -> Self {
         Self {
             segment,
             open: None,
@@ -67,7 +68,7 @@ impl State {
             written: Lsn(0),
             synced: Lsn(0),
             failed_syncs: Vec::new(),
-            unsynced: Vec::new(),
+            unsynced,
             directory_changed: false,
             ledger,
         }

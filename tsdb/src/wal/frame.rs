@@ -20,7 +20,9 @@ const COMPRESSED: u8 = 0x80;
 const MAGIC: [u8; 4] = *b"SKWL";
 const VERSION: u8 = 1;
 const SNAPSHOT_MAGIC: [u8; 4] = *b"SKWS";
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
+/// The oldest that is still read.
+const OLDEST_SNAPSHOT: u8 = 1;
 /// What tells the checksums of a snapshot's frames from those of the segment of its number.
 const SNAPSHOT_BIT: u64 = 1 << 63;
 /// Bytes the scanner reads at once.
@@ -62,6 +64,8 @@ pub enum FrameKind {
     SnapshotEnd = 14,
     /// Where the log begins: what came before is in snapshots.
     LogBegins = 15,
+    /// The chunk files a snapshot refers to.
+    SnapshotFiles = 16,
 }
 
 impl FrameKind {
@@ -82,6 +86,7 @@ impl FrameKind {
             13 => Self::SnapshotIndex,
             14 => Self::SnapshotEnd,
             15 => Self::LogBegins,
+            16 => Self::SnapshotFiles,
             _ => return None,
         })
     }
@@ -140,7 +145,8 @@ fn file_header(magic: [u8; 4], version: u8, segment: SegmentId) -> [u8; SEGMENT_
 /// What the start of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentHeader {
-    Good,
+    /// Of this version.
+    Good(u8),
     /// Intact, but written by a version this one does not know.
     UnknownVersion(u8),
     Damaged,
@@ -150,13 +156,14 @@ pub(super) enum SegmentHeader {
 pub(super) fn check_segment_header(bytes: &[u8], id: SegmentId) -> SegmentHeader {
     let Some(header) = bytes.get(..SEGMENT_HEADER_LEN) else { return SegmentHeader::Damaged };
     let is_snapshot = id.0 & SNAPSHOT_BIT != 0;
-    let (magic, version) = if is_snapshot { (SNAPSHOT_MAGIC, SNAPSHOT_VERSION) } else { (MAGIC, VERSION) };
+    let (magic, versions) =
+        if is_snapshot { (SNAPSHOT_MAGIC, OLDEST_SNAPSHOT..=SNAPSHOT_VERSION) } else { (MAGIC, VERSION..=VERSION) };
     let segment = id.0 & !SNAPSHOT_BIT;
     let intact = header[..4] == magic && header[16..] == crc32c::crc32c(&header[..16]).to_le_bytes();
     match header[4] {
         _ if !intact => SegmentHeader::Damaged,
-        known if known == version && header[8..16] == segment.to_le_bytes() => SegmentHeader::Good,
-        known if known == version => SegmentHeader::Damaged,
+        known if versions.contains(&known) && header[8..16] == segment.to_le_bytes() => SegmentHeader::Good(known),
+        known if versions.contains(&known) => SegmentHeader::Damaged,
         other => SegmentHeader::UnknownVersion(other),
     }
 }

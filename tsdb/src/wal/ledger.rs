@@ -7,7 +7,7 @@ use skald_model::TimestampMs;
 use skald_model::varint::{put_uvarint, put_varint};
 
 use super::frame::{FrameKind, put_frame};
-use super::snapshot::KEPT;
+use super::snapshot::{KEPT, Keep};
 use super::{Cut, Generation, HeadId, HeadState, SegmentId, Snapshot};
 
 /// A commit's effect on the ledger, applied when its group was written.
@@ -38,6 +38,8 @@ pub(super) struct Ledger {
     segments: BTreeMap<SegmentId, Holdings>,
     /// The complete snapshots, ascending.
     pub(super) snapshots: Vec<Snapshot>,
+    /// What keeps the files they refer to.
+    pub(super) keeps: BTreeMap<SegmentId, Keep>,
     /// Where the log begins: snapshots make what was before superfluous. Zero while they never did.
     begins: SegmentId,
     next_head: u32,

@@ -39,9 +39,9 @@ use crate::disk::Disk;
 pub use batch::WalBatch;
 pub use frame::FrameKind;
 pub use record::{Cut, Exemplars, Floats, HeadState, Histograms, LoggedFloat, Metadata, Record, SeriesDefinitions};
-pub use recovery::{Damage, RecoveryReport, Replay, Replayed};
+pub use recovery::{Damage, Missed, RecoveryReport, Replay, Replayed};
 pub use restore::{Restored, SnapshotReport};
-pub use snapshot::{Held, Snapshot, SnapshotWriter};
+pub use snapshot::{Held, Keep, Snapshot, SnapshotWriter};
 
 /// A head's number in the log; never given out twice while a trace of it is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

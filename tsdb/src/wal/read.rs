@@ -111,7 +111,7 @@ fn open(segment: &SegmentFile, stretch: &mut Stretch) -> Option<Scanner> {
         }
     };
     match check_segment_header(&header[..n], id) {
-        SegmentHeader::Good => {}
+        SegmentHeader::Good(_) => {}
         SegmentHeader::UnknownVersion(version) => {
             stretch.events.push(Event::Unreadable(format!("format version {version} is unknown")));
             return None;

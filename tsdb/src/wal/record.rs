@@ -81,7 +81,7 @@ impl<'a> Record<'a> {
         Some(match kind {
             FrameKind::Head | FrameKind::HeadDropped | FrameKind::Segments => return None,
             FrameKind::SnapshotSeries | FrameKind::SnapshotExemplars | FrameKind::LogBegins => return None,
-            FrameKind::SnapshotIndex | FrameKind::SnapshotEnd => return None,
+            FrameKind::SnapshotIndex | FrameKind::SnapshotEnd | FrameKind::SnapshotFiles => return None,
             FrameKind::CutBegun => Self::CutBegun(Cut::parse(payload)?),
             FrameKind::CutDone => Self::CutDone(Cut::parse(payload)?),
             FrameKind::Series => Self::Series(SeriesDefinitions { bytes: payload, at: 0 }),

@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
 use super::restore::{Restored, SnapshotReport};
 use super::snapshot::{KEPT, is_unfinished, parse_snapshot_name, snapshot_name};
-use super::{Cut, Generation, HeadId, HeadState, Position, Record, SegmentId, Wal, WalError, WalOptions};
+use super::{Cut, Generation, HeadId, HeadState, Keep, Position, Record, SegmentId, Wal, WalError, WalOptions};
 use crate::Workers;
 use crate::disk::Disk;
 
@@ -27,11 +27,32 @@ pub trait Replay {
     fn segment(&mut self, segment: SegmentId) {
         let _ = segment;
     }
-    /// What comes next in the segment. Returns how many samples had no series definition.
-    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> u64;
+    /// Comes first: which chunk files each of the kept snapshots refers to, `None` when that is unknown. Files that none
+    /// refers to hold nothing of use. Returns what keeps the files, for each snapshot.
+    fn keep_files(&mut self, of_snapshots: &[Option<Vec<u32>>]) -> Vec<Keep> {
+        of_snapshots.iter().map(|_| Box::new(()) as Keep).collect()
+    }
+    /// What comes next in the segment, or in a snapshot.
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> Missed;
     /// How far the reading is.
     fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
         let _ = (bytes_done, bytes_total);
+    }
+}
+
+/// What a stretch of the log or a snapshot should have brought, and did not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Samples without a series definition.
+    pub undefined_samples: u64,
+    /// Chunks in files that cannot be read.
+    pub unreadable_chunks: u64,
+}
+
+impl std::ops::AddAssign for Missed {
+    fn add_assign(&mut self, other: Self) {
+        self.undefined_samples += other.undefined_samples;
+        self.unreadable_chunks += other.unreadable_chunks;
     }
 }
 
@@ -201,6 +222,8 @@ impl Wal {
             bytes_done: 0,
         };
         recovery.look_at_the_end(&segments);
+        // What a process wrote before it was killed may not be on the disk yet; the next sync sees to that.
+        let unsynced = segments.iter().map(|segment| segment.file.clone()).collect();
         let there: BTreeSet<SegmentId> = segments.iter().map(|segment| segment.id).collect();
         let from = recovery.restore(snapshots)?;
         recovery.read_segments(segments, from);
@@ -212,7 +235,7 @@ impl Wal {
             disk,
             dir: dir.to_owned(),
             options,
-            state: Mutex::new(State::new(SegmentId(next), ledger)),
+            state: Mutex::new(State::new(SegmentId(next), ledger, unsynced)),
             group_done: Condvar::new(),
             syncing: Mutex::new(()),
         };
@@ -314,7 +337,7 @@ impl Recovery<'_> {
                 }
             }
         }
-        self.report.undefined_samples += self.replay.stretch(replayed, self.workers);
+        self.report.undefined_samples += self.replay.stretch(replayed, self.workers).undefined_samples;
         self.advance(stretch.file_bytes);
     }
 

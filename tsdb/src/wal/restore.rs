@@ -1,12 +1,13 @@
 //! Reading snapshots back at start.
 //!
-//! The newest one is enough when it is whole. Of one that is not, what is sound is taken; the older one and the log from
-//! there have the rest. Every record says up to which position of the log it holds everything, so nothing is taken twice.
+//! The newest one is enough when it is whole, and the chunks are there that it refers to. Of one that is not, what is sound
+//! is taken; the older one and the log from there have the rest. Every record says up to which position of the log it holds
+//! everything, so nothing is taken twice.
 
 use skald_model::TimestampMs;
 use skald_model::varint::{get_uvarint, get_varint};
 
-use super::frame::{FrameKind, SEGMENT_HEADER_LEN, SegmentHeader, check_segment_header, snapshot_id};
+use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header, snapshot_id};
 use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
 use super::recovery::Recovery;
 use super::snapshot::{Held, Snapshot, snapshot_name};
@@ -34,6 +35,8 @@ pub struct SnapshotReport {
     pub damaged: Vec<(u64, u64)>,
     /// What the damaged records held, as far as the snapshot's index tells, by head.
     pub damaged_records: Vec<(HeadId, Held)>,
+    /// Chunks it refers to that cannot be read.
+    pub unreadable_chunks: u64,
     /// The end is missing, or the index that tells what was damaged.
     pub incomplete: bool,
     /// Everything it lost was found in an older snapshot or the log.
@@ -41,9 +44,9 @@ pub struct SnapshotReport {
 }
 
 impl SnapshotReport {
-    /// Whether all of it is sound.
+    /// Whether all of it is sound, and all it refers to.
     pub fn is_whole(&self) -> bool {
-        self.damaged.is_empty() && !self.incomplete
+        self.damaged.is_empty() && !self.incomplete && self.unreadable_chunks == 0
     }
 
     /// What the damaged records held together.
@@ -73,6 +76,11 @@ impl Recovery<'_> {
     /// Restores what the snapshots hold, given ascending; returns the first segment of the log that has to be read.
     pub(super) fn restore(&mut self, snapshots: Vec<SegmentFile>) -> Result<SegmentId, WalError> {
         self.ledger.snapshots = snapshots.iter().map(|file| Snapshot { segment: file.id, bytes: file.len }).collect();
+        // One that cannot be opened today may be wanted tomorrow.
+        let unreadable: Vec<SegmentId> = self.report.unreadable.iter().map(|(id, _)| *id).collect();
+        let files = snapshots.iter().map(files_of).chain(unreadable.iter().map(|_| None));
+        let keeps = self.replay.keep_files(&files.collect::<Vec<_>>());
+        self.ledger.keeps = snapshots.iter().map(|file| file.id).chain(unreadable).zip(keeps).collect();
         for snapshot in snapshots.into_iter().rev() {
             let segment = snapshot.id;
             check_version(&snapshot)?;
@@ -95,6 +103,7 @@ impl Recovery<'_> {
             restored_records: 0,
             damaged: Vec::new(),
             damaged_records: Vec::new(),
+            unreadable_chunks: 0,
             incomplete: false,
             supplied: false,
         };
@@ -133,7 +142,9 @@ impl Recovery<'_> {
                 Event::Unreadable(_) => reading.report.incomplete = true,
             }
         }
-        self.report.undefined_samples += self.replay.stretch(replayed, self.workers);
+        let missed = self.replay.stretch(replayed, self.workers);
+        self.report.undefined_samples += missed.undefined_samples;
+        reading.report.unreadable_chunks += missed.unreadable_chunks;
         self.advance(stretch.file_bytes);
     }
 
@@ -151,6 +162,8 @@ impl Recovery<'_> {
                 let entries = std::iter::from_fn(|| Indexed::get(payload, &mut at));
                 reading.index.extend(entries);
             }
+            // Read before all else.
+            FrameKind::SnapshotFiles => {}
             FrameKind::SnapshotEnd => reading.records = get_uvarint(payload, &mut at),
             _ => {
                 reading.report.restored_records += 1;
@@ -198,6 +211,7 @@ impl Recovery<'_> {
             report.supplied = whole_one || log_is_whole;
             if !report.is_whole() && report.supplied {
                 self.ledger.snapshots.retain(|snapshot| snapshot.segment != report.segment);
+                self.ledger.keeps.remove(&report.segment);
                 let _ = self.disk.remove_file(&self.dir.join(snapshot_name(report.segment)));
             }
         }
@@ -219,6 +233,32 @@ fn check_version(snapshot: &SegmentFile) -> Result<(), WalError> {
     let n = snapshot.file.read_at(&mut header, 0).unwrap_or(0);
     match check_segment_header(&header[..n], snapshot_id(snapshot.id)) {
         SegmentHeader::UnknownVersion(version) => Err(WalError::Version { file: snapshot_name(snapshot.id), version }),
-        SegmentHeader::Good | SegmentHeader::Damaged => Ok(()),
+        SegmentHeader::Good(_) | SegmentHeader::Damaged => Ok(()),
+    }
+}
+
+/// The chunk files that a snapshot refers to; `None` when it does not tell any more.
+fn files_of(snapshot: &SegmentFile) -> Option<Vec<u32>> {
+    let id = snapshot_id(snapshot.id);
+    let mut header = [0; SEGMENT_HEADER_LEN];
+    let n = snapshot.file.read_at(&mut header, 0).ok()?;
+    match check_segment_header(&header[..n], id) {
+        // The first version copied all chunks.
+        SegmentHeader::Good(1) => return Some(Vec::new()),
+        SegmentHeader::UnknownVersion(_) => return None,
+        SegmentHeader::Good(_) | SegmentHeader::Damaged => {}
+    }
+    let mut scanner = Scanner::new(snapshot.file.clone(), id).ok()?;
+    loop {
+        match scanner.next_of(&[FrameKind::SnapshotFiles]).ok()? {
+            Scanned::Frame { kind: FrameKind::SnapshotFiles, payload, .. } => {
+                let mut at = 0;
+                let count = get_uvarint(payload, &mut at)?;
+                let number = |_| get_uvarint(payload, &mut at).and_then(|number| u32::try_from(number).ok());
+                return (0..count).map(number).collect();
+            }
+            Scanned::Frame { .. } | Scanned::Damage { .. } => {}
+            Scanned::TornTail { .. } | Scanned::End => return None,
+        }
     }
 }

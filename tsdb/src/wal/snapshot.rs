@@ -10,6 +10,7 @@
 //! A snapshot that fails is given up: its file goes, the log and the snapshots before it stay. What the records say is
 //! the head's business ([`crate::head`]); `FORMAT.md` has all of it.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,6 +65,9 @@ impl Held {
         self.max_time = self.max_time.max(other.max_time);
     }
 }
+
+/// What lives as long as a snapshot is kept: it keeps files that the snapshot refers to.
+pub type Keep = Box<dyn Any + Send + Sync>;
 
 /// A snapshot being written. Dropping it gives it up.
 pub struct SnapshotWriter {
@@ -145,8 +149,12 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    fn complete(&mut self) -> Result<(), WalError> {
+    fn complete(&mut self, files: &[u32]) -> Result<(), WalError> {
         self.put_heads()?;
+        let mut payload = Vec::new();
+        put_uvarint(&mut payload, files.len() as u64);
+        files.iter().for_each(|file| put_uvarint(&mut payload, u64::from(*file)));
+        self.frame(FrameKind::SnapshotFiles, HeadId(0), &payload)?;
         for payload in std::mem::take(&mut self.index) {
             self.frame(FrameKind::SnapshotIndex, HeadId(0), &payload)?;
         }
@@ -219,23 +227,27 @@ impl Wal {
         Ok(writer)
     }
 
-    /// Declares the snapshot complete, once it is on the disk, and frees what it makes superfluous.
-    pub fn finish_snapshot(&self, mut writer: SnapshotWriter) -> Result<Snapshot, WalError> {
+    /// Declares the snapshot complete, once it is on the disk, and frees what it makes superfluous. It refers to `files`,
+    /// which `keep` keeps, and which are on the disk.
+    pub fn finish_snapshot(&self, mut writer: SnapshotWriter, files: &[u32], keep: Keep) -> Result<Snapshot, WalError> {
         // What the records lack must be no further behind than the log that has it.
         self.sync()?;
-        writer.complete()?;
+        writer.complete(files)?;
         self.disk.sync_dir(&self.dir)?;
         let snapshot = Snapshot { segment: writer.segment, bytes: writer.len };
-        let superfluous: Vec<Snapshot> = {
+        let superfluous: Vec<(Snapshot, Option<Keep>)> = {
             let ledger = &mut self.state.lock().ledger;
             ledger.snapshots.push(snapshot);
+            ledger.keeps.insert(snapshot.segment, keep);
             ledger.let_log_begin();
             let from = ledger.snapshots.len().saturating_sub(KEPT);
-            ledger.snapshots.drain(..from).collect()
+            let old: Vec<Snapshot> = ledger.snapshots.drain(..from).collect();
+            old.into_iter().map(|old| (old, ledger.keeps.remove(&old.segment))).collect()
         };
-        for old in superfluous {
-            // One that stays is removed at the next start.
+        for (old, keep) in superfluous {
+            // One that stays is removed at the next start; it is not one of the newest, so nobody asks for what it kept.
             let _ = self.disk.remove_file(&self.dir.join(snapshot_name(old.segment)));
+            drop(keep);
         }
         self.free_segments();
         Ok(snapshot)

@@ -29,7 +29,7 @@ impl Replay for Seen {
         self.defined.clear();
     }
 
-    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> u64 {
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> Missed {
         let one = |one: Replayed<'_>| match one {
             Replayed::Head { head, state, done } => {
                 self.heads.insert(head, (state, done));
@@ -38,7 +38,7 @@ impl Replay for Seen {
             Replayed::Restored { .. } | Replayed::Dropped { .. } => 0,
             Replayed::Record { head, record, .. } => self.record(head, record),
         };
-        replayed.into_iter().map(one).sum()
+        Missed { undefined_samples: replayed.into_iter().map(one).sum(), unreadable_chunks: 0 }
     }
 }
 

@@ -161,11 +161,27 @@ impl FileSet {
 
     pub(super) fn sparse_files(&self, allowance: u64) -> BTreeSet<u32> {
         let stats = self.stats();
-        if stats.bytes <= 3 * stats.live_bytes + allowance {
-            return BTreeSet::new();
+        let much_waste = stats.bytes > 3 * stats.live_bytes + allowance;
+        let is_wanted = |file: &FileState| {
+            // Snapshots that pin it go; those to come would pin it again for as long as a chunk is left.
+            let is_sparse = much_waste && file.live_bytes * 4 < u64::from(file.end);
+            file.complete && file.live_chunks > 0 && (is_sparse || file.sync_failed)
+        };
+        self.files.iter().filter(|(_, file)| is_wanted(file)).map(|(number, _)| *number).collect()
+    }
+
+    pub(super) fn reserve(&mut self, file: u32) {
+        self.next = self.next.max(file.saturating_add(1));
+    }
+
+    /// An fsync of the file failed: no chunk goes there any more.
+    pub(super) fn note_failed_sync(&mut self, file: u32) {
+        if let Some(state) = self.files.get_mut(&file) {
+            state.sync_failed = true;
         }
-        let is_sparse = |file: &FileState| file.complete && file.pins == 0 && file.live_bytes * 4 < u64::from(file.end);
-        self.files.iter().filter(|(_, file)| is_sparse(file)).map(|(number, _)| *number).collect()
+        if self.building.as_ref().is_some_and(|building| building.file == file) {
+            self.complete();
+        }
     }
 
     pub(super) fn retain(&mut self, address: ChunkAddress) -> bool {
@@ -252,16 +268,21 @@ impl Pin {
         Self { files, pinned: BTreeSet::new() }
     }
 
-    /// Keeps a file from now on; `false` when it is not there.
+    /// Keeps a file from now on; `false` when it is not there, or a sync of it has failed.
     pub fn add(&mut self, file: u32) -> bool {
         if self.pinned.contains(&file) {
             return true;
         }
         let mut set = self.files.state.lock();
-        let Some(state) = set.files.get_mut(&file) else { return false };
+        let Some(state) = set.files.get_mut(&file).filter(|file| !file.sync_failed) else { return false };
         state.pins += 1;
         self.pinned.insert(file);
         true
+    }
+
+    /// Makes what the files kept hold by now survive a power cut. Once that fails for one of them, it will not do any more.
+    pub fn sync(&self) -> io::Result<()> {
+        self.files.sync_files(&|file| self.pinned.contains(&file))
     }
 
     /// The files kept.

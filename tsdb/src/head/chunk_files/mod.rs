@@ -4,8 +4,9 @@
 //! once, and writes the buffer in batches; [`read`] finds a chunk by its address in buffer or file and verifies it;
 //! [`record`] is the bytes, `FORMAT.md` beside this file their description; [`file_set`] counts what lives where.
 //!
-//! - The files are spill: what they hold is in the log or in a log snapshot, too, which copies it. Nobody needs them synced
-//!   yet; [`ChunkFiles::sync`], [`ChunkFiles::retain`] and [`ChunkFiles::pin`] are for snapshots that name records instead.
+//! - What the files hold is in the log, too, until a snapshot of the log names their records: then they are its part. Such
+//!   a snapshot pins the files ([`Pin`]), and syncs them before it counts; a start opens them and retains what it finds
+//!   named ([`ChunkFiles::retain_sound`]).
 //! - A batch that cannot be written (a full disk) stays in memory, is readable there, and is tried again. Beyond
 //!   [`ChunkFileOptions::memory_budget`] heads take no more samples until that works.
 //! - A file is removed when no head has a chunk in it and no snapshot pins it ([`ChunkFiles::pin`]). When files are mostly
@@ -35,6 +36,7 @@ use skald_model::TimestampMs;
 use self::file_set::FileSet;
 use crate::chunk::Encoding;
 use crate::disk::Disk;
+use crate::wal::HeadId;
 
 pub use file_set::Pin;
 pub use read::ChunkReadError;
@@ -62,6 +64,8 @@ pub struct StoredChunk {
     pub encoding: Encoding,
     /// Samples in it: what is lost if it cannot be read.
     pub samples: u16,
+    /// Checksum of its record, which covers the address: another record never passes for it, whatever a file holds.
+    pub crc: u32,
     /// Where it lies.
     pub address: ChunkAddress,
 }
@@ -121,8 +125,8 @@ pub struct ChunkFiles {
 }
 
 impl ChunkFiles {
-    /// Opens the files in `dir`, which is created if need be. Nothing in them is referenced yet: [`ChunkFiles::retain`]
-    /// what a snapshot names, then call [`ChunkFiles::upkeep`], which removes the rest.
+    /// Opens the files in `dir`, which is created if need be. Nothing in them is referenced yet: [`ChunkFiles::pin`] those
+    /// that snapshots name, then call [`ChunkFiles::upkeep`], which removes the rest.
     ///
     /// Nothing has to be written, so a full disk is no obstacle. A file that cannot be read is left alone.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: ChunkFileOptions) -> io::Result<Self> {
@@ -159,10 +163,23 @@ impl ChunkFiles {
         stats
     }
 
-    /// One more owner for a chunk of an earlier process; `false` when its file does not reach that far.
+    /// Reads chunks of `head` that an earlier process wrote, and takes those into use that are sound; says which are.
     #[must_use]
-    pub fn retain(&self, address: ChunkAddress) -> bool {
-        self.state.lock().retain(address)
+    pub fn retain_sound(&self, head: HeadId, chunks: &[StoredChunk]) -> Vec<bool> {
+        let read = self.read_all(head, chunks);
+        let mut state = self.state.lock();
+        read.iter().zip(chunks).map(|(read, chunk)| read.is_ok() && state.retain(chunk.address)).collect()
+    }
+
+    /// Never gives these numbers and those before them to a new file, whether their files are there or not: a snapshot
+    /// refers to them.
+    pub fn reserve(&self, file: u32) {
+        self.state.lock().reserve(file);
+    }
+
+    /// The numbers of all files.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.state.lock().files.keys().copied().collect()
     }
 
     /// Gives a chunk up. Its file is removed by a later [`ChunkFiles::upkeep`] when it was the last one in it.
@@ -177,8 +194,9 @@ impl ChunkFiles {
         Pin::new(Arc::clone(self))
     }
 
-    /// The files that hold little that is live, once all files together are mostly waste: what [`super::Head::move_chunks`]
-    /// empties. None as long as files take at most three times what is live, and four files more.
+    /// The files that [`super::Head::move_chunks`] is to empty: those whose fsync failed, and those that hold little that is
+    /// live, once all files together are mostly waste. As long as files take at most three times what is live, and four
+    /// files more, there are none of the latter.
     pub fn sparse_files(&self) -> BTreeSet<u32> {
         self.state.lock().sparse_files(4 * u64::from(self.options.file_bytes))
     }

@@ -42,26 +42,26 @@ fn fields(head: HeadId, chunk: &StoredChunk) -> [u8; RECORD_HEADER_LEN] {
     header
 }
 
-fn crc(data_crc: u32, header: &[u8; RECORD_HEADER_LEN], chunk: &StoredChunk) -> [u8; 4] {
+fn crc(data_crc: u32, header: &[u8; RECORD_HEADER_LEN], chunk: &StoredChunk) -> u32 {
     let crc = crc32c::crc32c_append(data_crc, &header[4..]);
     let crc = crc32c::crc32c_append(crc, &chunk.address.file.to_le_bytes());
-    crc32c::crc32c_append(crc, &chunk.address.offset.to_le_bytes()).to_le_bytes()
+    crc32c::crc32c_append(crc, &chunk.address.offset.to_le_bytes())
 }
 
-/// Appends a record; `data_crc` is that of `data`.
-pub(super) fn put_record(out: &mut Vec<u8>, head: HeadId, chunk: &StoredChunk, data_crc: u32, data: &[u8]) {
+/// Appends a record; `data_crc` is that of `data`. Returns the record's own checksum.
+pub(super) fn put_record(out: &mut Vec<u8>, head: HeadId, chunk: &StoredChunk, data_crc: u32, data: &[u8]) -> u32 {
     let mut header = fields(head, chunk);
     let crc = crc(data_crc, &header, chunk);
-    header[..4].copy_from_slice(&crc);
+    header[..4].copy_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(data);
+    crc
 }
 
-/// The data of a record, if these bytes are that record.
+/// The data of a record, if these bytes are that record. What the record says of itself is not asked.
 pub(super) fn check_record(record: &Bytes, head: HeadId, chunk: &StoredChunk) -> Option<Bytes> {
-    let stored = record.first_chunk::<4>()?;
     let data = record.get(RECORD_HEADER_LEN..)?;
     let intact =
-        data.len() == chunk.address.len as usize && *stored == crc(crc32c::crc32c(data), &fields(head, chunk), chunk);
+        data.len() == chunk.address.len as usize && chunk.crc == crc(crc32c::crc32c(data), &fields(head, chunk), chunk);
     intact.then(|| record.slice(RECORD_HEADER_LEN..))
 }

@@ -39,12 +39,12 @@ impl ChunkFiles {
         let samples = data.first_chunk::<2>().map_or(0, |count| u16::from_be_bytes(*count));
         let mut state = self.state.lock();
         let address = state.next_address(data.len() as u32, self.options.file_bytes);
-        let stored = StoredChunk { min_time, max_time, encoding, samples, address };
+        let mut stored = StoredChunk { min_time, max_time, encoding, samples, crc: 0, address };
         if let Some(building) = &mut state.building {
             if building.bytes.capacity() < self.options.batch_bytes {
                 building.bytes.reserve_exact(self.options.batch_bytes + MARGIN);
             }
-            put_record(&mut building.bytes, head, &stored, data_crc, data);
+            stored.crc = put_record(&mut building.bytes, head, &stored, data_crc, data);
             if building.bytes.len() >= self.options.batch_bytes {
                 state.seal();
             }
@@ -72,9 +72,14 @@ impl ChunkFiles {
     }
 
     /// Writes everything taken in so far and makes it survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        self.sync_files(&|_| true)
+    }
+
+    /// Writes everything taken in so far and makes the files that `wanted` names survive a power cut.
     ///
     /// A file whose fsync has failed once is never again said to be safe: the pages may be gone.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync_files(&self, wanted: &dyn Fn(u32) -> bool) -> io::Result<()> {
         let writer = self.writer.lock();
         {
             let mut state = self.state.lock();
@@ -83,12 +88,12 @@ impl ChunkFiles {
         }
         self.write_as(&writer)?;
         let mut state = self.state.lock();
-        if state.files.values().any(|file| file.sync_failed) {
+        if state.files.iter().any(|(number, file)| wanted(*number) && file.sync_failed) {
             return Err(io::Error::other("an earlier sync of a chunk file failed"));
         }
         let directory_changed = std::mem::take(&mut state.directory_changed);
         let mut unsynced = Vec::new();
-        for (number, file) in state.files.iter_mut().filter(|(_, file)| file.unsynced) {
+        for (number, file) in state.files.iter_mut().filter(|(number, file)| wanted(**number) && file.unsynced) {
             file.unsynced = false;
             unsynced.extend(file.handle.clone().map(|handle| (*number, handle)));
         }
@@ -98,9 +103,9 @@ impl ChunkFiles {
         let mut outcome = Ok(());
         for (number, handle) in unsynced {
             if let Err(error) = handle.sync() {
-                if let Some(file) = self.state.lock().files.get_mut(&number) {
-                    file.sync_failed = true;
-                }
+                let mut state = self.state.lock();
+                state.note_failed_sync(number);
+                self.publish(&state);
                 outcome = Err(error);
             }
         }

@@ -7,7 +7,7 @@ mod flush;
 mod read;
 mod snapshot;
 
-pub(super) use snapshot::skip_series;
+pub(super) use snapshot::{samples_of, skip_series};
 
 use bytes::Bytes;
 use skald_model::{HistogramValue, TimestampMs};

@@ -4,14 +4,16 @@
 //! flags 1 │ [open chunk: start varint, cut_at varint, chunk] │ count uvarint, closed chunks │ count uvarint, late chunks
 //! ```
 //!
-//! Flags, bits 0-1: whether the open chunk holds nothing, floats, integer or float histograms. A closed chunk is
-//! `encoding 1, min varint, max-min uvarint, bytes`, oldest first; a late one has its generation (uvarint) before that.
+//! Flags, bits 0-1: whether the open chunk holds nothing, floats, integer or float histograms. A closed chunk is an address
+//! in the chunk files, or a copy, oldest first; a late one has its generation (uvarint) before it. `FORMAT.md` in
+//! [`crate::wal`] has the layouts.
 
-use skald_model::TimestampMs;
 use skald_model::varint::{get_slice, get_uvarint, get_varint, put_uvarint, put_varint};
+use skald_model::{QueryRange, TimestampMs};
 
-use super::super::chunk_files::StoredChunk;
-use super::super::sample::{OpenHistogram, either};
+use super::super::chunk_files::{ChunkAddress, Pin, StoredChunk};
+use super::super::recode;
+use super::super::sample::{OpenHistogram, TimedSample, either};
 use super::super::side::Side;
 use super::super::slab;
 use super::super::stored::Shelf;
@@ -25,14 +27,23 @@ const OPEN_NOTHING: u8 = 0;
 const OPEN_FLOATS: u8 = 1;
 const OPEN_INTEGERS: u8 = 2;
 const OPEN_FLOAT_HISTOGRAMS: u8 = 3;
+/// In a chunk's first byte: its address follows, not its bytes.
+const BY_ADDRESS: u8 = 0x80;
+
+/// A closed chunk as a snapshot has it.
+pub(in super::super) enum Written<'a> {
+    Copied { encoding: Encoding, min_time: TimestampMs, max_time: TimestampMs, data: &'a [u8] },
+    InFile(StoredChunk),
+}
 
 impl Page {
-    /// Appends what the series holds to `out`, and counts it.
-    /// `false` when a closed chunk cannot be read.
+    /// Appends what the series holds to `out`, and counts it. Closed chunks stay in their files, which are pinned; those in
+    /// a file that cannot be relied on are copied. `false` when such a chunk cannot be read.
     pub(in super::super) fn put_series(
         &self,
         index: usize,
         rules: Rules<'_>,
+        pin: &mut Pin,
         out: &mut Vec<u8>,
         held: &mut Held,
     ) -> bool {
@@ -55,10 +66,17 @@ impl Page {
         let mut closed: Vec<StoredChunk> = self.cold.chunks(series.closed).collect();
         closed.reverse();
         put_uvarint(out, closed.len() as u64);
+        let mut previous = 0;
         for chunk in closed {
-            let Some(data) = rules.shelf.read(&chunk) else { return false };
-            put_chunk(out, chunk.encoding, chunk.min_time, chunk.max_time, &data);
-            count(held, chunk.min_time, chunk.max_time, &data);
+            if pin.add(chunk.address.file) {
+                put_address(out, &chunk, &mut previous);
+                let StoredChunk { min_time, max_time, samples, .. } = chunk;
+                held.add(Held { series: 0, samples: u64::from(samples), min_time, max_time });
+            } else {
+                let Some(data) = rules.shelf.read(&chunk) else { return false };
+                put_chunk(out, chunk.encoding, chunk.min_time, chunk.max_time, &data);
+                count(held, chunk.min_time, chunk.max_time, &data);
+            }
         }
         let late = self.sides.get(series.side).map(|side| side.encoded(rules.range_ms)).unwrap_or_default();
         put_uvarint(out, late.len() as u64);
@@ -70,13 +88,15 @@ impl Page {
         true
     }
 
-    /// Gives a series that was just created what [`Page::put_series`] wrote. Returns the times of its oldest and newest
-    /// sample; `None` when the bytes are not what they should be, and the series has what came before the fault.
+    /// Gives a series that was just created what [`Page::put_series`] wrote, but for chunks in files that `is_sound` denies.
+    /// Returns the times of its oldest and newest sample; `None` when the bytes are not what they should be, and the series
+    /// has what came before the fault.
     pub(in super::super) fn restore_series(
         &mut self,
         index: usize,
         bytes: &[u8],
         shelf: Shelf<'_>,
+        mut is_sound: impl FnMut(&StoredChunk) -> bool,
     ) -> Option<(TimestampMs, TimestampMs)> {
         let mut times = (TimestampMs::MAX, TimestampMs::MIN);
         let mut note = |min: TimestampMs, max: TimestampMs| times = (times.0.min(min), times.1.max(max));
@@ -89,11 +109,15 @@ impl Page {
             (series.chunk_start, series.cut_at) = (chunk_start, cut_at);
             note(chunk_start, max_time);
         }
-        let mut newest = cold::NONE;
+        let (mut newest, mut previous) = (cold::NONE, 0);
         for _ in 0..get_uvarint(bytes, &mut at)? {
-            let (encoding, min_time, max_time, data) = get_chunk(bytes, &mut at)?;
-            newest = self.cold.put_chunk(newest, &shelf.put(min_time, max_time, encoding, data))?;
-            note(min_time, max_time);
+            let chunk = match get_closed(bytes, &mut at, &mut previous)? {
+                Written::Copied { encoding, min_time, max_time, data } => shelf.put(min_time, max_time, encoding, data),
+                Written::InFile(chunk) if is_sound(&chunk) => chunk,
+                Written::InFile(_) => continue,
+            };
+            newest = self.cold.put_chunk(newest, &chunk)?;
+            note(chunk.min_time, chunk.max_time);
             self.series_mut(index)?.closed = newest;
         }
         let mut side = Side::default();
@@ -132,8 +156,8 @@ impl Page {
     }
 }
 
-/// Where the series of these bytes ends.
-pub(in super::super) fn skip_series(bytes: &[u8], at: &mut usize) -> Option<()> {
+/// Where the series of these bytes ends. Adds its chunks that lie in files to `in_files`.
+pub(in super::super) fn skip_series(bytes: &[u8], at: &mut usize, in_files: &mut Vec<StoredChunk>) -> Option<()> {
     let kind = *bytes.get(*at)?;
     *at += 1;
     if kind != OPEN_NOTHING {
@@ -141,14 +165,92 @@ pub(in super::super) fn skip_series(bytes: &[u8], at: &mut usize) -> Option<()> 
         get_varint(bytes, at)?;
         get_slice(bytes, at)?;
     }
+    let mut previous = 0;
     for _ in 0..get_uvarint(bytes, at)? {
-        get_chunk(bytes, at)?;
+        if let Written::InFile(chunk) = get_closed(bytes, at, &mut previous)? {
+            in_files.push(chunk);
+        }
     }
     for _ in 0..get_uvarint(bytes, at)? {
         get_uvarint(bytes, at)?;
         get_chunk(bytes, at)?;
     }
     Some(())
+}
+
+/// Reads the samples of `wanted` that [`Page::put_series`] wrote, chunks in files by `read`; late ones are left out.
+pub(in super::super) fn samples_of(
+    bytes: &[u8],
+    wanted: QueryRange,
+    mut read: impl FnMut(&StoredChunk) -> Option<bytes::Bytes>,
+    out: &mut Vec<TimedSample>,
+) -> Option<()> {
+    let mut at = 1;
+    let overlaps = |min: TimestampMs, max: TimestampMs| min <= wanted.max && wanted.min <= max;
+    let open = match *bytes.first()? {
+        OPEN_NOTHING => None,
+        kind => {
+            get_varint(bytes, &mut at)?;
+            get_varint(bytes, &mut at)?;
+            Some((kind, get_slice(bytes, &mut at)?))
+        }
+    };
+    let mut previous = 0;
+    for _ in 0..get_uvarint(bytes, &mut at)? {
+        // Checksums have held: what does not decode is a writer's fault, and has nothing to give.
+        match get_closed(bytes, &mut at, &mut previous)? {
+            Written::Copied { encoding, min_time, max_time, data } if overlaps(min_time, max_time) => {
+                let _ = recode::decode(encoding, data, wanted, out);
+            }
+            Written::InFile(chunk) if overlaps(chunk.min_time, chunk.max_time) => {
+                if let Some(data) = read(&chunk) {
+                    let _ = recode::decode(chunk.encoding, &data, wanted, out);
+                }
+            }
+            Written::Copied { .. } | Written::InFile(_) => {}
+        }
+    }
+    if let Some((kind, data)) = open {
+        let encoding = match kind {
+            OPEN_FLOATS => Encoding::Xor,
+            OPEN_INTEGERS => Encoding::Histogram,
+            _ => Encoding::FloatHistogram,
+        };
+        let _ = recode::decode(encoding, data, wanted, out);
+    }
+    Some(())
+}
+
+/// Appends where a chunk lies; `previous` is the time of the last sample before it.
+fn put_address(out: &mut Vec<u8>, chunk: &StoredChunk, previous: &mut TimestampMs) {
+    out.push(chunk.encoding as u8 | BY_ADDRESS);
+    put_varint(out, chunk.min_time.wrapping_sub(*previous));
+    put_uvarint(out, chunk.max_time.wrapping_sub(chunk.min_time) as u64);
+    put_uvarint(out, u64::from(chunk.samples));
+    for number in [chunk.address.file, chunk.address.offset, chunk.address.len] {
+        put_uvarint(out, u64::from(number));
+    }
+    out.extend_from_slice(&chunk.crc.to_le_bytes());
+    *previous = chunk.max_time;
+}
+
+fn get_closed<'a>(bytes: &'a [u8], at: &mut usize, previous: &mut TimestampMs) -> Option<Written<'a>> {
+    let first = *bytes.get(*at)?;
+    if first & BY_ADDRESS == 0 {
+        let (encoding, min_time, max_time, data) = get_chunk(bytes, at)?;
+        return Some(Written::Copied { encoding, min_time, max_time, data });
+    }
+    let encoding = Encoding::from_byte(first & !BY_ADDRESS)?;
+    *at += 1;
+    let min_time = previous.wrapping_add(get_varint(bytes, at)?);
+    let max_time = min_time.wrapping_add(get_uvarint(bytes, at)? as i64);
+    let samples = u16::try_from(get_uvarint(bytes, at)?).ok()?;
+    let mut number = || u32::try_from(get_uvarint(bytes, at)?).ok();
+    let address = ChunkAddress { file: number()?, offset: number()?, len: number()? };
+    let crc = u32::from_le_bytes(*bytes.get(*at..)?.first_chunk::<4>()?);
+    *at += 4;
+    *previous = max_time;
+    Some(Written::InFile(StoredChunk { min_time, max_time, encoding, samples, crc, address }))
 }
 
 fn put_chunk(out: &mut Vec<u8>, encoding: Encoding, min_time: TimestampMs, max_time: TimestampMs, data: &[u8]) {

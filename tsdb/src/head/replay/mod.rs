@@ -2,7 +2,11 @@
 //!
 //! A snapshot comes first, if there is one ([`restore`]). A stretch of the log goes through [`ReplayHeads`]: what its
 //! series refs mean ([`ref_map`]), then its samples ([`samples`]), but for those that restored series have.
+//!
+//! A restored series may have [`holes`]: chunks that its snapshot refers to and nobody can read. An older snapshot and the
+//! log fill them as far as they go back.
 
+mod holes;
 mod ref_map;
 mod restore;
 mod samples;
@@ -14,15 +18,17 @@ use std::sync::atomic::Ordering;
 use parking_lot::{Mutex, MutexGuard};
 use skald_model::{LabelBytes, TimestampMs};
 
+use self::holes::Holes;
 use self::ref_map::RefMap;
 use self::restore::{Horizons, restore_series};
 use self::samples::{Logged, LoggedSamples, store};
 use super::append::AppendLimits;
-use super::{Appender, Head, locate};
+use super::{Appender, ChunkFiles, Head, LostChunks, locate};
 use crate::Workers;
 use crate::postings::SeriesRef;
 use crate::wal::{
-    Cut, Generation, HeadId, HeadState, Position, Record, Replay, Replayed, Restored, SegmentId, SeriesDefinitions,
+    Cut, Generation, HeadId, HeadState, Keep, Missed, Position, Record, Replay, Replayed, Restored, SegmentId,
+    SeriesDefinitions,
 };
 
 /// What a head needs to know while its log is read.
@@ -35,28 +41,34 @@ pub(super) struct ReplayState {
     done: Option<Cut>,
     /// What restored series have.
     horizons: Horizons,
+    /// What they lack.
+    holes: Holes,
     /// Exemplars that the log has before are restored.
     exemplars_from: Position,
 }
 
 /// Feeds the log to heads, which `make` creates as they turn up.
 pub struct ReplayHeads<M> {
+    chunk_files: Arc<ChunkFiles>,
     heads: BTreeMap<HeadId, Arc<Head>>,
     segment: SegmentId,
     make: M,
 }
 
 impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> ReplayHeads<M> {
-    /// No heads yet.
-    pub fn new(make: M) -> Self {
-        Self { heads: BTreeMap::new(), segment: SegmentId(0), make }
+    /// No heads yet. Those that `make` makes have their closed chunks in `chunk_files`.
+    pub fn new(chunk_files: Arc<ChunkFiles>, make: M) -> Self {
+        Self { chunk_files, heads: BTreeMap::new(), segment: SegmentId(0), make }
     }
 
-    /// The heads, ready for appends.
-    pub fn finish(self, workers: &dyn Workers) -> BTreeMap<HeadId, Arc<Head>> {
+    /// The heads, ready for appends, and by head what of their snapshots' chunks is lost for good.
+    pub fn finish(self, workers: &dyn Workers) -> (BTreeMap<HeadId, Arc<Head>>, BTreeMap<HeadId, LostChunks>) {
         let heads: Vec<&Arc<Head>> = self.heads.values().collect();
-        workers.for_each(heads.len(), &|number| heads[number].finish_replay());
-        self.heads
+        let lost: Vec<Mutex<LostChunks>> = heads.iter().map(|_| Mutex::default()).collect();
+        workers.for_each(heads.len(), &|number| *lost[number].lock() = heads[number].finish_replay());
+        let lost = self.heads.keys().copied().zip(lost.into_iter().map(Mutex::into_inner));
+        let lost = lost.filter(|(_, lost)| lost.chunks > 0).collect();
+        (self.heads, lost)
     }
 }
 
@@ -65,9 +77,26 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
         self.segment = segment;
     }
 
+    /// Removes the files that no snapshot refers to, so that a disk they filled has space.
+    fn keep_files(&mut self, of_snapshots: &[Option<Vec<u32>>]) -> Vec<Keep> {
+        let all = self.chunk_files.numbers();
+        let keep = |files: &Option<Vec<u32>>| {
+            let mut pin = self.chunk_files.pin();
+            for file in files.as_ref().unwrap_or(&all) {
+                self.chunk_files.reserve(*file);
+                // Of one that is not there, the chunks are found missing when they are looked for.
+                let _ = pin.add(*file);
+            }
+            Box::new(pin) as Keep
+        };
+        let keeps = of_snapshots.iter().map(keep).collect();
+        self.chunk_files.upkeep();
+        keeps
+    }
+
     /// Series are looked up in parallel and created one after another; samples are decoded by frame and stored by page,
     /// both in parallel. A page takes its samples in the order of the log, so every series does.
-    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> u64 {
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> Missed {
         for one in &replayed {
             if let Replayed::Head { head, state, .. } = one {
                 self.heads.entry(*head).or_insert_with(|| (self.make)(*head, state));
@@ -97,7 +126,7 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
                 other => rest.push((number, other)),
             }
         }
-        let mut unknown = restore_series(&heads, &mut appenders, &restored, workers);
+        let mut missed = restore_series(&heads, &mut appenders, &restored, workers);
         define(&heads, &mut appenders, definitions, workers);
         for (number, one) in rest {
             let (head, appender) = (heads[number].1, &mut *appenders[number]);
@@ -107,15 +136,17 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
                     samples.extend(head.replay_record(appender, position, record).map(|samples| (number, samples)));
                 }
                 Replayed::Restored { position, part: Restored::Exemplars(bytes), .. } => {
-                    unknown += u64::from(!head.restore_exemplars(appender, position, bytes));
+                    missed.undefined_samples += u64::from(!head.restore_exemplars(appender, position, bytes));
                 }
                 Replayed::Restored { .. } | Replayed::Dropped { .. } => {}
             }
         }
-        unknown += store(&heads, &appenders, samples, workers);
+        missed.undefined_samples += store(&heads, &appenders, samples, workers);
         drop((appenders, heads));
-        dropped.iter().for_each(|head| drop(self.heads.remove(head)));
-        unknown
+        for head in dropped.iter().filter_map(|head| self.heads.remove(head)) {
+            head.release_chunks();
+        }
+        missed
     }
 }
 
@@ -168,6 +199,7 @@ fn define(
             let slot = slot.or_else(|| {
                 let slot = head.insert_series(appender, segment, labels, hash, fingerprint).ok()?;
                 appender.replay.horizons.clear(slot);
+                appender.replay.holes.remove(slot);
                 Some(slot)
             });
             if let Some(slot) = slot {
@@ -259,9 +291,10 @@ impl Head {
         LoggedSamples { samples, position, generation, rules: self.rules(appender.boundary), done }
     }
 
-    /// Ends the replay: drops what turned out to be in blocks, and series of which nothing is left.
-    pub fn finish_replay(&self) {
-        let segment = {
+    /// Ends the replay: drops what turned out to be in blocks, and series of which nothing is left. Returns what of a
+    /// snapshot's chunks is lost.
+    pub fn finish_replay(&self) -> LostChunks {
+        let (segment, lost) = {
             let mut appender = self.appender.lock();
             let state = std::mem::take(&mut appender.replay);
             if appender.boundary == TimestampMs::MAX {
@@ -269,9 +302,10 @@ impl Head {
                 let above = self.max_time().map_or(TimestampMs::MIN, |newest| newest.saturating_add(1));
                 self.set_boundary(&mut appender, above);
             }
-            self.hide(state.done.unwrap_or(Cut::NONE));
+            let done = state.done.unwrap_or(Cut::NONE);
+            self.hide(done);
             // Slots freed now are free at once: the log goes on with another segment.
-            state.segment
+            (state.segment, state.holes.lost(self, &appender, done))
         };
         // Nobody reads yet.
         let _ = self.drop_hidden(|| segment);
@@ -284,6 +318,16 @@ impl Head {
                 empty.map(|at| (number * super::PAGE_SERIES + at) as u32).collect()
             };
             self.remove_series(&mut appender, segment, &empty);
+        }
+        lost
+    }
+
+    /// Gives its chunks in files up: nobody will ask for them.
+    fn release_chunks(&self) {
+        for page in self.pages.read().iter() {
+            let mut page = page.write();
+            let alive: Vec<usize> = page.alive().collect();
+            alive.into_iter().for_each(|at| page.remove(at, self.shelf()));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use parking_lot::{Mutex, MutexGuard};
 use skald_model::{HistogramValue, TimestampMs};
 
-use super::super::page::{Found, Last, Page, Rules};
+use super::super::page::{Found, Last, PAGE_SERIES, Page, Rules};
 use super::super::sample::{SampleValue, TimedSample};
 use super::super::side::find_in;
 use super::super::{Appender, Head, locate};
@@ -63,7 +63,8 @@ impl Decoded {
             self.undefined += 1;
             return false;
         };
-        if state.horizons.get(slot).is_some_and(|horizon| of.position < horizon) {
+        if state.horizons.get(slot).is_some_and(|horizon| of.position < horizon) && state.holes.at(slot, time).is_none()
+        {
             return false;
         }
         let (page, at) = locate(slot);
@@ -137,7 +138,7 @@ pub(super) fn store(
         let Some(page) = appenders[*head].pages.get(*page as usize) else { return };
         let mut page = page.write();
         for (number, run) in runs {
-            store_run(&mut page, &records[*number].1, &decoded[*number], *run);
+            store_run(&mut page, &records[*number].1, &decoded[*number], *run, &appenders[*head].replay);
         }
         drop(page);
         heads[*head].1.chunk_files.write_batches();
@@ -146,8 +147,18 @@ pub(super) fn store(
 }
 
 /// Stores samples as the append did that logged them.
-fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run: Run) {
-    let LoggedSamples { generation, rules, .. } = *record;
+fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run: Run, state: &ReplayState) {
+    let LoggedSamples { generation, rules, position, .. } = *record;
+    let first_slot = run.page * PAGE_SERIES as u32;
+    let beside = |page: &mut Page, at: usize, sample: TimedSample| {
+        let (slot, time) = (first_slot + at as u32, sample.time);
+        if store_beside(page, at, generation, sample, rules)
+            && let Some(hole) = state.holes.at(slot, time)
+            && state.horizons.get(slot).is_some_and(|horizon| position < horizon)
+        {
+            hole.found_one();
+        }
+    };
     let range = run.start as usize..run.end as usize;
     let samples = decoded.at[range.clone()].iter().zip(&decoded.times[range.clone()]);
     if decoded.histograms.is_empty() {
@@ -156,7 +167,7 @@ fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run
             if is_in_order(page, at, time, rules) {
                 page.append_float(at, time, value, rules);
             } else {
-                store_beside(page, at, generation, TimedSample { time, value: SampleValue::Float(value) }, rules);
+                beside(page, at, TimedSample { time, value: SampleValue::Float(value) });
             }
         }
     } else {
@@ -166,7 +177,7 @@ fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run
                 page.append_histogram(at, time, value, rules);
             } else {
                 let value = SampleValue::Histogram(value.clone());
-                store_beside(page, at, generation, TimedSample { time, value }, rules);
+                beside(page, at, TimedSample { time, value });
             }
         }
     }
@@ -181,7 +192,14 @@ fn is_in_order(page: &Page, at: usize, time: TimestampMs, rules: Rules<'_>) -> b
     newer && time >= rules.boundary
 }
 
-fn store_beside(page: &mut Page, at: usize, generation: Generation, sample: TimedSample, rules: Rules<'_>) {
+/// Stores a sample beside the series' chunks, unless it is there; whether it was not.
+pub(super) fn store_beside(
+    page: &mut Page,
+    at: usize,
+    generation: Generation,
+    sample: TimedSample,
+    rules: Rules<'_>,
+) -> bool {
     let is_known = match page.find(at, sample.time) {
         Found::Nothing => false,
         Found::Value(_) => true,
@@ -193,4 +211,5 @@ fn store_beside(page: &mut Page, at: usize, generation: Generation, sample: Time
     if !is_known {
         page.insert_beside(at, generation, sample, rules);
     }
+    !is_known
 }

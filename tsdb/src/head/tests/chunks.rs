@@ -16,7 +16,7 @@ struct TwoDisks {
 impl TwoDisks {
     fn new(options: ChunkFileOptions) -> Self {
         let (disk, chunks) = (MemDisk::default(), MemDisk::default());
-        let (wal, ..) = open(&disk, LONG, 1 << 20);
+        let Opened { wal, .. } = open(&disk, LONG, 1 << 20);
         let files = Arc::new(ChunkFiles::open(Arc::new(chunks.clone()), Path::new("/chunks"), options).unwrap());
         let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), LONG, files));
         Self { wal, head, chunks }
@@ -188,7 +188,7 @@ fn writes_are_shed_before_memory_runs_out_and_taken_again_when_there_is_space() 
 #[test]
 fn files_of_which_little_is_left_are_emptied() {
     let (disk, chunks) = (MemDisk::default(), MemDisk::default());
-    let (wal, ..) = open(&disk, LONG, 1 << 20);
+    let Opened { wal, .. } = open(&disk, LONG, 1 << 20);
     let files = Arc::new(ChunkFiles::open(Arc::new(chunks.clone()), Path::new("/chunks"), small()).unwrap());
     let head = |name: &[u8]| Arc::new(Head::new(wal.define_head(name).unwrap(), LONG, files.clone()));
     let (busy, slow) = (head(b"busy"), head(b"slow"));

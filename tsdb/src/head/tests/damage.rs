@@ -34,7 +34,7 @@ proptest! {
             }
         }
         rig.disk.crash();
-        let (wal, head, report) = open(&rig.disk, OPTIONS, 1000);
+        let Opened { wal, files, head, report, .. } = open(&rig.disk, OPTIONS, 1000);
         prop_assert!(!report.lost_something(), "{:?}", report);
         let left = head.as_ref().map(|head| contents(head, &[], QueryRange::ALL)).unwrap_or_default();
         let has = |contents: &Contents, series: &Labels, t: &TimestampMs, value: &String| {
@@ -52,7 +52,7 @@ proptest! {
         }
         // And it goes on.
         if let Some(head) = head {
-            (rig.wal, rig.head) = (wal, head);
+            (rig.wal, rig.files, rig.head) = (wal, files, head);
             rig.floats(&labels(0), &[(1_000_000, 1.0)]);
         }
     }
@@ -85,7 +85,7 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
     let acknowledged = scenario(&rig);
     let expected: usize = rig.contents().values().map(BTreeMap::len).sum();
     let dir = Path::new("/wal");
-    let files: Vec<(String, Vec<u8>)> = rig
+    let logged: Vec<(String, Vec<u8>)> = rig
         .disk
         .list(dir)
         .unwrap()
@@ -96,12 +96,12 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
             (name, bytes)
         })
         .collect();
-    let total: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let total: usize = logged.iter().map(|(_, bytes)| bytes.len()).sum();
     for damaged_at in (0..total).step_by(7) {
         let disk = MemDisk::default();
         disk.create_dir_all(dir).unwrap();
         let mut left = damaged_at;
-        for (name, bytes) in &files {
+        for (name, bytes) in &logged {
             let mut bytes = bytes.clone();
             if let Some(byte) = bytes.get_mut(left) {
                 *byte ^= 0x10;
@@ -109,7 +109,7 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
             left = left.wrapping_sub(bytes.len());
             disk.create(&dir.join(name)).unwrap().append(&bytes).unwrap();
         }
-        let (wal, head, report) = open(&disk, OPTIONS, 300);
+        let Opened { wal, files, head, report, .. } = open(&disk, OPTIONS, 300);
         let head = head.unwrap();
         let found = contents(&head, &[], QueryRange::ALL);
         for (series, samples) in &found {
@@ -122,7 +122,7 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
         let kept: usize = found.values().map(BTreeMap::len).sum();
         assert!(kept + 30 >= expected, "{kept} of {expected} after damage at {damaged_at}: {report:?}");
         // A cut after the damage covers everything; what it writes and what stays are what was there.
-        let mut rig = Rig { disk, wal, head, options: OPTIONS, snapshot: None };
+        let mut rig = Rig { disk, wal, files, head, options: OPTIONS, snapshot: None };
         rig.floats(&labels(7), &[(5000, 1.0)]);
         let before = rig.contents();
         rig.restart_after_damage();

@@ -126,7 +126,7 @@ fn threads_append_read_and_cut_at_once() {
     let final_contents = contents(&head, &[], QueryRange::ALL);
     assert_eq!(final_contents.values().map(BTreeMap::len).sum::<usize>(), SERIES * 300);
     assert!(total >= (SERIES * 300) as u64);
-    let (_, replayed, report) = open(&rig.disk, head.options(), 30_000);
+    let Opened { head: replayed, report, .. } = open(&rig.disk, head.options(), 30_000);
     assert!(!report.lost_something(), "{report:?}");
     assert_eq!(contents(&replayed.unwrap(), &[], QueryRange::ALL), final_contents);
 }

@@ -6,18 +6,17 @@ use super::*;
 pub(in crate::head) struct Rig {
     pub(in crate::head) disk: MemDisk,
     pub(in crate::head) wal: Wal,
+    pub(in crate::head) files: Arc<ChunkFiles>,
     pub(in crate::head) head: Arc<Head>,
     pub(super) options: HeadOptions,
     /// The snapshot being written.
-    pub(super) snapshot: Option<(SnapshotWriter, SnapshotProgress)>,
+    pub(super) snapshot: Option<(HeadsSnapshot, SnapshotProgress)>,
 }
 
-/// Chunk files of the log's disk whose batches are hardly larger than a chunk; those of an earlier process go.
+/// Chunk files of the log's disk whose batches are hardly larger than a chunk.
 pub(in crate::head) fn open_chunk_files(disk: &MemDisk) -> Arc<ChunkFiles> {
     let options = ChunkFileOptions { file_bytes: 1 << 12, batch_bytes: 150, memory_budget: 1 << 20 };
-    let files = ChunkFiles::open(Arc::new(disk.clone()), Path::new("/chunks"), options).unwrap();
-    files.upkeep();
-    Arc::new(files)
+    Arc::new(ChunkFiles::open(Arc::new(disk.clone()), Path::new("/chunks"), options).unwrap())
 }
 
 /// Three threads.
@@ -48,14 +47,20 @@ impl<R: Replay> Replay for OneByOne<R> {
         self.0.segment(segment);
     }
 
-    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> u64 {
-        replayed.into_iter().map(|one| self.0.stretch(vec![one], &Alone)).sum()
+    fn keep_files(&mut self, of_snapshots: &[Option<Vec<u32>>]) -> Vec<Keep> {
+        self.0.keep_files(of_snapshots)
+    }
+
+    fn stretch(&mut self, replayed: Vec<Replayed<'_>>, _: &dyn Workers) -> Missed {
+        let mut missed = Missed::default();
+        replayed.into_iter().for_each(|one| missed += self.0.stretch(vec![one], &Alone));
+        missed
     }
 }
 
 fn copy(disk: &MemDisk) -> MemDisk {
-    let (from, to, dir) = (disk, MemDisk::default(), Path::new("/wal"));
-    if from.exists(dir) {
+    let (from, to) = (disk, MemDisk::default());
+    for dir in [Path::new("/wal"), Path::new("/chunks")].into_iter().filter(|dir| from.exists(dir)) {
         to.create_dir_all(dir).unwrap();
         for entry in from.list(dir).unwrap() {
             let path = dir.join(entry.name);
@@ -65,23 +70,33 @@ fn copy(disk: &MemDisk) -> MemDisk {
     to
 }
 
+/// What a process finds at its start.
+pub(super) struct Opened {
+    pub(super) wal: Wal,
+    pub(super) files: Arc<ChunkFiles>,
+    pub(super) head: Option<Arc<Head>>,
+    pub(super) report: RecoveryReport,
+    pub(super) lost: LostChunks,
+}
+
 /// Opens the log as a process does, after checking that replaying it record by record gives the same.
-pub(super) fn open(
-    disk: &MemDisk,
-    options: HeadOptions,
-    segment_bytes: u64,
-) -> (Wal, Option<Arc<Head>>, RecoveryReport) {
-    let make = |files: Arc<ChunkFiles>| move |id, _: &HeadState| Arc::new(Head::new(id, options, files.clone()));
+pub(super) fn open(disk: &MemDisk, options: HeadOptions, segment_bytes: u64) -> Opened {
+    let make = |files: &Arc<ChunkFiles>| {
+        let files = files.clone();
+        move |id, _: &HeadState| Arc::new(Head::new(id, options, files.clone()))
+    };
     let wal_options = WalOptions { segment_bytes, compress: true };
     let path = Path::new("/wal");
     // Opening frees segments: each way of replaying gets a disk of its own.
     let twin = copy(disk);
-    let mut replay = OneByOne(ReplayHeads::new(make(open_chunk_files(&twin))));
-    Wal::open(Arc::new(twin), path, wal_options.clone(), &mut replay, &Alone).unwrap();
-    let expected = replay.0.finish(&Alone);
-    let mut replay = ReplayHeads::new(make(open_chunk_files(disk)));
+    let files = open_chunk_files(&twin);
+    let mut replay = OneByOne(ReplayHeads::new(files.clone(), make(&files)));
+    let _twin = Wal::open(Arc::new(twin), path, wal_options.clone(), &mut replay, &Alone).unwrap();
+    let (expected, lost_one_by_one) = replay.0.finish(&Alone);
+    let files = open_chunk_files(disk);
+    let mut replay = ReplayHeads::new(files.clone(), make(&files));
     let (wal, report) = Wal::open(Arc::new(disk.clone()), path, wal_options, &mut replay, &Threads).unwrap();
-    let mut heads = replay.finish(&Threads);
+    let (mut heads, lost) = replay.finish(&Threads);
     let all = |heads: &BTreeMap<HeadId, Arc<Head>>| -> Vec<_> {
         let batch = |head: &Arc<Head>| head.select(&[], QueryRange::ALL).next_batch(usize::MAX);
         let state = |head: &Arc<Head>| (head.id(), head.time_range(), head.boundary(), head.stats().exemplars);
@@ -91,7 +106,12 @@ pub(super) fn open(
         assert_eq!(found, expected);
     }
     assert_eq!(heads.len(), expected.len());
-    (wal, heads.pop_first().map(|(_, head)| head), report)
+    let counts = |lost: &BTreeMap<HeadId, LostChunks>| -> Vec<_> {
+        lost.values().map(|lost| (lost.chunks, lost.series, lost.samples, lost.times)).collect()
+    };
+    assert_eq!(counts(&lost), counts(&lost_one_by_one));
+    let head = heads.pop_first().map(|(_, head)| head);
+    Opened { wal, files, head, report, lost: lost.into_values().next().unwrap_or_default() }
 }
 
 impl Rig {
@@ -101,18 +121,18 @@ impl Rig {
 
     pub(in crate::head) fn with_segments(options: HeadOptions, segment_bytes: u64) -> Self {
         let disk = MemDisk::default();
-        let (wal, ..) = open(&disk, options, segment_bytes);
-        let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), options, open_chunk_files(&disk)));
-        Self { disk, wal, head, options, snapshot: None }
+        let Opened { wal, files, .. } = open(&disk, options, segment_bytes);
+        let head = Arc::new(Head::new(wal.define_head(b"t").unwrap(), options, files.clone()));
+        Self { disk, wal, files, head, options, snapshot: None }
     }
 
     /// Writes so many pieces of a snapshot, beginning one if need be; `true` once it is complete.
     pub(in crate::head) fn snapshot(&mut self, pieces: usize) -> bool {
-        let begin = || (self.wal.begin_snapshot().unwrap(), SnapshotProgress::default());
+        let begin = || (HeadsSnapshot::begin(&self.wal, &self.files).unwrap(), SnapshotProgress::default());
         let (mut writer, mut progress) = self.snapshot.take().unwrap_or_else(begin);
         for _ in 0..pieces {
             if self.head.write_snapshot(&self.wal, &mut writer, &mut progress, 1).unwrap() {
-                self.wal.finish_snapshot(writer).unwrap();
+                writer.finish(&self.wal).unwrap();
                 return true;
             }
         }
@@ -124,14 +144,14 @@ impl Rig {
     pub(in crate::head) fn try_snapshot(&mut self, pieces: usize) {
         let begun = match self.snapshot.take() {
             Some(begun) => Ok(begun),
-            None => self.wal.begin_snapshot().map(|writer| (writer, SnapshotProgress::default())),
+            None => HeadsSnapshot::begin(&self.wal, &self.files).map(|begun| (begun, SnapshotProgress::default())),
         };
         let Ok((mut writer, mut progress)) = begun else { return };
         for _ in 0..pieces {
             match self.head.write_snapshot(&self.wal, &mut writer, &mut progress, 1) {
                 Ok(false) => {}
                 Ok(true) => {
-                    let _ = self.wal.finish_snapshot(writer);
+                    let _ = writer.finish(&self.wal);
                     return;
                 }
                 Err(_) => return,
@@ -146,18 +166,19 @@ impl Rig {
     }
 
     /// Opens what is on the disk now.
-    pub(in crate::head) fn reopen(&mut self) -> (RecoveryReport, Option<Arc<Head>>) {
-        let (wal, head, report) = open(&self.disk, self.options, 2000);
-        self.wal = wal;
-        (report, head)
+    pub(in crate::head) fn reopen(&mut self) -> (RecoveryReport, LostChunks, Option<Arc<Head>>) {
+        let Opened { wal, files, head, report, lost } = open(&self.disk, self.options, 2000);
+        (self.wal, self.files) = (wal, files);
+        (report, lost, head)
     }
 
     /// Kills the process and starts another one on what the log holds.
     pub(super) fn restart(&mut self) {
         self.kill();
-        let (wal, head, report) = open(&self.disk, self.options, 2000);
+        let (report, lost, head) = self.reopen();
         assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
-        (self.wal, self.head) = (wal, head.unwrap());
+        assert_eq!(lost, LostChunks::default());
+        self.head = head.unwrap();
     }
 
     pub(super) fn flip_a_bit(&self, name: &str, at: usize) {
@@ -170,8 +191,7 @@ impl Rig {
 
     pub(in crate::head) fn restart_after_damage(&mut self) {
         self.kill();
-        let (wal, head, _) = open(&self.disk, self.options, 2000);
-        (self.wal, self.head) = (wal, head.unwrap());
+        self.head = self.reopen().2.unwrap();
     }
 
     pub(in crate::head) fn append(
