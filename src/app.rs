@@ -66,7 +66,8 @@ const ORDER: [&str; 9] = [
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 2] = [
+const LINKS: [Link; 3] = [
+    Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
     Link { path: "/ingester/tenants", title: "Tenants of the ingester: series, blocks, newest sample" },
     Link { path: "/prometheus/api/v1/status/buildinfo", title: "What the query API says of itself" },
 ];

@@ -9,14 +9,19 @@ use axum::routing::{get, post};
 use http::StatusCode;
 
 use super::Ingester;
+use super::losses::COLUMNS;
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::prometheus_error;
 use crate::tenant::TenantId;
 
 impl Ingester {
-    /// `POST /ingester/flush` and `GET /ingester/tenants`.
+    /// `POST /ingester/flush`, `GET /ingester/tenants` and `GET /ingester/losses`.
     pub fn routes(self) -> Router {
-        Router::new().route("/ingester/flush", post(flush)).route("/ingester/tenants", get(tenants)).with_state(self)
+        Router::new()
+            .route("/ingester/flush", post(flush))
+            .route("/ingester/tenants", get(tenants))
+            .route("/ingester/losses", get(losses))
+            .with_state(self)
     }
 }
 
@@ -48,6 +53,15 @@ async fn flush(State(ingester): State<Ingester>, RawQuery(query): RawQuery) -> R
     }
     let text = format!("not flushed: {}; it is tried again by itself", failed.join("; "));
     prometheus_error(&ServiceError::new(ErrorKind::Unavailable, "flush-failed", text))
+}
+
+/// What the start of this process could not bring back.
+async fn losses(State(ingester): State<Ingester>) -> String {
+    let mut out = format!("{COLUMNS}\n");
+    for loss in &ingester.shared.losses {
+        let _ = writeln!(out, "{loss}");
+    }
+    out
 }
 
 async fn tenants(State(ingester): State<Ingester>) -> String {

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub(super) samples_lost: Counter,
     /// Samples that the start knows to have been lost.
     pub(super) restart_lost_samples: Counter,
+    /// Bytes of damaged places of which it does not know what they held.
+    pub(super) restart_lost_bytes: Counter,
     /// Seconds a snapshot of the heads takes.
     pub(super) snapshot_duration: Histogram,
     /// Bytes of the last snapshot.
@@ -90,6 +92,7 @@ impl Metrics {
             chunks_lost: Counter::default(),
             samples_lost: Counter::default(),
             restart_lost_samples: Counter::default(),
+            restart_lost_bytes: Counter::default(),
             snapshot_duration: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             snapshot_bytes: Gauge::default(),
             snapshot_success_time: Gauge::default(),
@@ -123,6 +126,8 @@ impl Metrics {
         registry.register("samples_lost", "Samples missing in blocks: not readable", metrics.samples_lost.clone());
         let lost = metrics.restart_lost_samples.clone();
         registry.register("restart_lost_samples", "Acknowledged samples the start could not bring back", lost);
+        let lost = metrics.restart_lost_bytes.clone();
+        registry.register("restart_lost_bytes", "Damaged bytes of the log that held nobody knows what", lost);
         let snapshots = metrics.snapshot_duration.clone();
         registry.register("snapshot_duration_seconds", "Time of a snapshot of the heads", snapshots);
         registry.register("snapshot_bytes", "Size of the last snapshot of the heads", metrics.snapshot_bytes.clone());

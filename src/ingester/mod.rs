@@ -14,6 +14,7 @@ mod admin;
 pub mod client;
 mod flush;
 pub mod grpc;
+mod losses;
 mod metrics;
 mod open;
 mod push;
@@ -38,6 +39,7 @@ use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, setting_enum, settings};
+use losses::TenantLoss;
 pub use metrics::Metrics;
 pub use open::{OpenError, Surroundings};
 use tenants::Tenants;
@@ -154,6 +156,8 @@ struct Shared {
     tenants: Tenants,
     /// Heads of the log whose tenant is unknown: nobody can reach them, and snapshots must not forget them.
     orphans: Vec<Arc<Head>>,
+    /// What the start could not bring back.
+    losses: Vec<TenantLoss>,
     bucket: Arc<dyn Bucket>,
     indexes: Arc<IndexCache>,
     /// After this long every querier has read a newer bucket index.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use skald_tsdb::Workers;
 use skald_tsdb::block::LocalBlock;
 use skald_tsdb::disk::Disk;
-use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, LostChunks, ReplayHeads};
+use skald_tsdb::head::{ChunkFileOptions, ChunkFiles, Head, ReplayHeads};
 use skald_tsdb::wal::{
     HeadId, HeadState, Keep, Missed, RecoveryReport, Replay, Replayed, SegmentId, Wal, WalError, WalOptions,
 };
 use std::collections::HashMap;
 use ulid::Ulid;
 
+use super::losses::{self, TenantLoss};
 use super::push::head_options;
 use super::tenants::{LocalBlockEntry, Tenant, Tenants, load_shipped};
 use super::{Config, Ingester, Metrics, Shared};
@@ -84,7 +85,7 @@ impl Ingester {
             chunks_dir: data_dir.join("chunks"),
             blocks_dir: blocks_dir.clone(),
         };
-        let Opened { wal, chunk_files, tenants, orphans } =
+        let Opened { wal, chunk_files, tenants, orphans, losses } =
             runtime.background_pool.run(move || opening.open(&progress)).await??;
         let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
         let shared = Shared {
@@ -94,6 +95,7 @@ impl Ingester {
             chunk_files,
             tenants,
             orphans,
+            losses,
             bucket,
             indexes,
             index_refresh_interval,
@@ -122,6 +124,7 @@ struct Opened {
     chunk_files: Arc<ChunkFiles>,
     tenants: Tenants,
     orphans: Vec<Arc<Head>>,
+    losses: Vec<TenantLoss>,
 }
 
 struct Opening {
@@ -155,9 +158,10 @@ impl Opening {
         let (wal, report) = opened.map_err(|source| OpenError::Wal { path: self.wal_dir.clone(), source })?;
         let (heads, lost) = replay.inner.finish(&crew);
         tell(&report, self.runtime.clock.monotonic() - begun);
-        for (id, lost) in &lost {
-            let head_of = owners.get(id).map_or_else(|| format!("unknown, head {}", id.0), TenantId::to_string);
-            self.tell_lost(&head_of, lost);
+        let losses = losses::losses(&report, &lost, &owners);
+        losses::tell(&losses, &self.metrics);
+        for chunk in lost.values().flat_map(|lost| &lost.named) {
+            tracing::error!("lost: {chunk}");
         }
         let now = self.runtime.clock.monotonic().as_millis() as i64;
         let tenants = Tenants::default();
@@ -184,7 +188,7 @@ impl Opening {
                 }
             }
         }
-        Ok(Opened { wal, chunk_files, tenants, orphans })
+        Ok(Opened { wal, chunk_files, tenants, orphans, losses })
     }
 
     /// The replay removes the files that no snapshot refers to before it begins: so a disk they filled has space.
@@ -197,25 +201,6 @@ impl Opening {
         };
         let opened = ChunkFiles::open(self.runtime.disk.clone(), &self.chunks_dir, options);
         Ok(Arc::new(opened.map_err(|source| OpenError::Disk { path: self.chunks_dir.clone(), source })?))
-    }
-
-    /// Tells what neither snapshots nor log could bring back of chunks that are damaged.
-    fn tell_lost(&self, tenant: &str, lost: &LostChunks) {
-        for chunk in &lost.named {
-            tracing::error!(tenant, "lost: {chunk}");
-        }
-        let LostChunks { chunks, series, samples, .. } = *lost;
-        let (min_time, max_time) = lost.times.map_or((0, 0), |times| (times.min, times.max));
-        tracing::error!(
-            tenant,
-            chunks,
-            series,
-            samples,
-            min_time,
-            max_time,
-            "closed chunks were damaged: samples are lost here"
-        );
-        self.metrics.restart_lost_samples.inc_by(samples);
     }
 
     fn add(&self, tenants: &Tenants, id: TenantId, head: Arc<Head>, blocks: Vec<LocalBlockEntry>, now: i64) {

@@ -60,6 +60,8 @@ pub struct LostChunk {
 pub struct LostChunks {
     /// How many.
     pub chunks: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
     /// Series that had them.
     pub series: u64,
     /// Samples in them.
@@ -82,6 +84,7 @@ impl LostChunks {
         self.series += 1;
         for (chunk, _) in &lost {
             self.chunks += 1;
+            self.bytes += chunk.len() as u64;
             self.samples += u64::from(chunk.samples);
             let known = self.times.unwrap_or(QueryRange { min: chunk.min_time, max: chunk.max_time });
             self.times = Some(QueryRange { min: known.min.min(chunk.min_time), max: known.max.max(chunk.max_time) });

@@ -3,8 +3,8 @@
 use skald_model::varint::{put_uvarint, put_varint};
 use skald_model::{Exemplar, HistogramValue, LabelBytes, MetricMetadata, TimestampMs};
 
-use super::frame::{FrameKind, MAX_PAYLOAD, TARGET_PAYLOAD, put_frame};
-use super::{Generation, HeadId, SegmentId, histogram};
+use super::frame::{FrameKind, MAX_PAYLOAD, TARGET_PAYLOAD, put_counted_frame, put_frame};
+use super::{Generation, HeadId, Held, SegmentId, histogram};
 
 /// Bytes a spare batch may keep allocated between commits.
 const KEEP_BYTES: usize = 256 << 10;
@@ -30,7 +30,9 @@ pub struct WalBatch {
     floats: FloatColumns,
     open: Vec<u8>,
     open_kind: Option<FrameKind>,
-    open_newest: TimestampMs,
+    /// What of series and samples `open` holds.
+    open_held: Held,
+    open_ref: Option<u32>,
     scratch: Vec<u8>,
 }
 
@@ -38,6 +40,9 @@ pub struct WalBatch {
 #[derive(Default)]
 struct FloatColumns {
     count: usize,
+    /// How often the next sample is another series'.
+    series: u64,
+    oldest: TimestampMs,
     newest: TimestampMs,
     last_ref: u32,
     last_time: TimestampMs,
@@ -63,6 +68,7 @@ impl WalBatch {
         self.bytes.shrink_to(KEEP_BYTES);
         self.open.clear();
         self.open_kind = None;
+        (self.open_held, self.open_ref) = (Held::NOTHING, None);
         self.floats.clear();
         self.newest = None;
         self.oversize = false;
@@ -74,6 +80,7 @@ impl WalBatch {
     pub fn series(&mut self, series_ref: u32, labels: LabelBytes<'_>) {
         self.open(FrameKind::Series);
         let before = self.open.len();
+        self.open_held.series += 1;
         put_uvarint(&mut self.open, u64::from(series_ref));
         put_uvarint(&mut self.open, labels.as_bytes().len() as u64);
         self.open.extend_from_slice(labels.as_bytes());
@@ -86,8 +93,11 @@ impl WalBatch {
     pub fn float(&mut self, series_ref: u32, timestamp: TimestampMs, value: f64) {
         let columns = &mut self.floats;
         if columns.count == 0 {
-            columns.newest = timestamp;
+            (columns.oldest, columns.newest, columns.series) = (timestamp, timestamp, 1);
+        } else if columns.last_ref != series_ref {
+            columns.series += 1;
         }
+        columns.oldest = columns.oldest.min(timestamp);
         columns.newest = columns.newest.max(timestamp);
         put_varint(&mut columns.refs, i64::from(series_ref) - i64::from(columns.last_ref));
         put_varint(&mut columns.times, timestamp.wrapping_sub(columns.last_time));
@@ -108,7 +118,9 @@ impl WalBatch {
     /// Adds a native histogram sample.
     pub fn histogram(&mut self, series_ref: u32, timestamp: TimestampMs, value: &HistogramValue) {
         self.open(FrameKind::Histograms);
-        self.open_newest = if self.open.is_empty() { timestamp } else { self.open_newest.max(timestamp) };
+        let series = u64::from(self.open_ref != Some(series_ref));
+        self.open_held.add(Held { series, samples: 1, min_time: timestamp, max_time: timestamp });
+        self.open_ref = Some(series_ref);
         put_uvarint(&mut self.open, u64::from(series_ref));
         put_varint(&mut self.open, timestamp);
         histogram::encode(&mut self.open, value);
@@ -182,19 +194,25 @@ impl WalBatch {
             return;
         }
         let mut payload = std::mem::take(&mut self.open);
+        let held = std::mem::replace(&mut self.open_held, Held::NOTHING);
+        self.open_ref = None;
         if kind == FrameKind::Histograms {
             let mut prefixed = std::mem::take(&mut self.scratch);
             prefixed.clear();
             put_uvarint(&mut prefixed, u64::from(self.generation.0));
-            put_varint(&mut prefixed, self.open_newest);
+            put_varint(&mut prefixed, held.max_time);
             prefixed.extend_from_slice(&payload);
             self.scratch = std::mem::replace(&mut payload, prefixed);
-            self.newest = self.newest.max(Some(self.open_newest));
+            self.newest = self.newest.max(Some(held.max_time));
         }
         self.oversize |= payload.len() > MAX_PAYLOAD;
         let compressed = self.compress && payload.len() >= 128 && self.compress(&payload);
         let framed = if compressed { &self.scratch } else { &payload };
-        put_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed);
+        if matches!(kind, FrameKind::Histograms | FrameKind::Series) {
+            put_counted_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed, held);
+        } else {
+            put_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed);
+        }
         payload.clear();
         self.open = payload;
     }
@@ -229,7 +247,9 @@ impl WalBatch {
         for column in [&columns.refs, &columns.times, &columns.widths, &columns.values] {
             payload.extend_from_slice(column);
         }
-        put_frame(&mut self.bytes, self.segment, FrameKind::Floats, false, self.head, payload);
+        let FloatColumns { count, series, oldest, newest, .. } = *columns;
+        let held = Held { series, samples: count as u64, min_time: oldest, max_time: newest };
+        put_counted_frame(&mut self.bytes, self.segment, FrameKind::Floats, false, self.head, payload, held);
         self.newest = self.newest.max(Some(columns.newest));
         columns.clear();
     }

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{HeadId, SegmentId};
+use super::{HeadId, Held, SegmentId};
 use crate::disk::DiskFile;
 
 /// Bytes before a frame's payload.
-pub(super) const HEADER_LEN: usize = 20;
+const HEADER_LEN: usize = 20;
+/// The same when the header tells what the payload holds.
+const COUNTED_HEADER_LEN: usize = 44;
 /// Bytes before a segment's first frame.
 pub(super) const SEGMENT_HEADER_LEN: usize = 20;
 /// Largest payload; a larger length is damage.
@@ -16,9 +18,13 @@ pub(super) const MAX_PAYLOAD: usize = 16 << 20;
 pub(super) const TARGET_PAYLOAD: usize = 60 << 10;
 
 const MARKER: u8 = 0xD5;
+/// Of a frame whose header tells what the payload holds.
+const COUNTED_MARKER: u8 = 0xD6;
 const COMPRESSED: u8 = 0x80;
 const MAGIC: [u8; 4] = *b"SKWL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest that is still read.
+const OLDEST: u8 = 1;
 const SNAPSHOT_MAGIC: [u8; 4] = *b"SKWS";
 const SNAPSHOT_VERSION: u8 = 2;
 /// The oldest that is still read.
@@ -107,14 +113,46 @@ pub(super) fn put_frame(
 ) {
     let mut header = [0; HEADER_LEN];
     header[0] = MARKER;
+    put_fields(&mut header, kind, compressed, head, payload);
+    put_sealed(out, &mut header, segment);
+    out.extend_from_slice(payload);
+}
+
+/// Appends one frame whose header tells what the payload holds, so that this is known when the payload is damaged.
+pub(super) fn put_counted_frame(
+    out: &mut Vec<u8>,
+    segment: SegmentId,
+    kind: FrameKind,
+    compressed: bool,
+    head: HeadId,
+    payload: &[u8],
+    held: Held,
+) {
+    let mut header = [0; COUNTED_HEADER_LEN];
+    header[0] = COUNTED_MARKER;
+    put_fields(&mut header, kind, compressed, head, payload);
+    let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
+    header[16..20].copy_from_slice(&count(held.series));
+    header[20..24].copy_from_slice(&count(held.samples));
+    header[24..32].copy_from_slice(&held.min_time.to_le_bytes());
+    header[32..40].copy_from_slice(&held.max_time.to_le_bytes());
+    put_sealed(out, &mut header, segment);
+    out.extend_from_slice(payload);
+}
+
+/// What all headers have, but for their marker and checksum.
+fn put_fields(header: &mut [u8], kind: FrameKind, compressed: bool, head: HeadId, payload: &[u8]) {
     header[1] = kind as u8 | if compressed { COMPRESSED } else { 0 };
     header[4..8].copy_from_slice(&head.0.to_le_bytes());
     header[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     header[12..16].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
-    let crc = header_crc(&header[..16], segment);
-    header[16..].copy_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&header);
-    out.extend_from_slice(payload);
+}
+
+fn put_sealed(out: &mut Vec<u8>, header: &mut [u8], segment: SegmentId) {
+    let end = header.len() - 4;
+    let crc = header_crc(&header[..end], segment);
+    header[end..].copy_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(header);
 }
 
 /// The bytes a segment starts with.
@@ -130,6 +168,11 @@ pub(super) fn snapshot_header(segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
 /// What a snapshot's frames have for a segment id.
 pub(super) fn snapshot_id(segment: SegmentId) -> SegmentId {
     SegmentId(segment.0 | SNAPSHOT_BIT)
+}
+
+/// Whether this is what [`snapshot_id`] gives.
+pub(super) fn is_snapshot(id: SegmentId) -> bool {
+    id.0 & SNAPSHOT_BIT != 0
 }
 
 fn file_header(magic: [u8; 4], version: u8, segment: SegmentId) -> [u8; SEGMENT_HEADER_LEN] {
@@ -155,9 +198,8 @@ pub(super) enum SegmentHeader {
 /// Looks at the start of a segment, or of the snapshot whose [`snapshot_id`] this is.
 pub(super) fn check_segment_header(bytes: &[u8], id: SegmentId) -> SegmentHeader {
     let Some(header) = bytes.get(..SEGMENT_HEADER_LEN) else { return SegmentHeader::Damaged };
-    let is_snapshot = id.0 & SNAPSHOT_BIT != 0;
     let (magic, versions) =
-        if is_snapshot { (SNAPSHOT_MAGIC, OLDEST_SNAPSHOT..=SNAPSHOT_VERSION) } else { (MAGIC, VERSION..=VERSION) };
+        if is_snapshot(id) { (SNAPSHOT_MAGIC, OLDEST_SNAPSHOT..=SNAPSHOT_VERSION) } else { (MAGIC, OLDEST..=VERSION) };
     let segment = id.0 & !SNAPSHOT_BIT;
     let intact = header[..4] == magic && header[16..] == crc32c::crc32c(&header[..16]).to_le_bytes();
     match header[4] {
@@ -168,32 +210,63 @@ pub(super) fn check_segment_header(bytes: &[u8], id: SegmentId) -> SegmentHeader
     }
 }
 
+/// What the header of a frame says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// What its payload is.
+    pub kind: FrameKind,
+    /// Whose it is.
+    pub head: HeadId,
+    /// What its payload holds, if the header tells; there may be fewer series.
+    pub held: Option<Held>,
+}
+
 struct Header {
-    kind: FrameKind,
+    info: FrameInfo,
     compressed: bool,
-    head: HeadId,
+    /// Bytes of the header itself.
+    own_len: usize,
+    /// Bytes of the payload.
     len: usize,
     payload_crc: u32,
 }
 
+impl Header {
+    fn whole_len(&self) -> u64 {
+        (self.own_len + self.len) as u64
+    }
+}
+
+/// Reads the header that `bytes` begin with, which may go on behind it.
 fn parse_header(bytes: &[u8], segment: SegmentId) -> Option<Header> {
-    let header: &[u8; HEADER_LEN] = bytes.get(..HEADER_LEN)?.try_into().ok()?;
-    if header[0] != MARKER || header[16..] != header_crc(&header[..16], segment).to_le_bytes() {
+    let own_len = match *bytes.first()? {
+        MARKER => HEADER_LEN,
+        COUNTED_MARKER => COUNTED_HEADER_LEN,
+        _ => return None,
+    };
+    let (fields, crc) = bytes.get(..own_len)?.split_last_chunk::<4>()?;
+    if *crc != header_crc(fields, segment).to_le_bytes() {
         return None;
     }
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let len = word(8) as usize;
-    let kind = FrameKind::from_byte(header[1] & !COMPRESSED)?;
-    let compressed = header[1] & COMPRESSED != 0;
-    (len <= MAX_PAYLOAD).then_some(Header { kind, compressed, head: HeadId(word(4)), len, payload_crc: word(12) })
+    let word = |at: usize| fields.get(at..)?.first_chunk::<4>().map(|word| u32::from_le_bytes(*word));
+    let time = |at: usize| fields.get(at..)?.first_chunk::<8>().map(|time| i64::from_le_bytes(*time));
+    let held = || {
+        let (series, samples) = (u64::from(word(16)?), u64::from(word(20)?));
+        Some(Held { series, samples, min_time: time(24)?, max_time: time(32)? })
+    };
+    let len = word(8)? as usize;
+    let kind = FrameKind::from_byte(fields[1] & !COMPRESSED)?;
+    let compressed = fields[1] & COMPRESSED != 0;
+    let info = FrameInfo { kind, head: HeadId(word(4)?), held: held() };
+    (len <= MAX_PAYLOAD).then_some(Header { info, compressed, own_len, len, payload_crc: word(12)? })
 }
 
 /// What the scanner met next.
 pub(super) enum Scanned<'a> {
     /// A whole frame, its payload decompressed.
     Frame { offset: u64, kind: FrameKind, head: HeadId, payload: &'a [u8] },
-    /// Bytes that are no frame, with a frame behind them. `kind` when the frame's header was intact.
-    Damage { offset: u64, len: u64, kind: Option<FrameKind> },
+    /// Bytes that are no frame, with a frame behind them. `record` when one frame's header was intact.
+    Damage { offset: u64, len: u64, record: Option<FrameInfo> },
     /// No frame from `offset` to the end of the file, `len` bytes.
     TornTail { offset: u64, len: u64 },
     /// The end of the file, right behind a frame.
@@ -235,9 +308,9 @@ impl Scanner {
             return Ok(Scanned::End);
         }
         let segment = self.segment;
-        match parse_header(self.window(start, HEADER_LEN)?, segment) {
+        match parse_header(self.window(start, COUNTED_HEADER_LEN)?, segment) {
             Some(header) => {
-                let whole = (HEADER_LEN + header.len) as u64;
+                let whole = header.whole_len();
                 if start + whole > self.file_len {
                     // The header is sound, so the file ends inside this frame.
                     self.offset = self.file_len;
@@ -245,16 +318,16 @@ impl Scanner {
                 }
                 self.offset = start + whole;
                 if self.payload_is_good(start, &header)? {
-                    let (kind, head) = (header.kind, header.head);
+                    let FrameInfo { kind, head, .. } = header.info;
                     let payload = self.payload(start, &header)?;
                     return Ok(Scanned::Frame { offset: start, kind, head, payload });
                 }
-                Ok(Scanned::Damage { offset: start, len: whole, kind: Some(header.kind) })
+                Ok(Scanned::Damage { offset: start, len: whole, record: Some(header.info) })
             }
             None => match self.resynchronise(start + 1)? {
                 Some(found) => {
                     self.offset = found;
-                    Ok(Scanned::Damage { offset: start, len: found - start, kind: None })
+                    Ok(Scanned::Damage { offset: start, len: found - start, record: None })
                 }
                 None => {
                     self.offset = self.file_len;
@@ -268,9 +341,9 @@ impl Scanner {
     pub(super) fn next_of(&mut self, kinds: &[FrameKind]) -> io::Result<Scanned<'_>> {
         self.read_bytes = PEEK_BYTES;
         let segment = self.segment;
-        while let Some(header) = parse_header(self.window(self.offset, HEADER_LEN)?, segment) {
-            let end = self.offset + (HEADER_LEN + header.len) as u64;
-            if kinds.contains(&header.kind) || end > self.file_len {
+        while let Some(header) = parse_header(self.window(self.offset, COUNTED_HEADER_LEN)?, segment) {
+            let end = self.offset + header.whole_len();
+            if kinds.contains(&header.info.kind) || end > self.file_len {
                 break;
             }
             self.offset = end;
@@ -297,7 +370,7 @@ impl Scanner {
 
     fn payload_is_good(&mut self, start: u64, header: &Header) -> io::Result<bool> {
         let (len, compressed, crc) = (header.len, header.compressed, header.payload_crc);
-        let payload = self.window(start + HEADER_LEN as u64, len)?;
+        let payload = self.window(start + header.own_len as u64, len)?;
         if payload.len() != len || crc32c::crc32c(payload) != crc {
             return Ok(false);
         }
@@ -306,10 +379,10 @@ impl Scanner {
 
     fn payload(&mut self, start: u64, header: &Header) -> io::Result<&[u8]> {
         if !header.compressed {
-            return self.window(start + HEADER_LEN as u64, header.len);
+            return self.window(start + header.own_len as u64, header.len);
         }
         let mut plain = std::mem::take(&mut self.plain);
-        let payload = self.window(start + HEADER_LEN as u64, header.len)?;
+        let payload = self.window(start + header.own_len as u64, header.len)?;
         plain.resize(snap::raw::decompress_len(payload).unwrap_or(0), 0);
         // The checksum held, so only a writer's bug could make this fail; an empty payload is then counted as malformed.
         let n = snap::raw::Decoder::new().decompress(payload, &mut plain).unwrap_or(0);
@@ -326,12 +399,12 @@ impl Scanner {
                 return Ok(None);
             }
             let len = window.len() as u64;
-            match window.iter().position(|byte| *byte == MARKER) {
+            match window.iter().position(|byte| matches!(*byte, MARKER | COUNTED_MARKER)) {
                 None => from += len,
                 Some(at) => {
                     let (candidate, segment) = (from + at as u64, self.segment);
-                    if let Some(header) = parse_header(self.window(candidate, HEADER_LEN)?, segment)
-                        && candidate + (HEADER_LEN + header.len) as u64 <= self.file_len
+                    if let Some(header) = parse_header(self.window(candidate, COUNTED_HEADER_LEN)?, segment)
+                        && candidate + header.whole_len() <= self.file_len
                         && self.payload_is_good(candidate, &header)?
                     {
                         return Ok(Some(candidate));

@@ -20,6 +20,7 @@ mod commit;
 mod frame;
 mod histogram;
 mod ledger;
+mod loss;
 mod read;
 mod record;
 mod recovery;
@@ -37,7 +38,8 @@ use skald_model::TimestampMs;
 use crate::disk::Disk;
 
 pub use batch::WalBatch;
-pub use frame::FrameKind;
+pub use frame::{FrameInfo, FrameKind};
+pub use loss::{Loss, LostPart};
 pub use record::{Cut, Exemplars, Floats, HeadState, Histograms, LoggedFloat, Metadata, Record, SeriesDefinitions};
 pub use recovery::{Damage, Missed, RecoveryReport, Replay, Replayed};
 pub use restore::{Restored, SnapshotReport};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header};
+use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header, is_snapshot};
 use super::record::count_floats;
 use super::{Damage, HeadId, SegmentId};
 use crate::disk::DiskFile;
@@ -12,6 +12,8 @@ use crate::disk::DiskFile;
 /// Payload bytes after which a stretch ends. A larger one lets more samples of a page be replayed while the page is in
 /// the processor's cache; two stretches are in memory at a time, and what one decodes to.
 const STRETCH_BYTES: usize = 16 << 20;
+/// The same in a snapshot, whose bytes stand for several times as many: label sets and chunks' addresses are unpacked.
+const SNAPSHOT_STRETCH_BYTES: usize = 4 << 20;
 /// Float samples after which a stretch ends: some 40 MiB decoded.
 const STRETCH_SAMPLES: usize = 2 << 20;
 
@@ -119,10 +121,10 @@ fn open(segment: &SegmentFile, stretch: &mut Stretch) -> Option<Scanner> {
         // Frames carry the segment's id in their checksum, so they are found without the header.
         SegmentHeader::Damaged if len > SEGMENT_HEADER_LEN as u64 => {
             let len = SEGMENT_HEADER_LEN as u64;
-            stretch.events.push(Event::Damage(Damage { segment: id, offset: 0, len, kind: None }));
+            stretch.events.push(Event::Damage(Damage { segment: id, offset: 0, len, record: None }));
         }
         SegmentHeader::Damaged => {
-            stretch.events.push(Event::TornTail(Damage { segment: id, offset: 0, len, kind: None }));
+            stretch.events.push(Event::TornTail(Damage { segment: id, offset: 0, len, record: None }));
             return None;
         }
     }
@@ -131,7 +133,8 @@ fn open(segment: &SegmentFile, stretch: &mut Stretch) -> Option<Scanner> {
 
 /// Reads until the stretch is full; whether the segment ended.
 fn fill(id: SegmentId, scanner: &mut Scanner, stretch: &mut Stretch) -> bool {
-    while stretch.bytes.len() < STRETCH_BYTES && stretch.samples < STRETCH_SAMPLES {
+    let bytes = if is_snapshot(id) { SNAPSHOT_STRETCH_BYTES } else { STRETCH_BYTES };
+    while stretch.bytes.len() < bytes && stretch.samples < STRETCH_SAMPLES {
         let scanned = match scanner.next() {
             Ok(scanned) => scanned,
             Err(error) => {
@@ -148,11 +151,11 @@ fn fill(id: SegmentId, scanner: &mut Scanner, stretch: &mut Stretch) -> bool {
                 stretch.bytes.extend_from_slice(payload);
                 stretch.events.push(Event::Frame(Frame { kind, head, offset, payload: start..stretch.bytes.len() }));
             }
-            Scanned::Damage { offset, len, kind } => {
-                stretch.events.push(Event::Damage(Damage { segment: id, offset, len, kind }));
+            Scanned::Damage { offset, len, record } => {
+                stretch.events.push(Event::Damage(Damage { segment: id, offset, len, record }));
             }
             Scanned::TornTail { offset, len } => {
-                stretch.events.push(Event::TornTail(Damage { segment: id, offset, len, kind: None }));
+                stretch.events.push(Event::TornTail(Damage { segment: id, offset, len, record: None }));
                 return true;
             }
             Scanned::End => return true,

@@ -9,12 +9,12 @@ use skald_model::TimestampMs;
 use skald_model::varint::get_uvarint;
 
 use super::commit::{State, parse_segment_name, segment_name};
-use super::frame::{FrameKind, Scanned, Scanner};
+use super::frame::{FrameInfo, FrameKind, Scanned, Scanner};
 use super::ledger::Ledger;
 use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
 use super::restore::{Restored, SnapshotReport};
 use super::snapshot::{KEPT, is_unfinished, parse_snapshot_name, snapshot_name};
-use super::{Cut, Generation, HeadId, HeadState, Keep, Position, Record, SegmentId, Wal, WalError, WalOptions};
+use super::{Cut, Generation, HeadId, HeadState, Held, Keep, Position, Record, SegmentId, Wal, WalError, WalOptions};
 use crate::Workers;
 use crate::disk::Disk;
 
@@ -41,17 +41,29 @@ pub trait Replay {
 }
 
 /// What a stretch of the log or a snapshot should have brought, and did not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missed {
-    /// Samples without a series definition.
-    pub undefined_samples: u64,
+    /// Samples without a series definition, by head.
+    pub undefined: BTreeMap<HeadId, Held>,
+    /// Records that make no sense despite a sound checksum.
+    pub malformed: u64,
     /// Chunks in files that cannot be read.
     pub unreadable_chunks: u64,
 }
 
+impl Missed {
+    /// Notes samples of a head without a series definition.
+    pub fn undefined(&mut self, head: HeadId, held: Held) {
+        if held.samples > 0 {
+            self.undefined.entry(head).or_default().add(held);
+        }
+    }
+}
+
 impl std::ops::AddAssign for Missed {
     fn add_assign(&mut self, other: Self) {
-        self.undefined_samples += other.undefined_samples;
+        other.undefined.into_iter().for_each(|(head, held)| self.undefined(head, held));
+        self.malformed += other.malformed;
         self.unreadable_chunks += other.unreadable_chunks;
     }
 }
@@ -102,7 +114,7 @@ pub struct Damage {
     /// Length.
     pub len: u64,
     /// What the record was, when its header is intact.
-    pub kind: Option<FrameKind>,
+    pub record: Option<FrameInfo>,
 }
 
 /// What recovery found.
@@ -128,11 +140,22 @@ pub struct RecoveryReport {
     pub unreadable: Vec<(SegmentId, String)>,
     /// Samples whose series definition was lost.
     pub undefined_samples: u64,
+    /// The same by head.
+    pub undefined: BTreeMap<HeadId, Held>,
     /// Records of heads whose definition was lost, or that make no sense despite a sound checksum.
     pub orphan_records: u64,
 }
 
 impl RecoveryReport {
+    /// Takes over what a stretch missed, but for its chunks.
+    pub(super) fn note_missed(&mut self, missed: Missed) {
+        self.orphan_records += missed.malformed;
+        for (head, held) in missed.undefined {
+            self.undefined_samples += held.samples;
+            self.undefined.entry(head).or_default().add(held);
+        }
+    }
+
     /// Whether anything acknowledged may be missing. A torn tail alone is what every crash leaves.
     pub fn lost_something(&self) -> bool {
         self.damaged_bytes > 0
@@ -337,7 +360,8 @@ impl Recovery<'_> {
                 }
             }
         }
-        self.report.undefined_samples += self.replay.stretch(replayed, self.workers).undefined_samples;
+        let missed = self.replay.stretch(replayed, self.workers);
+        self.report.note_missed(missed);
         self.advance(stretch.file_bytes);
     }
 

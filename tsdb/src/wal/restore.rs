@@ -143,8 +143,8 @@ impl Recovery<'_> {
             }
         }
         let missed = self.replay.stretch(replayed, self.workers);
-        self.report.undefined_samples += missed.undefined_samples;
         reading.report.unreadable_chunks += missed.unreadable_chunks;
+        self.report.note_missed(missed);
         self.advance(stretch.file_bytes);
     }
 

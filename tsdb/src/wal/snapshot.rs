@@ -53,6 +53,12 @@ pub struct Held {
     pub max_time: TimestampMs,
 }
 
+impl Default for Held {
+    fn default() -> Self {
+        Self::NOTHING
+    }
+}
+
 impl Held {
     /// Nothing.
     pub const NOTHING: Held = Held { series: 0, samples: 0, min_time: TimestampMs::MAX, max_time: TimestampMs::MIN };
@@ -233,7 +239,10 @@ impl Wal {
         // What the records lack must be no further behind than the log that has it.
         self.sync()?;
         writer.complete(files)?;
-        self.disk.sync_dir(&self.dir)?;
+        self.disk.sync_dir(&self.dir).inspect_err(|_| {
+            // Nobody keeps what it refers to.
+            let _ = self.disk.remove_file(&writer.path);
+        })?;
         let snapshot = Snapshot { segment: writer.segment, bytes: writer.len };
         let superfluous: Vec<(Snapshot, Option<Keep>)> = {
             let ledger = &mut self.state.lock().ledger;

@@ -11,7 +11,7 @@ use skald_model::{
 
 use super::commit::segment_name;
 use super::*;
-use crate::disk::MemDisk;
+use crate::disk::{Disk, MemDisk, RealDisk};
 use crate::{Alone, Workers};
 
 const DIR: &str = "/wal";
@@ -38,7 +38,9 @@ impl Replay for Seen {
             Replayed::Restored { .. } | Replayed::Dropped { .. } => 0,
             Replayed::Record { head, record, .. } => self.record(head, record),
         };
-        Missed { undefined_samples: replayed.into_iter().map(one).sum(), unreadable_chunks: 0 }
+        let mut missed = Missed::default();
+        missed.undefined(HeadId(0), Held { samples: replayed.into_iter().map(one).sum(), ..Held::NOTHING });
+        missed
     }
 }
 
@@ -197,8 +199,11 @@ fn every_kind_of_record_round_trips() {
 /// makes this test fail needs another version number.
 const VERSION_1: &[u8] = include_bytes!("testdata/version1.wal");
 
-/// What `VERSION_1` holds, and how it came to be.
-fn write_version_1(disk: &MemDisk) -> Vec<String> {
+/// The same of version 2.
+const VERSION_2: &[u8] = include_bytes!("testdata/version2.wal");
+
+/// What the files of each version hold, and how they came to be.
+fn write_sample(disk: &MemDisk) -> Vec<String> {
     let (wal, ..) = open(disk, WalOptions::default());
     let head = wal.define_head(b"tenant").unwrap();
     let mut lines = commit_floats(&wal, head, 0..40, 1_700_000_000_000).unwrap();
@@ -224,14 +229,46 @@ fn write_version_1(disk: &MemDisk) -> Vec<String> {
 }
 
 #[test]
-fn version_1_is_still_read() {
+fn earlier_versions_are_still_read() {
     let disk = MemDisk::default();
-    let lines = write_version_1(&disk);
+    let lines = write_sample(&disk);
+    if let Ok(path) = std::env::var("SKALD_WRITE_WAL") {
+        RealDisk.write_atomically(Path::new(&path), &file(&disk, &segment_name(SegmentId(1)))).unwrap();
+    }
+    for version in [VERSION_1, VERSION_2] {
+        let disk = MemDisk::default();
+        put_file(&disk, &segment_name(SegmentId(1)), version);
+        let (_, seen, report) = open(&disk, WalOptions::default());
+        assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
+        assert_eq!(seen.lines, lines);
+    }
+}
+
+#[test]
+fn a_damaged_record_is_reported_by_series_samples_and_time() {
     let disk = MemDisk::default();
-    put_file(&disk, &segment_name(SegmentId(1)), VERSION_1);
+    let (wal, ..) = open(&disk, WalOptions::default());
+    let head = wal.define_head(b"t").unwrap();
+    commit_floats(&wal, head, 0..3, 100).unwrap();
+    let before = file(&disk, &segment_name(SegmentId(1))).len();
+    let mut batch = WalBatch::default();
+    wal.begin(&mut batch, head, Generation(0));
+    // Series 1 comes twice, with another between.
+    for (series, t) in [(0, 200), (0, 150), (1, 210), (2, 190), (1, 220)] {
+        batch.float(series, t, 0.5);
+    }
+    wal.commit(&mut batch).unwrap();
+    commit_floats(&wal, head, 0..3, 300).unwrap();
+    let mut bytes = file(&disk, &segment_name(SegmentId(1)));
+    bytes[before + 60] ^= 1;
+    put_file(&disk, &segment_name(SegmentId(1)), &bytes);
     let (_, seen, report) = open(&disk, WalOptions::default());
-    assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
-    assert_eq!(seen.lines, lines);
+    assert_eq!(seen.lines.len(), 6);
+    let [loss] = &report.losses()[..] else { panic!("{report:?}") };
+    assert_eq!(loss.part, LostPart::Record { segment: SegmentId(1), offset: before as u64 });
+    assert_eq!((loss.head, loss.series, loss.samples), (Some(head), Some(4), Some(5)), "at most four series");
+    assert_eq!(loss.times, Some(skald_model::QueryRange { min: 150, max: 220 }));
+    assert!(loss.may_hold(head, 150) && !loss.may_hold(head, 149) && !loss.may_hold(HeadId(9), 150));
 }
 
 proptest! {

@@ -136,12 +136,12 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
                     samples.extend(head.replay_record(appender, position, record).map(|samples| (number, samples)));
                 }
                 Replayed::Restored { position, part: Restored::Exemplars(bytes), .. } => {
-                    missed.undefined_samples += u64::from(!head.restore_exemplars(appender, position, bytes));
+                    missed.malformed += u64::from(!head.restore_exemplars(appender, position, bytes));
                 }
                 Replayed::Restored { .. } | Replayed::Dropped { .. } => {}
             }
         }
-        missed.undefined_samples += store(&heads, &appenders, samples, workers);
+        store(&heads, &appenders, samples, workers, &mut missed);
         drop((appenders, heads));
         for head in dropped.iter().filter_map(|head| self.heads.remove(head)) {
             head.release_chunks();

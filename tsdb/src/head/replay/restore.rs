@@ -16,7 +16,7 @@ use super::super::{Appender, Head, locate};
 use super::samples::store_beside;
 use crate::Workers;
 use crate::postings::SeriesRef;
-use crate::wal::{Cut, HeadId, Missed, Position};
+use crate::wal::{Cut, Generation, HeadId, Missed, Position};
 
 /// Up to which position of the log restored series have everything.
 #[derive(Default)]
@@ -99,7 +99,7 @@ struct Filled {
     is_malformed: bool,
 }
 
-/// Restores series. A record that cannot be made sense of is a sample without definition.
+/// Restores series.
 pub(super) fn restore_series(
     heads: &[(HeadId, &Head)],
     appenders: &mut [MutexGuard<'_, Appender>],
@@ -155,7 +155,7 @@ pub(super) fn restore_series(
     let mut missed = Missed::default();
     for ((filled, parsed), (number, ..)) in filled.into_iter().zip(&parsed).zip(records) {
         let Filled { unreadable, unreadable_elsewhere, is_malformed } = filled.into_inner();
-        missed.undefined_samples += u64::from(is_malformed || parsed.is_malformed);
+        missed.malformed += u64::from(is_malformed || parsed.is_malformed);
         missed.unreadable_chunks += unreadable.len() as u64 + unreadable_elsewhere;
         let holes = &mut appenders[*number].replay.holes;
         unreadable.into_iter().for_each(|(slot, chunk)| holes.add(slot, chunk));
@@ -265,7 +265,8 @@ fn fill_holes(
         };
         is_well_formed &= samples_of(body, wanted, read, &mut samples).is_some();
         for sample in samples {
-            if store_beside(page, at, appender.generation, sample, rules) {
+            // As the chunk's own: every cut covers them that reaches beyond their time.
+            if store_beside(page, at, Generation(0), sample, rules) {
                 hole.found_one();
             }
         }

@@ -11,7 +11,7 @@ use super::super::side::find_in;
 use super::super::{Appender, Head, locate};
 use super::ReplayState;
 use crate::Workers;
-use crate::wal::{Cut, Floats, Generation, HeadId, Histograms, Position};
+use crate::wal::{Cut, Floats, Generation, HeadId, Held, Histograms, Missed, Position};
 
 /// The samples of one record, and how the append that logged them saw the head.
 pub(super) struct LoggedSamples<'a> {
@@ -42,7 +42,8 @@ struct Decoded {
     histograms: Vec<HistogramValue>,
     min: TimestampMs,
     max: TimestampMs,
-    undefined: u64,
+    undefined: Held,
+    last_undefined: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,7 +61,9 @@ impl Decoded {
             return false;
         }
         let Some(slot) = state.slots.get(series_ref) else {
-            self.undefined += 1;
+            let series = u64::from(self.last_undefined != Some(series_ref));
+            self.last_undefined = Some(series_ref);
+            self.undefined.add(Held { series, samples: 1, min_time: time, max_time: time });
             return false;
         };
         if state.horizons.get(slot).is_some_and(|horizon| of.position < horizon) && state.holes.at(slot, time).is_none()
@@ -106,13 +109,14 @@ fn decode(of: &LoggedSamples<'_>, state: &ReplayState) -> Decoded {
     decoded
 }
 
-/// Stores what the records bring; returns how many samples had no series definition.
+/// Stores what the records bring, but for samples without a series definition.
 pub(super) fn store(
     heads: &[(HeadId, &Head)],
     appenders: &[MutexGuard<'_, Appender>],
     records: Vec<(usize, LoggedSamples<'_>)>,
     workers: &dyn Workers,
-) -> u64 {
+    missed: &mut Missed,
+) {
     let appenders: Vec<&Appender> = appenders.iter().map(|appender| &**appender).collect();
     let decoded: Vec<Mutex<Decoded>> = records.iter().map(|_| Mutex::default()).collect();
     workers.for_each(records.len(), &|at| {
@@ -123,10 +127,9 @@ pub(super) fn store(
 
     // Per page the runs that concern it, in the order of the log.
     let mut pages: BTreeMap<(usize, u32), Vec<(usize, Run)>> = BTreeMap::new();
-    let mut undefined = 0;
     for (number, of_record) in decoded.iter().enumerate() {
         let head = records[number].0;
-        undefined += of_record.undefined;
+        missed.undefined(heads[head].0, of_record.undefined);
         heads[head].1.note_times(of_record.min, of_record.max);
         for run in &of_record.runs {
             pages.entry((head, run.page)).or_default().push((number, *run));
@@ -143,7 +146,6 @@ pub(super) fn store(
         drop(page);
         heads[*head].1.chunk_files.write_batches();
     });
-    undefined
 }
 
 /// Stores samples as the append did that logged them.
