@@ -325,3 +325,37 @@ async fn a_snapshot_takes_the_place_of_the_log() {
     assert_eq!(values(&ingester, &idle, "m").await, [(NOW + 1, 1.0)]);
     assert_eq!(values(&ingester, &a, "m").await, [(NOW, 0.0), (NOW + 1, 1.0), (NOW + 2, 2.0), (NOW + 3, 3.0)]);
 }
+
+#[tokio::test]
+async fn a_start_tells_what_it_could_not_bring_back() {
+    let rig = Rig::new();
+    let a = tenant("a");
+    let ingester = rig.open().await;
+    let mut batch = WriteBatchBuilder::default();
+    batch.series([("__name__", "long")]);
+    for i in 0..300 {
+        batch.sample(NOW + (i - 300) * 15_000, i as f64);
+    }
+    ingester.push(&a, Arc::new(batch.build())).await.unwrap();
+    for _ in 0..2 {
+        ingester.snapshot().await.unwrap();
+    }
+    assert_eq!(ingester.shared.losses, []);
+    let before = values(&ingester, &a, "long").await;
+    drop(ingester);
+    let dir = Path::new("/data/chunks");
+    let [file] = &rig.disk.list(dir).unwrap()[..] else { panic!("one file") };
+    let path = dir.join(&file.name);
+    let mut bytes = rig.disk.read(&path).unwrap();
+    bytes[100] ^= 1;
+    rig.disk.create(&path).unwrap().append(&bytes).unwrap();
+    let ingester = rig.open().await;
+    let left = values(&ingester, &a, "long").await;
+    let lost: Vec<_> = before.iter().filter(|sample| !left.contains(sample)).collect();
+    assert!(!lost.is_empty() && lost.len() < 200, "{} of {}", lost.len(), before.len());
+    let [loss] = &ingester.shared.losses[..] else { panic!("{:?}", ingester.shared.losses) };
+    let (first, last) = (lost[0].0, lost[lost.len() - 1].0);
+    let expected = format!("a\t1 damaged closed chunks\t1\t{}\t{first}\t{last}\t", lost.len());
+    assert!(loss.to_string().starts_with(&expected), "{loss}, expected {expected}");
+    assert_eq!(ingester.shared.metrics.restart_lost_samples.get(), lost.len() as u64);
+}
