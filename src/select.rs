@@ -41,6 +41,8 @@ pub struct LabelRequest {
     pub selectors: Vec<Vec<Matcher>>,
     /// A series counts when it may have a sample in this range; supersets in time are allowed.
     pub range: QueryRange,
+    /// So many of the answer will do, the first ones in its order; more are allowed.
+    pub limit: Option<usize>,
     /// What bounds the work.
     pub bounds: RequestBounds,
 }
@@ -48,7 +50,14 @@ pub struct LabelRequest {
 impl LabelRequest {
     /// A request that is not bounded yet.
     pub fn new(selectors: Vec<Vec<Matcher>>, range: QueryRange) -> Self {
-        Self { selectors, range, bounds: RequestBounds::default() }
+        Self { selectors, range, limit: None, bounds: RequestBounds::default() }
+    }
+
+    /// The same about the first so many, and one more: whether there are more decides what is said about them.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<usize>) -> Self {
+        self.limit = limit.map(|limit| limit.saturating_add(1));
+        self
     }
 }
 

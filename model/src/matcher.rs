@@ -162,6 +162,23 @@ impl Matcher {
         }
     }
 
+    /// Literals with one of which every value that the regex matches starts, ascending; none of them starts with another.
+    /// A single empty one when there are none.
+    pub fn prefixes(&self) -> Vec<&str> {
+        match &self.pattern {
+            Some(Pattern::Globs { globs, .. }) => {
+                let mut prefixes: Vec<&str> = Vec::with_capacity(globs.len());
+                for glob in globs {
+                    if prefixes.last().is_none_or(|last| !glob.head.starts_with(last)) {
+                        prefixes.push(&glob.head);
+                    }
+                }
+                prefixes
+            }
+            _ => vec![self.prefix()],
+        }
+    }
+
     /// A literal every value that the regex matches starts with; empty when there is none.
     pub fn prefix(&self) -> &str {
         match &self.pattern {
@@ -517,7 +534,8 @@ mod tests {
         let set = Matcher::new(MatchOp::Regex, "l", "b|a|a[12]").unwrap();
         assert_eq!(set.set_matches().unwrap(), ["a", "a1", "a2", "b"]);
         assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo[0-9]+").unwrap().prefix(), "foo");
-        assert_eq!(Matcher::new(MatchOp::Regex, "l", "foo-.*-a|fo-.+|foé.*").unwrap().prefix(), "fo");
+        let globs = Matcher::new(MatchOp::Regex, "l", "foo-.*-a|fo-.+|foé.*|foo-bar.*").unwrap();
+        assert_eq!((globs.prefix(), globs.prefixes()), ("fo", vec!["fo-", "foo-", "foé"]));
         let is_glob = |regex: &str| {
             let matcher = Matcher::new(MatchOp::Regex, "l", regex).unwrap();
             matches!(matcher.pattern, Some(Pattern::Globs { .. }))
@@ -545,6 +563,9 @@ mod tests {
                 for value in values {
                     prop_assert_eq!(matcher.matches(&value), full.is_match(&value), "{} {:?}", regex, value);
                     prop_assert!(!matcher.matches(&value) || value.starts_with(matcher.prefix()));
+                    let prefixes = matcher.prefixes();
+                    let begun = prefixes.iter().filter(|prefix| value.starts_with(*prefix)).count();
+                    prop_assert!(begun == 1 || begun == 0 && !matcher.matches(&value), "{:?}", prefixes);
                 }
             }
         }

@@ -71,18 +71,24 @@ pub fn select(message: grpc::SelectRequest) -> Result<(SelectRequest, Vec<Ulid>)
     Ok((request, blocks(message.blocks)?))
 }
 
+fn limit_message(limit: Option<usize>) -> Option<u64> {
+    limit.map(|limit| limit as u64)
+}
+
 /// The message of a request for label names.
 pub fn label_names_message(request: &LabelRequest, blocks: &[Ulid]) -> grpc::LabelNamesRequest {
     grpc::LabelNamesRequest {
         selectors: selector_messages(&request.selectors),
         range: Some(request.range.into()),
         blocks: block_messages(blocks),
+        limit: limit_message(request.limit),
     }
 }
 
 /// A request for label names and the blocks it names.
 pub fn label_names(message: grpc::LabelNamesRequest) -> Result<(LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
+    let limit = message.limit.and_then(|limit| usize::try_from(limit).ok());
+    let request = LabelRequest { limit, ..LabelRequest::new(selectors(message.selectors)?, range(message.range)) };
     Ok((request, blocks(message.blocks)?))
 }
 
@@ -93,12 +99,14 @@ pub fn label_values_message(name: &str, request: &LabelRequest, blocks: &[Ulid])
         selectors: selector_messages(&request.selectors),
         range: Some(request.range.into()),
         blocks: block_messages(blocks),
+        limit: limit_message(request.limit),
     }
 }
 
 /// A request for label values: the label, what is asked, and the blocks.
 pub fn label_values(message: grpc::LabelValuesRequest) -> Result<(String, LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
+    let limit = message.limit.and_then(|limit| usize::try_from(limit).ok());
+    let request = LabelRequest { limit, ..LabelRequest::new(selectors(message.selectors)?, range(message.range)) };
     Ok((message.name, request, blocks(message.blocks)?))
 }
 
@@ -108,12 +116,14 @@ pub fn series_message(request: &LabelRequest, blocks: &[Ulid]) -> grpc::SeriesRe
         selectors: selector_messages(&request.selectors),
         range: Some(request.range.into()),
         blocks: block_messages(blocks),
+        limit: limit_message(request.limit),
     }
 }
 
 /// A request for series and the blocks it names.
 pub fn series(message: grpc::SeriesRequest) -> Result<(LabelRequest, Vec<Ulid>), MalformedMessage> {
-    let request = LabelRequest::new(selectors(message.selectors)?, range(message.range));
+    let limit = message.limit.and_then(|limit| usize::try_from(limit).ok());
+    let request = LabelRequest { limit, ..LabelRequest::new(selectors(message.selectors)?, range(message.range)) };
     Ok((request, blocks(message.blocks)?))
 }
 

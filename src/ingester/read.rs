@@ -150,19 +150,30 @@ fn block_error(error: BlockError) -> ServiceError {
     ServiceError::internal(format!("a local block could not be read: {error}"))
 }
 
-/// Asks head and blocks for labels and unites the answers.
+/// Asks head and blocks for labels and unites the answers, each of which ascends.
 fn unite<T: Ord>(
     tenant: &Tenant,
     range: QueryRange,
     of_head: impl FnOnce() -> Vec<T>,
     of_block: impl Fn(&LocalBlock) -> Result<Vec<T>, BlockError>,
 ) -> Result<Vec<T>, ServiceError> {
-    let mut all: BTreeSet<T> =
-        if meets_head(tenant, range) { of_head().into_iter().collect() } else { BTreeSet::new() };
+    let mut all = if meets_head(tenant, range) { of_head() } else { Vec::new() };
     for block in blocks(tenant, range) {
-        all.extend(of_block(&block).map_err(block_error)?);
+        add(&mut all, of_block(&block).map_err(block_error)?);
     }
-    Ok(all.into_iter().collect())
+    Ok(all)
+}
+
+/// Adds what a list does not have yet; both ascend.
+fn add<T: Ord>(all: &mut Vec<T>, more: Vec<T>) {
+    if all.is_empty() {
+        *all = more;
+    } else if !more.is_empty() {
+        all.extend(more);
+        // Finds the two lists, and merges them.
+        all.sort();
+        all.dedup();
+    }
 }
 
 impl Ingester {
@@ -186,15 +197,16 @@ impl Ingester {
         &self,
         tenant: &TenantId,
         request: LabelRequest,
-        of_head: impl Fn(&Head, &[Vec<Matcher>]) -> Vec<T> + Send + Sync + 'static,
+        of_head: impl Fn(&Head, &[Vec<Matcher>], Option<usize>) -> Vec<T> + Send + Sync + 'static,
         of_block: impl Fn(&LocalBlock, &[Vec<Matcher>]) -> Result<Vec<T>, BlockError> + Send + Sync + 'static,
     ) -> Result<Vec<T>, ServiceError> {
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(Vec::new()) };
         let clock = self.shared.runtime.clock.clone();
         let answered = self.shared.runtime.query_pool.spawn(async move {
-            let LabelRequest { selectors, range, bounds } = request;
+            let LabelRequest { selectors, range, bounds, limit } = request;
             let ask = |some: &[Vec<Matcher>]| {
-                bounds.run(|| unite(&tenant, range, || of_head(&tenant.head, some), |block| of_block(block, some)))?
+                let of_head = || of_head(&tenant.head, some, limit);
+                bounds.run(|| unite(&tenant, range, of_head, |block| of_block(block, some)))?
             };
             if selectors.len() <= 1 {
                 return bounds.keep(ask(&selectors)?);
@@ -253,7 +265,8 @@ impl IngesterClient for Ingester {
     }
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
-        self.ask_selectors(tenant, request, Head::label_names, LocalBlock::label_names).await
+        self.ask_selectors(tenant, request, |head, selectors, _| head.label_names(selectors), LocalBlock::label_names)
+            .await
     }
 
     async fn label_values(
@@ -266,7 +279,7 @@ impl IngesterClient for Ingester {
         self.ask_selectors(
             tenant,
             request,
-            move |head, selectors| head.label_values(&name, selectors),
+            move |head, selectors, limit| head.label_values(&name, selectors, limit),
             move |block, selectors| block.label_values(&of_block, selectors),
         )
         .await

@@ -163,6 +163,14 @@ async fn conformance(client: &dyn IngesterClient, disk: &MemDisk) {
         many.series([("__name__", "many"), ("i", &format!("{i:04}"))]).sample(NOW, f64::from(i));
     }
     assert_eq!(client.push(&a, Arc::new(many.build())).await.unwrap().samples, 900);
+    // The first of the answer, and one more, are enough where a limit says so.
+    let name = || vec![Matcher::equal("__name__", "many")];
+    for selectors in [vec![name()], vec![name(), vec![Matcher::equal("i", "0001")]]] {
+        let few = LabelRequest::new(selectors, all()).limited(Some(1));
+        assert_eq!(client.label_values(&a, "i", few.clone()).await.unwrap(), ["0000", "0001"]);
+        let series = client.series(&a, few).await.unwrap();
+        assert_eq!(series.iter().filter_map(|labels| labels.get("i")).collect::<Vec<_>>(), ["0000", "0001"]);
+    }
     let expected: Vec<_> = (0..900).map(|i| (NOW, f64::from(i))).collect();
     assert_eq!(values(client, &a, "many").await, expected);
 

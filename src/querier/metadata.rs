@@ -108,9 +108,18 @@ impl Querier {
             }
         };
         let (recent, stored) = futures::try_join!(recent, stored)?;
-        let mut all: Vec<T> = recent.into_iter().flatten().chain(stored).collect();
-        all.sort_unstable();
-        all.dedup();
+        let mut lists: Vec<Vec<T>> = recent.into_iter().chain([stored]).filter(|list| !list.is_empty()).collect();
+        let mut all = match lists.len() {
+            0 | 1 => lists.pop().unwrap_or_default(),
+            _ => {
+                let mut all: Vec<T> = lists.into_iter().flatten().collect();
+                // Finds the lists, which ascend, and merges them.
+                all.sort();
+                all.dedup();
+                all
+            }
+        };
+        all.truncate(request.limit.unwrap_or(usize::MAX));
         Ok(all)
     }
 }

@@ -62,7 +62,7 @@ impl QueryFrontend {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?);
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?).limited(limit);
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
@@ -76,7 +76,7 @@ impl QueryFrontend {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let name = name.map_err(|bytes| bad_data(format!("invalid label name: {}", QuotedBytes(&bytes))))?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?);
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?).limited(limit);
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
@@ -91,7 +91,7 @@ impl QueryFrontend {
             return Err(bad_data("no match[] parameter provided"));
         }
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.selectors(&params).await?, params.label_range()?);
+        let labels = LabelRequest::new(self.selectors(&params).await?, params.label_range()?).limited(limit);
         let series = if labels.range.is_empty() { Vec::new() } else { self.querier().series(&tenant, labels).await? };
         let mut notes = Notes::default();
         Ok(Success::new(List::limited(series, limit, &mut notes), notes))

@@ -103,7 +103,7 @@ impl Reading {
         self.pool.afford(times(LOOKUP_TIME, lookups(block, matchers))).await;
         let (planned, conditions, bounds) = (block.clone(), matchers.clone(), bounds.clone());
         let plan = self.pool.run(move || {
-            let deferral = Deferral::WhenCheaper { entry_bytes: PLANNED_ENTRY_BYTES };
+            let deferral = Deferral::WhenCheaper { entry_bytes: PLANNED_ENTRY_BYTES, entry_values: 1 };
             bounds.run(|| postings::plan(&planned.header, &conditions, deferral)).map_err(ReadError::Bounded)
         });
         let plan = Arc::new(plan.await???);

@@ -146,7 +146,7 @@ impl StoreGateway {
         question: Question<T>,
     ) -> Result<FromBlocks<Vec<T>>, ServiceError> {
         let blocks = self.open(query, tenant, ids).await?;
-        let LabelRequest { selectors, range, bounds } = request;
+        let LabelRequest { selectors, range, bounds, limit: _ } = request;
         let selectors: Vec<Arc<[Matcher]>> = selectors.into_iter().map(Arc::from).collect();
         let overlapping: Vec<_> = blocks.iter().filter(|block| block.range.overlaps(range)).cloned().collect();
         let answers = overlapping.into_iter().map(|block| {

@@ -215,7 +215,7 @@ impl LocalBlock {
 
     /// The series that satisfy all of `matchers`, ascending.
     pub(super) fn find(&self, matchers: &[Matcher]) -> Result<Vec<SeriesRef>, BlockError> {
-        let deferral = Deferral::WhenCheaper { entry_bytes: ENTRY_ESTIMATE };
+        let deferral = Deferral::WhenCheaper { entry_bytes: ENTRY_ESTIMATE, entry_values: 1 };
         let plan = postings::plan(&self.header, matchers, deferral)?;
         let mut found = plan.evaluate(|range| self.postings(range.clone()))?;
         if !plan.deferred().is_empty() {

@@ -1,22 +1,43 @@
 //! What the head looks series up by: symbols and postings, behind one lock.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
-use skald_model::{LabelBytes, Labels, Matcher};
+use hashbrown::hash_map::Entry;
+use skald_model::{LabelBytes, Labels, MatchOp, Matcher};
 
-use super::ref_set::RefSet;
+use super::ref_set::{self, RefSet};
 use super::symbols::{Symbol, SymbolTable};
-use crate::postings::SeriesRef;
-use crate::postings::{self, Deferral, PostingsSource};
+use super::value_order::{self, ValueOrder};
+use crate::bounded::Progress;
+use crate::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
+
+/// What looking at one series' labels costs: as much as so many bytes of postings lists, or so many values scanned.
+const ENTRY_COST: Deferral = Deferral::WhenCheaper { entry_bytes: 400, entry_values: 4 };
+/// Values up to which no order is kept: they are scanned, or sorted, as fast.
+const FEW_VALUES: usize = 512;
+/// A prefix that this share of a label's values has (one of so many) leaves no less to do than none: the texts of values in
+/// order lie all over the memory, and waiting for it takes eight times as long as looking at them.
+const LARGE_SHARE: usize = 8;
+/// Sets are united in a bitmap of all series if they have this share of them together.
+const BITMAP_SHARE: usize = 256;
 
 /// Symbols and postings of one head.
 #[derive(Default)]
 pub(super) struct Index {
     pub(super) symbols: SymbolTable,
-    /// Per label name, per value, the series that have the pair.
-    names: HashMap<Symbol, Values, foldhash::fast::FixedState>,
+    /// By label name.
+    names: HashMap<Symbol, Label, foldhash::fast::FixedState>,
     all: Option<RefSet>,
+}
+
+/// One label name.
+#[derive(Default)]
+struct Label {
+    /// Per value, the series that have the pair.
+    values: Values,
+    order: ValueOrder,
 }
 
 type Values = HashMap<Symbol, RefSet, foldhash::fast::FixedState>;
@@ -30,12 +51,14 @@ impl Index {
                 self.remove(slot, &pairs);
                 return None;
             };
-            self.names
-                .entry(name)
-                .or_default()
-                .entry(value)
-                .and_modify(|set| set.insert(slot))
-                .or_insert(RefSet::One(slot));
+            let label = self.names.entry(name).or_default();
+            match label.values.entry(value) {
+                Entry::Occupied(mut set) => set.get_mut().insert(slot),
+                Entry::Vacant(entry) => {
+                    entry.insert(RefSet::One(slot));
+                    label.order.note(value);
+                }
+            }
             pairs.push((name, value));
         }
         match &mut self.all {
@@ -48,11 +71,12 @@ impl Index {
     /// Takes a series out and releases its symbols.
     pub(super) fn remove(&mut self, slot: SeriesRef, pairs: &[(Symbol, Symbol)]) {
         for (name, value) in pairs {
-            if let Some(values) = self.names.get_mut(name) {
-                if values.get_mut(value).is_some_and(|set| set.remove(slot)) {
-                    values.remove(value);
+            if let Some(label) = self.names.get_mut(name) {
+                if label.values.get_mut(value).is_some_and(|set| set.remove(slot)) {
+                    label.values.remove(value);
+                    label.order.note(*value);
                 }
-                if values.is_empty() {
+                if label.values.is_empty() {
                     self.names.remove(name);
                 }
             }
@@ -68,34 +92,129 @@ impl Index {
     pub(super) fn compact(&mut self) {
         self.symbols.compact();
         self.names.shrink_to_fit();
-        for values in self.names.values_mut() {
+        for Label { values, order } in self.names.values_mut() {
             if values.capacity() > values.len() * 4 {
                 values.shrink_to_fit();
+            }
+            order.compact();
+        }
+    }
+
+    /// How to find the series that satisfy all matchers.
+    pub(super) fn plan(&self, matchers: &[Matcher]) -> Plan<List> {
+        let Ok(plan) = postings::plan(self, matchers, ENTRY_COST);
+        plan
+    }
+
+    /// The series that a plan finds, ascending by slot, before its deferred matchers are looked at.
+    pub(super) fn evaluate(&self, plan: &Plan<List>) -> Vec<SeriesRef> {
+        let Ok(found) = plan.evaluate_unions(|lists| Ok::<_, Infallible>(self.unite(lists)));
+        found
+    }
+
+    /// The series of any of the lists, ascending.
+    fn unite(&self, lists: &[List]) -> Vec<SeriesRef> {
+        match lists {
+            [] => return Vec::new(),
+            [List::All] => return self.all.as_ref().map(RefSet::to_vec).unwrap_or_default(),
+            [List::Pair(name, value)] => return self.set(*name, *value).map(RefSet::to_vec).unwrap_or_default(),
+            _ => {}
+        }
+        let Some(last) = self.all.as_ref().and_then(RefSet::max) else { return Vec::new() };
+        let mut progress = Progress::default();
+        let total = lists.iter().fold(0_u64, |sum, list| sum + self.series_count(list));
+        if total.saturating_mul(BITMAP_SHARE as u64) < u64::from(last) {
+            let mut found = Vec::with_capacity(total as usize);
+            self.for_each_set(lists, &mut progress, |set| set.append_to(&mut found));
+            found.sort_unstable();
+            found.dedup();
+            return found;
+        }
+        let mut bits = vec![0; last as usize / 64 + 1];
+        self.for_each_set(lists, &mut progress, |set| set.mark(&mut bits));
+        let mut found = Vec::with_capacity(bits.iter().map(|word| word.count_ones() as usize).sum());
+        ref_set::for_each_bit(&bits, |series| found.push(series));
+        found
+    }
+
+    fn for_each_set(&self, lists: &[List], progress: &mut Progress, mut visit: impl FnMut(&RefSet)) {
+        // Neighbouring lists are of one label.
+        let mut label = None;
+        for list in lists {
+            match list {
+                List::All => self.all.iter().for_each(&mut visit),
+                List::Label(name) => {
+                    let sets = self.names.get(name).into_iter().flat_map(|label| label.values.values());
+                    sets.take_while(|_| progress.goes_on(0)).for_each(&mut visit);
+                }
+                List::Pair(name, value) => {
+                    if label.is_none_or(|(known, _)| known != name) {
+                        label = self.names.get(name).map(|label| (name, label));
+                    }
+                    label.and_then(|(_, label)| label.values.get(value)).into_iter().for_each(&mut visit);
+                }
+            }
+            if !progress.goes_on(0) {
+                return;
             }
         }
     }
 
-    /// The series that satisfy all matchers, ascending by slot.
-    pub(super) fn matching(&self, matchers: &[Matcher]) -> Vec<SeriesRef> {
-        let Ok(plan) = postings::plan(self, matchers, Deferral::Never);
-        let Ok(found) = plan.evaluate(|list| Ok::<_, Infallible>(self.load(*list)));
-        found
-    }
-
-    fn load(&self, list: List) -> Vec<SeriesRef> {
-        let set = match list {
-            List::All => self.all.as_ref(),
-            List::Pair(name, value) => self.set(name, value),
-        };
-        set.map(RefSet::to_vec).unwrap_or_default()
-    }
-
     fn set(&self, name: Symbol, value: Symbol) -> Option<&RefSet> {
-        self.names.get(&name)?.get(&value)
+        self.names.get(&name)?.values.get(&value)
     }
 
-    fn values_of(&self, name: &str) -> Option<&Values> {
-        self.names.get(&self.symbols.get(name)?)
+    fn label(&self, name: &str) -> Option<(Symbol, &Label)> {
+        let symbol = self.symbols.get(name)?;
+        Some((symbol, self.names.get(&symbol)?))
+    }
+
+    /// The values of a label, ascending by their texts.
+    fn in_order(&self, label: &Label) -> Arc<Vec<Symbol>> {
+        if label.values.len() <= FEW_VALUES {
+            return Arc::new(value_order::sort(&self.symbols, label.values.keys().copied().collect()));
+        }
+        label.order.get(&self.symbols, label.values.keys().copied(), |value| label.values.contains_key(&value))
+    }
+
+    /// Visits the values of a label that start with `prefix` and are wanted, in no order.
+    fn scan_values(
+        &self,
+        name: Symbol,
+        prefix: &str,
+        is_wanted: &mut dyn FnMut(&str) -> bool,
+        mut visit: impl FnMut(Symbol),
+    ) {
+        let Some(label) = self.names.get(&name) else { return };
+        let text = |value: Symbol| self.symbols.text(value);
+        if !prefix.is_empty() && label.values.len() > FEW_VALUES {
+            let order = self.in_order(label);
+            let from = order.partition_point(|value| text(*value) < prefix);
+            let count = order[from..].partition_point(|value| text(*value).starts_with(prefix));
+            if count.saturating_mul(LARGE_SHARE) < label.values.len() {
+                let with_prefix = &order[from..from + count];
+                with_prefix.iter().filter(|value| is_wanted(text(**value))).for_each(|value| visit(*value));
+                return;
+            }
+        }
+        self.in_memory_order(label, |value| {
+            if (prefix.is_empty() || text(value).starts_with(prefix)) && is_wanted(text(value)) {
+                visit(value);
+            }
+        });
+    }
+
+    /// The values of a label in the order in which their texts lie in memory, more or less: the table has them in none, and
+    /// most of the time of a scan would be spent waiting for memory.
+    fn in_memory_order(&self, label: &Label, mut visit: impl FnMut(Symbol)) {
+        if label.values.len() <= FEW_VALUES {
+            return label.values.keys().copied().for_each(visit);
+        }
+        let mut bits = vec![0_u64; self.symbols.bound() / 64 + 1];
+        for value in label.values.keys() {
+            bits[*value as usize / 64] |= 1 << (value % 64);
+        }
+        ref_set::for_each_bit(&bits, &mut visit);
     }
 
     /// Number of series with the label pair.
@@ -109,9 +228,44 @@ impl Index {
         self.names.keys().map(|name| self.symbols.text(*name))
     }
 
-    /// Every value of a label, in no order.
-    pub(super) fn label_values(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.values_of(name).into_iter().flat_map(|values| values.keys()).map(|value| self.symbols.text(*value))
+    /// Every value of a label, ascending by their texts.
+    pub(super) fn values_in_order(&self, name: Symbol) -> Arc<Vec<Symbol>> {
+        self.names.get(&name).map(|label| self.in_order(label)).unwrap_or_default()
+    }
+
+    /// The values of a label that satisfy all matchers, which are about this label, in no order. That the label is absent
+    /// satisfies nothing here.
+    pub(super) fn matching_values(&self, name: Symbol, matchers: &[Matcher]) -> Vec<Symbol> {
+        let mut progress = Progress::default();
+        let mut is_wanted = |text: &str| progress.goes_on(0) && matchers.iter().all(|matcher| matcher.matches(text));
+        let named = matchers.iter().find_map(|matcher| match matcher.op() {
+            MatchOp::Equal => Some(vec![matcher.value()]),
+            MatchOp::Regex => Some(matcher.set_matches()?.iter().map(String::as_str).collect()),
+            MatchOp::NotEqual | MatchOp::NotRegex => None,
+        });
+        let mut found = Vec::new();
+        match named {
+            Some(values) => {
+                let known = values.iter().filter_map(|value| self.symbols.get(value));
+                found.extend(
+                    known.filter(|value| self.set(name, *value).is_some() && is_wanted(self.symbols.text(*value))),
+                );
+            }
+            None => {
+                let regexes = matchers.iter().filter(|matcher| matcher.op() == MatchOp::Regex);
+                // The longer the shortest prefix, the fewer values are looked at.
+                let prefixes = regexes.map(Matcher::prefixes).max_by_key(|all| all.iter().map(|one| one.len()).min());
+                for prefix in prefixes.unwrap_or_else(|| vec![""]) {
+                    self.scan_values(name, prefix, &mut is_wanted, |value| found.push(value));
+                }
+            }
+        }
+        found
+    }
+
+    /// Symbols of texts, ascending by these.
+    pub(super) fn sorted(&self, symbols: Vec<Symbol>) -> Vec<Symbol> {
+        value_order::sort(&self.symbols, symbols)
     }
 
     /// The symbol of a name, when some series has the label.
@@ -147,7 +301,10 @@ impl Index {
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let of = |values: &Values| values.allocation_size() + values.values().map(RefSet::heap_bytes).sum::<usize>();
+        let of = |Label { values, order }: &Label| {
+            let sets = values.values().map(RefSet::heap_bytes).sum::<usize>();
+            values.allocation_size() + sets + order.heap_bytes()
+        };
         self.symbols.heap_bytes()
             + self.names.allocation_size()
             + self.names.values().map(of).sum::<usize>()
@@ -159,6 +316,8 @@ impl Index {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum List {
     All,
+    /// All series that have a label.
+    Label(Symbol),
     Pair(Symbol, Symbol),
 }
 
@@ -178,17 +337,14 @@ impl PostingsSource for Index {
         is_wanted: &mut dyn FnMut(&str) -> bool,
         lists: &mut Vec<List>,
     ) -> Result<(), Infallible> {
-        if let Some(symbol) = self.symbols.get(name)
-            && let Some(values) = self.names.get(&symbol)
-        {
-            for value in values.keys() {
-                let text = self.symbols.text(*value);
-                if (prefix.is_empty() || text.starts_with(prefix)) && is_wanted(text) {
-                    lists.push(List::Pair(symbol, *value));
-                }
-            }
+        if let Some(name) = self.symbols.get(name) {
+            self.scan_values(name, prefix, is_wanted, |value| lists.push(List::Pair(name, value)));
         }
         Ok(())
+    }
+
+    fn with_label(&self, name: &str) -> Option<List> {
+        self.label(name).map(|(symbol, _)| List::Label(symbol))
     }
 
     fn all(&self) -> Result<Option<List>, Infallible> {
@@ -197,13 +353,13 @@ impl PostingsSource for Index {
 
     fn series_count(&self, list: &List) -> u64 {
         let set = match list {
-            List::All => self.all.as_ref(),
+            List::All | List::Label(_) => self.all.as_ref(),
             List::Pair(name, value) => self.set(*name, *value),
         };
         set.map_or(0, |set| set.len() as u64)
     }
 
     fn value_count(&self, name: &str) -> u64 {
-        self.values_of(name).map_or(0, |values| values.len() as u64)
+        self.label(name).map_or(0, |(_, label)| label.values.len() as u64)
     }
 }

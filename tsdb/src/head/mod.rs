@@ -2,7 +2,7 @@
 //!
 //! Where things are: a series' labels are symbols in [`index`], which also holds the postings; its state, open chunk and
 //! out-of-order samples are in a [`page`] of up to 1,024 series, which knows where in the [`chunk_files`] its closed
-//! chunks lie; [`table`] finds its slot by hash, and [`slots`] gives slots out.
+//! chunks lie; [`table`] finds its slot by hash, and [`slots`] gives slots out. [`labels`] says which series matchers select.
 //!
 //! An append ([`append`]) resolves and validates all samples of a request, logs them, and then stores them; a read
 //! ([`select`]) copies chunks page by page, and reads closed ones through [`stored`]; a flush ([`cut`]) hands out whole
@@ -22,6 +22,7 @@ mod crash_tests;
 mod cut;
 mod exemplars;
 mod index;
+mod labels;
 mod metadata;
 mod move_chunks;
 mod page;
@@ -42,6 +43,7 @@ mod symbols;
 mod table;
 #[cfg(test)]
 mod tests;
+mod value_order;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

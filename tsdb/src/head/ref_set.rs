@@ -90,14 +90,52 @@ impl RefSet {
         }
     }
 
+    /// The largest ref.
+    pub(super) fn max(&self) -> Option<SeriesRef> {
+        match self {
+            Self::One(only) => Some(*only),
+            Self::List(list) => list.last().copied(),
+            Self::Containers(containers) => {
+                let last = containers.last()?;
+                let low = match &last.low {
+                    Low::Sparse(list) => *list.last()?,
+                    Low::Bitmap(words) => {
+                        let (index, word) = words.iter().enumerate().rfind(|(_, word)| **word != 0)?;
+                        (index * 64) as u16 + (63 - word.leading_zeros()) as u16
+                    }
+                };
+                Some(u32::from(last.key) << 16 | u32::from(low))
+            }
+        }
+    }
+
+    /// Appends the refs, ascending.
+    pub(super) fn append_to(&self, out: &mut Vec<SeriesRef>) {
+        match self {
+            Self::One(only) => out.push(*only),
+            Self::List(list) => out.extend_from_slice(list),
+            Self::Containers(containers) => containers.iter().for_each(|container| container.append_to(out)),
+        }
+    }
+
+    /// Sets the refs' bits in a bitmap, which is long enough.
+    pub(super) fn mark(&self, bits: &mut [u64]) {
+        let mut set = |series: SeriesRef| bits[series as usize / 64] |= 1 << (series % 64);
+        match self {
+            Self::One(only) => set(*only),
+            Self::List(list) => list.iter().copied().for_each(set),
+            Self::Containers(containers) => containers.iter().for_each(|container| container.mark(bits)),
+        }
+    }
+
     /// The refs, ascending.
     pub(super) fn to_vec(&self) -> Vec<SeriesRef> {
         match self {
             Self::One(only) => vec![*only],
             Self::List(list) => list.as_ref().clone(),
-            Self::Containers(containers) => {
+            Self::Containers(_) => {
                 let mut out = Vec::with_capacity(self.len());
-                containers.iter().for_each(|container| container.append_to(&mut out));
+                self.append_to(&mut out);
                 out
             }
         }
@@ -178,7 +216,7 @@ impl Container {
                 // Well below the limit, so that a set at the limit does not change its form with every call.
                 if (self.len as usize) < MAX_SPARSE / 2 {
                     let mut list = Vec::with_capacity(self.len as usize);
-                    for_each_bit(words, |low| list.push(low));
+                    for_each_bit(words.as_slice(), |low| list.push(low as u16));
                     self.low = Low::Sparse(list);
                 }
             }
@@ -189,16 +227,28 @@ impl Container {
         let high = u32::from(self.key) << 16;
         match &self.low {
             Low::Sparse(list) => out.extend(list.iter().map(|low| high | u32::from(*low))),
-            Low::Bitmap(words) => for_each_bit(words, |low| out.push(high | u32::from(low))),
+            Low::Bitmap(words) => for_each_bit(words.as_slice(), |low| out.push(high | low)),
+        }
+    }
+
+    fn mark(&self, bits: &mut [u64]) {
+        let first = usize::from(self.key) * BITMAP_WORDS;
+        match &self.low {
+            Low::Sparse(list) => {
+                list.iter().for_each(|low| bits[first + usize::from(*low) / 64] |= 1 << (low % 64));
+            }
+            // The bitmap ends where the largest ref of all does.
+            Low::Bitmap(words) => bits[first..].iter_mut().zip(words.iter()).for_each(|(to, from)| *to |= from),
         }
     }
 }
 
-fn for_each_bit(words: &[u64; BITMAP_WORDS], mut visit: impl FnMut(u16)) {
+/// The numbers of the bits that are set, ascending.
+pub(super) fn for_each_bit(words: &[u64], mut visit: impl FnMut(u32)) {
     for (index, word) in words.iter().enumerate() {
         let mut left = *word;
         while left != 0 {
-            visit((index * 64) as u16 + left.trailing_zeros() as u16);
+            visit((index * 64) as u32 + left.trailing_zeros());
             left &= left - 1;
         }
     }
@@ -231,6 +281,12 @@ mod tests {
                 prop_assert_eq!(set.len(), model.len());
             }
             prop_assert_eq!(set.to_vec(), model.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(set.max(), model.last().copied());
+            let mut bits = vec![0; set.max().unwrap() as usize / 64 + 1];
+            set.mark(&mut bits);
+            let mut marked = Vec::new();
+            for_each_bit(&bits, |series| marked.push(series));
+            prop_assert_eq!(marked, set.to_vec());
             let last = model.last().copied();
             for series in model {
                 prop_assert_eq!(set.remove(series), Some(series) == last);

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use skald_model::{Labels, Matcher, QueryRange};
 
-use super::index::Index;
 use super::page::Page;
 use super::stored::{LostChunk, PageChunk};
 use super::symbols::Symbol;
 use super::{Head, locate};
 use crate::bounded::{self, Progress};
 use crate::chunk::Chunk;
-use crate::postings::{SeriesRef, set};
+use crate::postings::SeriesRef;
 use crate::wal::Cut;
 use crate::{SeriesChunks, SeriesFilter};
 
@@ -66,9 +65,11 @@ impl Head {
         if !meets || range.is_empty() {
             return select;
         }
-        let found = self.index.read().matching(matchers);
+        let index = self.index.read();
         // After the index: every series found there has its page.
         select.pages = self.pages.read().clone();
+        let found = self.matching(&index, &select.pages, matchers);
+        drop(index);
         select.series = found.len();
         let runs = found.chunks(RUN_SERIES).take_while(|_| bounded::goes_on());
         select.runs = runs.map(|run| self.sort(run, &select.pages)).collect();
@@ -110,105 +111,6 @@ impl Head {
         keys.sort_unstable_by(|(_, a), (_, b)| index.compare(&pairs[b.clone()], &pairs[a.clone()]));
         keys.into_iter().map(|(series, _)| series).collect()
     }
-
-    /// The label sets of the series that satisfy one of the lists of matchers (all, without any list), ascending.
-    pub fn series(&self, selectors: &[Vec<Matcher>]) -> Vec<Labels> {
-        let index = self.index.read();
-        let pages = self.pages.read().clone();
-        let mut labels: Vec<Labels> = Vec::new();
-        let mut pairs = Vec::new();
-        let mut progress = Progress::default();
-        for series in matching_any(&index, selectors) {
-            let (number, at) = locate(series);
-            let Some(page) = pages.get(number) else { continue };
-            pairs.clear();
-            page.read().labels(at, &mut pairs);
-            let one = index.labels(&pairs);
-            if !progress.goes_on(one.as_bytes().len() + 4 * size_of::<Labels>()) {
-                break;
-            }
-            labels.push(one);
-        }
-        drop(index);
-        labels.sort_unstable();
-        labels
-    }
-
-    /// The names of all labels of the series that satisfy one of the lists of matchers (all, without any), ascending.
-    pub fn label_names(&self, selectors: &[Vec<Matcher>]) -> Vec<String> {
-        let index = self.index.read();
-        let mut names: Vec<String> = if selectors.is_empty() {
-            index.label_names().map(str::to_owned).collect()
-        } else {
-            let symbols = self.symbols_of(&index, selectors, |name, _| Some(name));
-            symbols.into_iter().map(|symbol| index.symbols.text(symbol).to_owned()).collect()
-        };
-        drop(index);
-        names.sort_unstable();
-        names
-    }
-
-    /// The values label `name` has in the series that satisfy one of the lists of matchers (all, without any), ascending.
-    pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>]) -> Vec<String> {
-        let index = self.index.read();
-        let mut values: Vec<String> = if selectors.is_empty() {
-            let mut progress = Progress::default();
-            let values = index.label_values(name).take_while(|value| progress.goes_on(text_bytes(value)));
-            values.map(str::to_owned).collect()
-        } else {
-            let Some(wanted) = index.name_symbol(name) else { return Vec::new() };
-            let symbols = self.symbols_of(&index, selectors, |name, value| (name == wanted).then_some(value));
-            let mut progress = Progress::default();
-            let values = symbols.into_iter().map(|symbol| index.symbols.text(symbol));
-            values.take_while(|value| progress.goes_on(text_bytes(value))).map(str::to_owned).collect()
-        };
-        drop(index);
-        values.sort_unstable();
-        values
-    }
-
-    /// The distinct symbols that `pick` takes out of the label pairs of the series selected.
-    fn symbols_of(
-        &self,
-        index: &Index,
-        selectors: &[Vec<Matcher>],
-        pick: impl Fn(Symbol, Symbol) -> Option<Symbol>,
-    ) -> Vec<Symbol> {
-        let pages = self.pages.read().clone();
-        let (mut symbols, mut pairs) = (Vec::new(), Vec::new());
-        let mut progress = Progress::default();
-        for series in matching_any(index, selectors) {
-            if !progress.goes_on(0) {
-                break;
-            }
-            let (number, at) = locate(series);
-            let Some(page) = pages.get(number) else { continue };
-            pairs.clear();
-            page.read().labels(at, &mut pairs);
-            symbols.extend(pairs.iter().filter_map(|(name, value)| pick(*name, *value)));
-            // Values repeat: keep the list near the number of distinct ones.
-            if symbols.len() >= 1 << 20 {
-                symbols.sort_unstable();
-                symbols.dedup();
-            }
-        }
-        symbols.sort_unstable();
-        symbols.dedup();
-        symbols
-    }
-}
-
-/// What a label value costs whoever gathers many: itself, and its place in lists and trees that grow.
-fn text_bytes(text: &str) -> usize {
-    text.len() + 4 * size_of::<String>()
-}
-
-fn matching_any(index: &Index, selectors: &[Vec<Matcher>]) -> Vec<SeriesRef> {
-    if selectors.is_empty() {
-        return index.matching(&[]);
-    }
-    let lists: Vec<Vec<SeriesRef>> = selectors.iter().map(|matchers| index.matching(matchers)).collect();
-    set::union(&lists)
 }
 
 impl Select {

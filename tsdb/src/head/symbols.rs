@@ -168,6 +168,11 @@ impl SymbolTable {
         self.free.shrink_to_fit();
     }
 
+    /// All ids are below this.
+    pub(super) fn bound(&self) -> usize {
+        self.len
+    }
+
     /// Symbols in use.
     pub(super) fn len(&self) -> usize {
         self.ids.len()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skald_model::{
-    BlockRange, Exemplar, FloatSample, Histogram, HistogramSample, HistogramValue, LabelBytes, Labels, MatchOp,
-    Matcher, MetricMetadata, MetricType, QueryRange, Span, TimestampMs,
+    BlockRange, Exemplar, FloatSample, Histogram, HistogramSample, HistogramValue, LabelBytes, Labels, Matcher,
+    MetricMetadata, MetricType, QueryRange, Span, TimestampMs,
 };
 
 use super::recode;
@@ -22,6 +22,7 @@ mod acceptance;
 mod chunks;
 mod cuts;
 mod damage;
+mod labels;
 mod model;
 mod reads;
 mod rig;

@@ -32,6 +32,11 @@ pub trait PostingsSource {
         lists: &mut Vec<Self::List>,
     ) -> Result<(), Self::Error>;
 
+    /// One list of all series that have label `name`, if the source has such a thing; else the lists of its values serve.
+    fn with_label(&self, _name: &str) -> Option<Self::List> {
+        None
+    }
+
     /// The list of all series, `None` when there is none.
     fn all(&self) -> Result<Option<Self::List>, Self::Error>;
 

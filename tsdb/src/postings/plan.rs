@@ -20,6 +20,8 @@ pub enum Deferral {
     WhenCheaper {
         /// Typical bytes to read for one series' entry.
         entry_bytes: u64,
+        /// Values that are scanned in the time that the entry takes.
+        entry_values: u64,
     },
 }
 
@@ -54,9 +56,12 @@ pub fn plan<S: PostingsSource>(
     deferral: Deferral,
 ) -> Result<Plan<S::List>, S::Error> {
     let mut plan = Plan { include: Vec::new(), exclude: Vec::new(), deferred: Vec::new() };
-    // Lookups first: what they leave decides whether a scan is worth its while.
-    let (lookups, scans): (Vec<_>, Vec<_>) =
+    // Lookups first, then the shortest scans: what they leave decides whether a longer one is worth its while.
+    let (lookups, mut scans): (Vec<_>, Vec<_>) =
         matchers.iter().enumerate().map(|(i, m)| (i, m, named_values(m))).partition(|(.., named)| named.is_some());
+    if scans.len() > 1 {
+        scans.sort_by_cached_key(|(_, m, _)| (m.prefixes() == [""], source.value_count(m.name())));
+    }
     for (index, matcher, named) in lookups.into_iter().chain(scans) {
         let exclude = matcher.matches_empty();
         // No label has an empty name.
@@ -73,14 +78,21 @@ pub fn plan<S: PostingsSource>(
                     lists.extend(source.lookup(matcher.name(), value)?);
                 }
             }
-            None if deferral != Deferral::Never && plan.leaves_at_most(source.value_count(matcher.name())) => {
+            None if plan.is_cheaper_by_labels(deferral, || source.value_count(matcher.name())) => {
                 plan.deferred.push(matcher.clone());
                 continue;
             }
             None => {
-                let mut progress = Progress::default();
-                let mut is_wanted = |value: &str| progress.goes_on(0) && matcher.matches(value) != exclude;
-                source.scan(matcher.name(), matcher.prefix(), &mut is_wanted, &mut lists)?;
+                let with_label = is_about_presence(matcher).then(|| source.with_label(matcher.name())).flatten();
+                if let Some(list) = with_label {
+                    lists.push(list);
+                } else {
+                    let mut progress = Progress::default();
+                    let mut is_wanted = |value: &str| progress.goes_on(0) && matcher.matches(value) != exclude;
+                    for prefix in matcher.prefixes() {
+                        source.scan(matcher.name(), prefix, &mut is_wanted, &mut lists)?;
+                    }
+                }
             }
         }
         let series = lists.iter().fold(0_u64, |sum, list| sum.saturating_add(source.series_count(list)));
@@ -103,7 +115,7 @@ pub fn plan<S: PostingsSource>(
     }
     plan.include.sort_by_key(|union| union.series);
     plan.exclude.sort_by_key(|union| union.series);
-    if let Deferral::WhenCheaper { entry_bytes } = deferral {
+    if let Deferral::WhenCheaper { entry_bytes, .. } = deferral {
         plan.defer(matchers, entry_bytes);
     }
     Ok(plan)
@@ -128,13 +140,24 @@ fn matches_anything(matcher: &Matcher) -> bool {
     matcher.op() == MatchOp::Regex && matcher.value() == ".*"
 }
 
+/// Whether it is decided by a series having the label at all.
+fn is_about_presence(matcher: &Matcher) -> bool {
+    match matcher.op() {
+        MatchOp::Equal | MatchOp::NotEqual => matcher.value().is_empty(),
+        MatchOp::Regex | MatchOp::NotRegex => matcher.value() == ".+",
+    }
+}
+
 impl<L> Plan<L> {
     fn nothing() -> Self {
         Self { include: Vec::new(), exclude: Vec::new(), deferred: Vec::new() }
     }
 
-    fn leaves_at_most(&self, values: u64) -> bool {
-        self.include.iter().any(|union| union.series <= values)
+    /// Whether so few series are left that looking at their labels takes less than scanning a label's values.
+    fn is_cheaper_by_labels(&self, deferral: Deferral, values: impl FnOnce() -> u64) -> bool {
+        let Deferral::WhenCheaper { entry_values, .. } = deferral else { return false };
+        let left = self.include.iter().map(|union| union.series).min();
+        left.is_some_and(|left| left.saturating_mul(entry_values) <= values())
     }
 
     /// Leaves to the labels what costs more than reading the entries of the series in the smallest union.
@@ -181,27 +204,34 @@ impl<L> Plan<L> {
     where
         P: Deref<Target = [SeriesRef]>,
     {
-        let mut unite = |union: &Union<L>| -> Result<Vec<SeriesRef>, E> {
+        self.evaluate_unions(|lists| {
             let mut progress = Progress::default();
-            let loaded = union.lists.iter().take_while(|_| progress.goes_on(0));
+            let loaded = lists.iter().take_while(|_| progress.goes_on(0));
             let lists: Vec<Slice<P>> = loaded.map(|list| load(list).map(Slice)).collect::<Result<_, E>>()?;
             Ok(set::union(&lists))
-        };
+        })
+    }
+
+    /// The same for a source that has its own way to unite lists, ascending.
+    pub fn evaluate_unions<E>(
+        &self,
+        mut unite: impl FnMut(&[L]) -> Result<Vec<SeriesRef>, E>,
+    ) -> Result<Vec<SeriesRef>, E> {
         let Some((first, rest)) = self.include.split_first() else {
             return Ok(Vec::new());
         };
-        let mut found = unite(first)?;
+        let mut found = unite(&first.lists)?;
         for union in rest {
             if found.is_empty() {
                 return Ok(found);
             }
-            set::intersect(&mut found, &unite(union)?);
+            set::intersect(&mut found, &unite(&union.lists)?);
         }
         for union in &self.exclude {
             if found.is_empty() {
                 return Ok(found);
             }
-            set::subtract(&mut found, &unite(union)?);
+            set::subtract(&mut found, &unite(&union.lists)?);
         }
         Ok(found)
     }
@@ -238,6 +268,7 @@ mod tests {
                 lists.entry((String::new(), String::new())).or_default().push(i as u32);
                 for (name, value) in labels {
                     lists.entry((name.to_owned(), value.to_owned())).or_default().push(i as u32);
+                    lists.entry((name.to_owned(), String::new())).or_default().push(i as u32);
                 }
             }
             Self { series, lists }
@@ -266,9 +297,15 @@ mod tests {
             is_wanted: &mut dyn FnMut(&str) -> bool,
             lists: &mut Vec<Self::List>,
         ) -> Result<(), Infallible> {
-            let keys = self.lists.keys().filter(|(n, v)| n == name && v.starts_with(prefix) && is_wanted(v));
+            let keys =
+                self.lists.keys().filter(|(n, v)| n == name && !v.is_empty() && v.starts_with(prefix) && is_wanted(v));
             lists.extend(keys.cloned());
             Ok(())
+        }
+
+        fn with_label(&self, name: &str) -> Option<Self::List> {
+            let key = (name.to_owned(), String::new());
+            self.lists.contains_key(&key).then_some(key)
         }
 
         fn all(&self) -> Result<Option<Self::List>, Infallible> {
@@ -324,7 +361,7 @@ mod tests {
         ) {
             let naive = Naive::new(series);
             let expected = naive.select(&matchers);
-            for deferral in [Deferral::Never, Deferral::WhenCheaper { entry_bytes }] {
+            for deferral in [Deferral::Never, Deferral::WhenCheaper { entry_bytes, entry_values: 2 }] {
                 let plan = plan(&naive, &matchers, deferral).unwrap();
                 let mut found = plan.evaluate(|key| Ok::<_, Infallible>(naive.lists[key].clone())).unwrap();
                 prop_assert!(deferral != Deferral::Never || plan.deferred().is_empty());
@@ -342,7 +379,7 @@ mod tests {
         let series = (0..500).map(|i| Labels::from_pairs([("job", "all".to_owned()), ("id", i.to_string())]));
         let naive = Naive::new(series.collect());
         let matchers = [Matcher::equal("job", "all"), Matcher::equal("id", "7"), regex("id", ".*7.*")];
-        let plan = plan(&naive, &matchers, Deferral::WhenCheaper { entry_bytes: 100 }).unwrap();
+        let plan = plan(&naive, &matchers, Deferral::WhenCheaper { entry_bytes: 100, entry_values: 1 }).unwrap();
         assert_eq!(plan.lists().collect::<Vec<_>>(), [&("id".to_owned(), "7".to_owned())]);
         assert_eq!(plan.deferred().len(), 2);
     }

@@ -170,7 +170,7 @@ proptest! {
             let expected = model.contents();
             prop_assert_eq!(&rig.contents(), &expected, "after step {} {:?}", at, step);
             prop_assert_eq!(rig.head.series_count(), expected.len());
-            prop_assert_eq!(rig.head.series(&[]), expected.keys().cloned().collect::<Vec<_>>());
+            prop_assert_eq!(rig.head.series(&[], None), expected.keys().cloned().collect::<Vec<_>>());
         }
     }
 }

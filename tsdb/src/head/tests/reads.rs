@@ -15,42 +15,6 @@ fn chunks_end_near_120_samples_and_at_range_ends() {
 }
 
 #[test]
-fn matchers_select_and_labels_are_listed() {
-    let rig = Rig::new(OPTIONS);
-    for i in 0..40 {
-        rig.floats(&labels(i), &[(100, 1.0)]);
-    }
-    let matcher = |op, name: &str, value: &str| Matcher::new(op, name, value).unwrap();
-    let select = |matchers: &[Matcher]| contents(&rig.head, matchers, QueryRange::ALL).into_keys().collect::<Vec<_>>();
-    let by_hand = |matchers: &[Matcher]| {
-        let all = (0..40).map(labels);
-        let mut found: Vec<Labels> =
-            all.filter(|l| matchers.iter().all(|m| m.matches(l.get(m.name()).unwrap_or("")))).collect();
-        found.sort();
-        found
-    };
-    for matchers in [
-        vec![Matcher::equal("__name__", "m1")],
-        vec![Matcher::equal("__name__", "m1"), matcher(MatchOp::Regex, "i", "1.*")],
-        vec![matcher(MatchOp::NotRegex, "i", "[0-9]"), matcher(MatchOp::NotEqual, "__name__", "m0")],
-        vec![matcher(MatchOp::Regex, "i", "3|4|99|11")],
-        vec![Matcher::equal("absent", "")],
-        vec![matcher(MatchOp::NotEqual, "absent", "")],
-        vec![Matcher::equal("__name__", "nothing")],
-    ] {
-        assert_eq!(select(&matchers), by_hand(&matchers), "{matchers:?}");
-    }
-    assert!(contents(&rig.head, &[], QueryRange { min: 101, max: 200 }).is_empty());
-    let odd = [vec![Matcher::equal("__name__", "m1")]];
-    assert_eq!(rig.head.label_names(&[]), ["__name__", "i"]);
-    assert_eq!(rig.head.label_names(&odd), ["__name__", "i"]);
-    assert_eq!(rig.head.label_values("__name__", &[]), ["m0", "m1"]);
-    assert_eq!(rig.head.label_values("__name__", &odd), ["m1"]);
-    assert_eq!(rig.head.label_values("i", &odd).len(), 20);
-    assert_eq!(rig.head.label_values("m0", &[]), Vec::<String>::new());
-}
-
-#[test]
 fn exemplars_and_metadata_survive_a_restart() {
     let mut rig = Rig::new(OPTIONS);
     let bytes = LabelBytes::from_labels(&labels(0));
