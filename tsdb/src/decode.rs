@@ -70,13 +70,13 @@ fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(
     if inside(times.first()) && inside(times.last()) { Ok(()) } else { Err(ChunkError::Malformed("time")) }
 }
 
-/// Up to so many overlapping float chunks are merged one after the other, which takes a pass each; more are sorted.
-/// Replicas are two or three; many are a head's small out-of-order chunks.
+/// Up to so many float chunks that overlap at one time are merged one after the other; more are sorted. Replicas are two or
+/// three; many are a head's small out-of-order chunks.
 const MAX_PAIRWISE: usize = 8;
 
 /// Merges chunks that overlap; keeps its allocations between runs.
 #[derive(Default)]
-struct Merge {
+pub(crate) struct Merge {
     columns: Vec<Columns>,
     samples: Vec<Position>,
 }
@@ -92,7 +92,8 @@ struct Position {
 }
 
 impl Merge {
-    fn decode(
+    /// Appends the samples of a run of [`for_each_run`] that lie in `range`.
+    pub(crate) fn decode(
         &mut self,
         chunks: &[Chunk],
         overlapping: &mut [usize],
@@ -100,7 +101,7 @@ impl Merge {
         out: &mut Columns,
     ) -> Result<(), ChunkError> {
         let is_float = |&chunk: &usize| matches!(chunks[chunk].encoding, Encoding::Xor | Encoding::Xor2);
-        if overlapping.len() <= MAX_PAIRWISE && overlapping.iter().all(is_float) {
+        if overlapping.iter().all(is_float) && (overlapping.len() <= MAX_PAIRWISE || is_shallow(chunks, overlapping)) {
             return self.decode_floats(chunks, overlapping, range, out);
         }
         self.columns.resize_with(self.columns.len().max(overlapping.len()), Columns::default);
@@ -134,7 +135,7 @@ impl Merge {
         Ok(())
     }
 
-    /// Merges a few float chunks, mostly replicas that differ in their last samples.
+    /// Merges float chunks of which few overlap at one time, mostly those of replicas.
     fn decode_floats(
         &mut self,
         chunks: &[Chunk],
@@ -144,24 +145,35 @@ impl Merge {
     ) -> Result<(), ChunkError> {
         // The chunk given first wins.
         overlapping.sort_unstable();
-        self.columns.resize_with(self.columns.len().max(3), Columns::default);
-        let [merged, next, both, ..] = &mut self.columns[..] else { return Ok(()) };
-        merged.clear();
+        self.columns.resize_with(self.columns.len().max(2), Columns::default);
+        let [next, tail, ..] = &mut self.columns[..] else { return Ok(()) };
+        let start = out.float_timestamps.len();
         for &chunk in overlapping.iter() {
             next.clear();
             decode_chunk(&chunks[chunk], range, next)?;
-            if merged.is_empty() {
-                std::mem::swap(merged, next);
-                continue;
-            }
-            both.clear();
-            merge_floats(merged, next, both);
-            std::mem::swap(merged, both);
+            let Some(&first) = next.float_timestamps.first() else { continue };
+            // What is there and comes before this chunk stays as it is.
+            let keep = start + out.float_timestamps[start..].partition_point(|&time| time < first);
+            tail.clear();
+            tail.float_timestamps.extend_from_slice(&out.float_timestamps[keep..]);
+            tail.float_values.extend_from_slice(&out.float_values[keep..]);
+            out.float_timestamps.truncate(keep);
+            out.float_values.truncate(keep);
+            merge_floats(tail, next, out);
         }
-        out.float_timestamps.extend_from_slice(&merged.float_timestamps);
-        out.float_values.extend_from_slice(&merged.float_values);
         Ok(())
     }
+}
+
+/// Whether the chunks are given in time order, and at no time more than a few overlap.
+fn is_shallow(chunks: &[Chunk], overlapping: &[usize]) -> bool {
+    let mut newest = TimestampMs::MIN;
+    let ends = overlapping.iter().map(|&chunk| {
+        newest = newest.max(chunks[chunk].max_time);
+        newest
+    });
+    let later = overlapping.iter().skip(MAX_PAIRWISE);
+    overlapping.is_sorted() && ends.zip(later).all(|(end, &later)| end < chunks[later].min_time)
 }
 
 /// Appends the floats of both to `out`; where both have a sample, `first`'s.
@@ -239,6 +251,36 @@ mod tests {
             decode_series(&chunks, range, &mut out).unwrap();
             prop_assert_eq!(&out.float_timestamps, &expected.keys().copied().collect::<Vec<_>>());
             prop_assert_eq!(&out.float_values, &expected.values().copied().collect::<Vec<_>>());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn long_runs_of_replicas_are_merged(
+            replicas in proptest::collection::vec((1_usize..9, proptest::collection::btree_map(0_i64..300, -5_i8..5, 30..120)), 1..4),
+            by_time: bool,
+        ) {
+            let mut chunks: Vec<Chunk> = Vec::new();
+            for (len, samples) in &replicas {
+                let samples: Vec<_> = samples.iter().map(|(t, v)| (*t, f64::from(*v))).collect();
+                chunks.extend(samples.chunks(*len).map(chunk));
+            }
+            if by_time {
+                chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
+            }
+            let mut expected: BTreeMap<i64, u64> = BTreeMap::new();
+            let mut out = Columns::default();
+            for chunk in &chunks {
+                out.clear();
+                decode_chunk(chunk, QueryRange::ALL, &mut out).unwrap();
+                for (t, v) in out.float_timestamps.iter().zip(&out.float_values) {
+                    expected.entry(*t).or_insert(v.to_bits());
+                }
+            }
+            decode_series(&chunks, QueryRange::ALL, &mut out).unwrap();
+            prop_assert_eq!(&out.float_timestamps, &expected.keys().copied().collect::<Vec<_>>());
+            let bits: Vec<u64> = out.float_values.iter().map(|v| v.to_bits()).collect();
+            prop_assert_eq!(bits, expected.into_values().collect::<Vec<_>>());
         }
     }
 

@@ -7,7 +7,7 @@ use crate::chunk::histogram::{
 };
 use crate::chunk::xor::{self, XorAppender};
 use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
-use crate::decode::for_each_run;
+use crate::decode::{Merge, for_each_run};
 
 /// Most samples of a chunk, as Prometheus' compaction has it.
 const MAX_SAMPLES: u16 = 120;
@@ -130,6 +130,11 @@ fn finished<K: Kind>(appender: HistogramAppender<K>) -> Chunk {
 /// Encodes a series' samples. Histograms become float histogram chunks, whatever they were decoded from; to keep integer
 /// counts, use [`without_overlaps`] or a [`ChunkEncoder`].
 pub fn encode_columns(columns: &Columns) -> Result<Vec<Chunk>, InvalidHistogram> {
+    if columns.histogram_timestamps.is_empty() {
+        let mut chunks = Vec::new();
+        encode_floats(&columns.float_timestamps, &columns.float_values, &mut chunks);
+        return Ok(chunks);
+    }
     let mut encoder = ChunkEncoder::default();
     let mut floats = columns.float_timestamps.iter().zip(&columns.float_values).peekable();
     for (&time, histogram) in columns.histogram_timestamps.iter().zip(&columns.histograms) {
@@ -142,6 +147,17 @@ pub fn encode_columns(columns: &Columns) -> Result<Vec<Chunk>, InvalidHistogram>
     Ok(encoder.finish())
 }
 
+/// Adds chunks of these samples, which ascend.
+fn encode_floats(times: &[TimestampMs], values: &[f64], out: &mut Vec<Chunk>) {
+    let per_chunk = usize::from(MAX_SAMPLES);
+    for (times, values) in times.chunks(per_chunk).zip(values.chunks(per_chunk)) {
+        if let (Some(&min_time), Some(&max_time)) = (times.first(), times.last()) {
+            let data = xor::encode(times, values).into();
+            out.push(Chunk { min_time, max_time, encoding: Encoding::Xor, data });
+        }
+    }
+}
+
 /// One series' chunks, given in any order, as chunks that ascend and do not overlap: what a block holds.
 ///
 /// Chunks that overlap no other stay as they are, identical ones become one. Others are decoded, merged with one sample
@@ -152,9 +168,17 @@ pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
     }
     let mut out = Vec::with_capacity(chunks.len());
     let mut samples: Vec<Sample> = Vec::new();
+    let (mut merge, mut columns) = (Merge::default(), Columns::default());
+    let is_float = |chunk: &usize| matches!(chunks[*chunk].encoding, Encoding::Xor | Encoding::Xor2);
     for_each_run(chunks, (0..chunks.len()).collect(), |run| {
         if let [alone] = run {
             out.push(chunks[*alone].clone());
+            return Ok(());
+        }
+        if run.iter().all(is_float) {
+            columns.clear();
+            merge.decode(chunks, run, QueryRange::ALL, &mut columns)?;
+            encode_floats(&columns.float_timestamps, &columns.float_values, &mut out);
             return Ok(());
         }
         samples.clear();

@@ -12,6 +12,10 @@ fn encode(samples: &[(TimestampMs, u64)]) -> Vec<u8> {
         appender.append(&mut chunk, time, f64::from_bits(bits)).unwrap();
     }
     assert_eq!(appender.byte_len(), chunk.len());
+    if !samples.is_empty() {
+        let (times, values): (Vec<_>, Vec<_>) = samples.iter().map(|(t, bits)| (*t, f64::from_bits(*bits))).unzip();
+        assert_eq!(super::encode(&times, &values), chunk);
+    }
     chunk
 }
 
