@@ -172,7 +172,7 @@ fn count_chunks(
             kind.chunks += 1;
             kind.samples += u64::from(samples);
             kind.bytes += chunk.data.len() as u64;
-            let class = samples.max(1).next_power_of_two().trailing_zeros() as usize;
+            let class = u32::from(samples.max(1)).next_power_of_two().trailing_zeros() as usize;
             if analysis.chunks_by_samples.len() <= class {
                 analysis.chunks_by_samples.resize(class + 1, 0);
             }

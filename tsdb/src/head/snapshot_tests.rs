@@ -116,6 +116,11 @@ fn what_no_other_has_is_told_by_series_samples_and_time() {
         assert_eq!(found.len() as u64 + held.series, 3, "bit {at}: {report:?}");
         assert_eq!(samples as u64 + held.samples, 9, "bit {at}: {report:?}");
         assert!(held.series <= 1 && (held.series == 0 || (5 <= held.min_time && held.max_time <= 1030)), "{held:?}");
+        // There is no log that could have the rest: the next start finds the same.
+        assert!(!snapshot.supplied, "bit {at}: {report:?}");
+        let (_, _, head) = rig.reopen();
+        let again = head.map(|head| contents(&head, &[], QueryRange::ALL)).unwrap_or_default();
+        assert_eq!(again, found, "bit {at}");
     }
 }
 

@@ -205,8 +205,14 @@ impl Recovery<'_> {
     /// Says which snapshots' damage was made good, and takes those off the list: what they hold is held elsewhere.
     pub(super) fn judge_snapshots(&mut self) {
         let is_there = self.report.missing_segments.is_empty() && self.report.unreadable.is_empty();
-        let log_is_whole = is_there && self.ledger.is_from_the_start();
         let whole_one = self.report.snapshots.iter().any(SnapshotReport::is_whole);
+        // Something was logged before a snapshot was taken: where there is no log at all, it is gone.
+        let log_is_gone = !whole_one && self.report.segments == 0;
+        let log_is_whole = is_there && !log_is_gone && self.ledger.is_from_the_start();
+        if log_is_gone && let Some(newest) = self.report.snapshots.first() {
+            // So that the next start, which finds a log, does not take it for all of it.
+            self.ledger.begun_at(newest.segment);
+        }
         for report in &mut self.report.snapshots {
             report.supplied = whole_one || log_is_whole;
             if !report.is_whole() && report.supplied {

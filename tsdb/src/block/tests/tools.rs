@@ -103,3 +103,16 @@ fn analysis_counts_what_is_there() {
     assert_eq!(analysis.chunks_by_samples.iter().sum::<u64>(), chunks.chunks);
     assert_eq!(analysis.index_bytes, disk.read(&files[0]).unwrap().len() as u64);
 }
+
+#[test]
+fn chunks_of_more_samples_than_half_a_number_holds_are_counted() {
+    let disk: Arc<dyn Disk> = Arc::new(crate::disk::MemDisk::default());
+    let times: Vec<i64> = (0..40_000).collect();
+    let data = crate::chunk::xor::encode(&times, &vec![1.0; times.len()]).into();
+    let chunk = Chunk { min_time: 0, max_time: 39_999, encoding: Encoding::Xor, data };
+    let content = Content::from([(Labels::from_pairs([("a", "b")]), vec![chunk])]);
+    let meta = write(&disk, Path::new("/large"), new_block(3, 0, 40_000), &content, u64::MAX);
+    let dir = Path::new("/large").join(meta.ulid.to_string());
+    let analysis = analyze_block(&*disk, &dir, 3, &mut |_, _| ()).unwrap();
+    assert_eq!((analysis.chunks["xor"].samples, analysis.chunks_by_samples.len()), (40_000, 17));
+}

@@ -132,3 +132,24 @@ fn a_damaged_log_loses_records_and_invents_nothing() {
         assert_eq!(all, before.values().map(BTreeMap::len).sum::<usize>(), "damage at {damaged_at}");
     }
 }
+
+#[test]
+fn a_histogram_that_makes_no_sense_is_passed_over() {
+    let mut rig = Rig::new(OPTIONS);
+    rig.floats(&labels(0), &[(10, 1.0)]);
+    let before = rig.contents();
+    // Its checksum holds, as if a writer had been wrong: two spans, and a bucket too few.
+    let spans = vec![Span { offset: 0, length: 1 }, Span { offset: 3, length: 1 }];
+    let wrong = Histogram { count: 1, positive_spans: spans, positive_deltas: vec![1], ..Histogram::default() };
+    let bytes = LabelBytes::from_labels(&labels(1));
+    let mut log = crate::wal::WalBatch::default();
+    rig.wal.begin(&mut log, rig.head.id(), crate::wal::Generation(0));
+    log.series(77, LabelBytes::new_unchecked(&bytes));
+    log.histogram(77, 20, &HistogramValue::Integer(wrong.clone().into()));
+    log.histogram(77, 15, &HistogramValue::Integer(wrong.into()));
+    rig.wal.commit(&mut log).unwrap();
+    rig.restart_after_damage();
+    let mut left = rig.contents();
+    left.retain(|_, samples| !samples.is_empty());
+    assert_eq!(left, before);
+}
