@@ -17,7 +17,7 @@ use super::tombstones::{TOMBSTONES_FILE, Tombstones};
 use super::visible::{hidden_ranges, is_hidden};
 use super::{BlockError, BlockFile, BlockMeta, ChunkMeta, Coalesce, INDEX_FILE, IndexHeader, chunk_range, meta};
 use crate::bounded::{self, Progress};
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Encoding};
 use crate::disk::{Disk, DiskFile};
 use crate::postings::{self, Deferral, SeriesRef};
 use crate::{SeriesChunks, SeriesFilter};
@@ -347,6 +347,26 @@ impl LocalSelect {
     pub fn only(mut self, keep: SeriesFilter) -> Self {
         self.keep = Some(keep);
         self
+    }
+
+    /// The same series with empty chunks: what they are called, how many chunks they have, and when. Nothing is deleted.
+    pub(super) fn without_data(mut self) -> impl Iterator<Item = Result<SeriesChunks, BlockError>> {
+        let shape = |chunk: &ChunkMeta| Chunk {
+            min_time: chunk.min_time,
+            max_time: chunk.max_time,
+            encoding: Encoding::Xor,
+            data: Bytes::new(),
+        };
+        std::iter::from_fn(move || {
+            while self.batch.as_slice().is_empty() && self.next < self.series.len() {
+                if let Err(error) = self.fill() {
+                    (self.next, self.batch) = (self.series.len(), Vec::new().into_iter());
+                    return Some(Err(error));
+                }
+            }
+            let Found { labels, chunks, .. } = self.batch.next()?;
+            Some(Ok(SeriesChunks { labels, chunks: chunks.iter().map(shape).collect(), deleted: Vec::new() }))
+        })
     }
 
     /// Number of series found; some may turn out to have no chunk in the range.

@@ -1,7 +1,7 @@
 //! Blocks: immutable directories of series in Prometheus' TSDB format, byte for byte.
 //!
 //! A block is a `meta.json` ([`BlockMeta`]), an index (format version 2), chunk segments and [`Tombstones`]. [`BlockWriter`]
-//! writes one in one pass over series in label order. Blocks are read in two ways that share every decoder: the store-gateway fetches byte ranges from object
+//! writes one in one pass over series in label order; [`MergeBlocks`] makes new ones of others. Blocks are read in two ways that share every decoder: the store-gateway fetches byte ranges from object
 //! storage, [`LocalBlock`] reads local files. Absent on purpose: network, waiting, tenants, clocks; readers say which
 //! ranges they need and parse what they are given.
 //!
@@ -23,14 +23,17 @@
 mod analyze;
 mod buffered;
 mod chunk_ref;
+mod compaction_shard;
 mod cut;
 mod error;
 mod fetch;
+mod forecast;
 mod framing;
 mod gathered_postings;
 mod header;
 mod local;
 mod merge;
+mod merge_blocks;
 mod meta;
 mod postings_table;
 mod salvage;
@@ -46,12 +49,15 @@ mod writer;
 
 pub use analyze::{Analysis, ChunkKind, Counted, analyze_block};
 pub use chunk_ref::ChunkRef;
+pub use compaction_shard::{COMPACTION_SHARD_LABEL, CompactionShard};
 pub use error::{BlockError, BlockFile};
 pub use fetch::{Coalesce, Fetch, chunk_range};
+pub use forecast::IndexLimits;
 pub use framing::Ranged;
 pub use header::{HeaderRanges, IndexHeader};
 pub use local::{LocalBlock, LocalSelect};
 pub use merge::{MergeError, MergedSeries, join_parts, merge_series};
+pub use merge_blocks::{MergeBlocks, MergeBlocksError};
 pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,
 };

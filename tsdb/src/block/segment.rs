@@ -103,6 +103,8 @@ pub(super) struct SegmentWriter {
     finished: Vec<u64>,
     /// Longest chunk with its framing.
     longest: u64,
+    /// Bytes before a chunk's data.
+    head: Vec<u8>,
 }
 
 /// Bytes a chunk of this data takes in a segment.
@@ -114,7 +116,7 @@ fn framed_len(chunk: &Chunk) -> u64 {
 
 impl SegmentWriter {
     pub(super) fn new(disk: Arc<dyn Disk>, block: PathBuf, segment_len: u64) -> Self {
-        Self { disk, block, segment_len, current: None, opened: 0, finished: Vec::new(), longest: 0 }
+        Self { disk, block, segment_len, current: None, opened: 0, finished: Vec::new(), longest: 0, head: Vec::new() }
     }
 
     /// Appends the chunks of one series, in one segment if they fit one at all; adds their places to `metas`.
@@ -132,12 +134,11 @@ impl SegmentWriter {
             }
             let Some(file) = &mut self.current else { continue };
             let reference = ChunkRef::new(self.opened - 1, file.position() as u32);
-            let mut head = Vec::with_capacity(11);
-            varint::put_uvarint(&mut head, chunk.data.len() as u64);
-            let length_len = head.len();
-            head.push(chunk.encoding as u8);
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&head[length_len..]), &chunk.data);
-            file.put(&head)?;
+            self.head.clear();
+            varint::put_uvarint(&mut self.head, chunk.data.len() as u64);
+            self.head.push(chunk.encoding as u8);
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding as u8]), &chunk.data);
+            file.put(&self.head)?;
             file.put(&chunk.data)?;
             file.put(&crc.to_be_bytes())?;
             self.longest = self.longest.max(len);

@@ -179,9 +179,14 @@ impl SymbolSet {
 
     /// Adds a symbol, if it is new. Refuses once the table would pass the 4 GiB a section holds.
     pub fn insert(&mut self, symbol: &str) -> Result<(), BlockError> {
+        self.place(symbol).map(drop)
+    }
+
+    /// A symbol's place in the order of insertion; adds it, if it is new.
+    pub(super) fn place(&mut self, symbol: &str) -> Result<u32, BlockError> {
         let symbol = symbol.as_bytes();
-        if self.find(symbol).is_some() {
-            return Ok(());
+        if let Some(place) = self.find(symbol) {
+            return Ok(place);
         }
         // Five bytes bound each symbol's length prefix.
         let len = (self.arena.len() + symbol.len()) as u64 + 4 + 5 * (self.ends.len() as u64 + 1);
@@ -194,7 +199,7 @@ impl SymbolSet {
         let (arena, ends, hasher) = (&self.arena, &self.ends, &self.hasher);
         let rehash = |&i: &u32| hasher.hash_one(Self::slice(arena, ends, i));
         self.numbers.insert_unique(hasher.hash_one(symbol), index, rehash);
-        Ok(())
+        Ok(index)
     }
 
     /// A symbol's index in order of insertion.

@@ -2,6 +2,8 @@
 
 mod damage;
 mod golden;
+mod kinds;
+mod merged;
 mod promtool;
 mod round_trip;
 mod tools;
