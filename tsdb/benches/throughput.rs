@@ -1,0 +1,308 @@
+//! How many samples a second does one core take through blocks, and how many bytes does a sample take in one?
+//!
+//! Decoding: 1,000 chunks of 120 samples 15 s apart, of four kinds of values, with jitter of up to 2 ms and without. Beside it
+//! the floor: copying as many times and values. Merging: blocks of the same series from two or three replicas, of a day (48
+//! chunks a series) and of two hours (2 to 4 chunks); either identical, so that chunks are copied, or with chunks that begin
+//! at other samples, so that everything is decoded, merged and encoded anew. A merged sample is one of the result. Beside it
+//! the floors: the files' bytes copied with their checksums, and decoding and encoding in memory. Files are on the file
+//! system behind the temporary directory. Bytes: 400 series of two hours as OpenMetrics, made a block by `promtool` (where it
+//! is installed) and by us.
+//!
+//! Prints million samples a second of CPU time (the best of some rounds) and bytes per sample.
+//! Run: `cargo bench -p skald-tsdb --bench throughput`. Seeds are fixed.
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time and looks at files")]
+#![allow(clippy::print_stdout, reason = "a bench prints")]
+#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::time::{ClockId, clock_gettime};
+use skald_model::{BlockRange, Columns, Labels, QueryRange};
+use skald_tsdb::block::{BlockWriter, Compaction, LocalBlock, MergeBlocks, NewBlock, SymbolSet};
+use skald_tsdb::chunk::{Chunk, xor};
+use skald_tsdb::disk::{Disk, RealDisk};
+use skald_tsdb::encode::ChunkEncoder;
+use ulid::Ulid;
+
+const STEP: i64 = 15_000;
+const TWO_HOURS: i64 = 7_200_000;
+const START: i64 = 1_717_200_000_000 / TWO_HOURS * TWO_HOURS;
+const KINDS: [Kind; 4] = [Kind::Constant, Kind::Counter, Kind::Gauge, Kind::Noise];
+
+fn main() {
+    decode();
+    for (what, series, hours) in [("a day", 2_000, 24), ("two hours", 24_000, 2)] {
+        merge(what, series, hours);
+    }
+    bytes_per_sample();
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Constant,
+    /// Grows by up to 99.
+    Counter,
+    /// Two digits behind the point.
+    Gauge,
+    /// All bits of a float between 0 and 1.
+    Noise,
+}
+
+/// A small deterministic generator (xorshift64*).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+fn samples(kind: Kind, jitter: i64, count: i64, rng: &mut Rng) -> Vec<(i64, f64)> {
+    let mut value = 1000.0;
+    let sample = |i| {
+        let time = START + STEP * i + (rng.next() % (jitter as u64 + 1)) as i64;
+        match kind {
+            Kind::Constant => {}
+            Kind::Counter => value += (rng.next() % 100) as f64,
+            Kind::Gauge => value = (rng.next() % 100_000) as f64 / 100.0,
+            Kind::Noise => value = (rng.next() >> 11) as f64 / (1_u64 << 53) as f64,
+        }
+        (time, value)
+    };
+    (0..count).map(sample).collect()
+}
+
+fn chunks(samples: &[(i64, f64)]) -> Vec<Chunk> {
+    let mut encoder = ChunkEncoder::default();
+    samples.iter().for_each(|&(time, value)| encoder.push_float(time, value));
+    encoder.finish()
+}
+
+/// CPU seconds of this process.
+fn cpu() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Million samples a CPU second of the fastest round.
+fn best(samples: usize, rounds: usize, mut round: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let begun = cpu();
+        round();
+        best = best.min(cpu() - begun);
+    }
+    samples as f64 / best / 1e6
+}
+
+fn decode() {
+    const CHUNKS: usize = 1000;
+    let mut seconds = (0.0, 0.0);
+    for jitter in [0, 2] {
+        for kind in KINDS {
+            let mut rng = Rng(42);
+            let chunks: Vec<Chunk> = (0..CHUNKS).flat_map(|_| chunks(&samples(kind, jitter, 120, &mut rng))).collect();
+            let total = CHUNKS * 120;
+            let mut out = Columns::default();
+            let decoded = best(total, 15, || {
+                for chunk in &chunks {
+                    out.clear();
+                    xor::decode(&chunk.data, QueryRange::ALL, &mut out).unwrap();
+                    black_box(&out);
+                }
+            });
+            let (times, values) = (vec![1_i64; 120], vec![1.0; 120]);
+            let floor = best(total, 15, || {
+                for _ in 0..CHUNKS {
+                    out.clear();
+                    out.float_timestamps.extend_from_slice(black_box(&times));
+                    out.float_values.extend_from_slice(black_box(&values));
+                    black_box(&out);
+                }
+            });
+            let encoded: Vec<_> = chunks
+                .iter()
+                .map(|chunk| {
+                    let mut columns = Columns::default();
+                    xor::decode(&chunk.data, QueryRange::ALL, &mut columns).unwrap();
+                    columns
+                })
+                .collect();
+            let encoded = best(total, 15, || {
+                for columns in &encoded {
+                    black_box(xor::encode(&columns.float_timestamps, &columns.float_values));
+                }
+            });
+            let bytes: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
+            println!(
+                "decode {:<9} jitter {jitter}: {decoded:6.0} M samples/s (copying {floor:5.0}; encoding {encoded:4.0}); {:5.2} bytes",
+                format!("{kind:?}"),
+                bytes as f64 / total as f64
+            );
+            seconds = (seconds.0 + 1.0 / decoded, seconds.1 + 1.0);
+        }
+    }
+    println!("decode, all kinds together: {:.0} M samples/s (at least 100)", seconds.1 / seconds.0);
+}
+
+/// Series with their samples, in label order: every kind a quarter.
+struct Data {
+    series: Vec<(Labels, Vec<(i64, f64)>)>,
+    range: BlockRange,
+}
+
+impl Data {
+    fn new(series: usize, hours: i64, jitter: i64) -> Self {
+        let mut rng = Rng(7);
+        let count = hours * 3_600_000 / STEP;
+        let labels = |i: usize| {
+            Labels::from_pairs([
+                ("__name__", format!("metric_{:02}", i % 20)),
+                ("cluster", "production".to_owned()),
+                ("instance", format!("host-{:05}:9100", i / 20)),
+                ("job", format!("job-{}", i % 10)),
+                ("namespace", format!("namespace-{}", i % 40)),
+                ("pod", format!("pod-{:05}-x7k2p", i / 20)),
+            ])
+        };
+        let mut series: Vec<_> =
+            (0..series).map(|i| (labels(i), samples(KINDS[i % 4], jitter, count, &mut rng))).collect();
+        series.sort_by(|a, b| a.0.cmp(&b.0));
+        Self { series, range: BlockRange { min: START, max: START + hours * 3_600_000 } }
+    }
+
+    fn samples(&self) -> usize {
+        self.series.iter().map(|(_, samples)| samples.len()).sum()
+    }
+
+    /// Writes a block; the first chunk of a series has `first` samples, all others 120.
+    fn write(&self, disk: &Arc<dyn Disk>, parent: &Path, number: u128, first: usize) -> PathBuf {
+        let mut symbols = SymbolSet::default();
+        self.series.iter().for_each(|(labels, _)| symbols.insert_labels(labels).unwrap());
+        let new = NewBlock { ulid: Ulid(number), range: self.range, compaction: Compaction::default(), thanos: None };
+        let mut writer = BlockWriter::create(disk.clone(), parent, new, symbols.sort()).unwrap();
+        for (labels, samples) in &self.series {
+            let (first, rest) = samples.split_at(first);
+            let mut all = chunks(first);
+            all.extend(chunks(rest));
+            writer.add_series(labels, &all).unwrap();
+        }
+        let meta = writer.finish().unwrap().unwrap();
+        parent.join(meta.ulid.to_string())
+    }
+}
+
+fn merge(what: &str, series: usize, hours: i64) {
+    let data = Data::new(series, hours, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let parent = dir.path();
+    let open = |path: &Path| Arc::new(LocalBlock::open(&*disk, path).unwrap());
+    let same: Vec<_> = (1..4).map(|number| open(&data.write(&disk, parent, number, 120))).collect();
+    let shifted = open(&data.write(&disk, parent, 9, 60));
+    let run = |sources: &[Arc<LocalBlock>], shards: u32| {
+        best(data.samples(), 5, || {
+            let mut number = 100;
+            let mut name = |_| {
+                number += 1;
+                Ulid(number)
+            };
+            let merge = MergeBlocks { shards, ..MergeBlocks::new(sources) };
+            let written = merge.write(&disk, parent, &mut name, &mut |_, _| ()).unwrap();
+            let samples: u64 = written.iter().map(|meta| meta.stats.num_samples).sum();
+            assert_eq!(samples, data.samples() as u64);
+            written.iter().for_each(|meta| std::fs::remove_dir_all(parent.join(meta.ulid.to_string())).unwrap());
+        })
+    };
+    let bytes = std::fs::read(same[0].dir().join("chunks/000001")).unwrap();
+    let copied = parent.join("copied");
+    let floor = |replicas: usize| {
+        best(data.samples(), 5, || {
+            let mut crc = 0;
+            for _ in 0..replicas {
+                let bytes = std::fs::read(same[0].dir().join("chunks/000001")).unwrap();
+                crc ^= bytes.chunks(200).fold(0, |crc, chunk| crc ^ crc32c::crc32c(chunk));
+            }
+            crc ^= bytes.chunks(200).fold(0, |crc, chunk| crc ^ crc32c::crc32c(chunk));
+            std::fs::write(&copied, &bytes).unwrap();
+            black_box(crc);
+        })
+    };
+    for replicas in [2, 3] {
+        println!(
+            "merge of {replicas} identical replicas, {what}: {:.0} M samples/s (at least 150; bytes alone {:.0})",
+            run(&same[..replicas], 1),
+            floor(replicas)
+        );
+    }
+    println!("merge of 3 identical replicas, {what}, into 4 shards: {:.0} M samples/s", run(&same, 4));
+    let mut out = Columns::default();
+    let recoded = best(data.samples(), 3, || {
+        for series in same[0].select(&[], QueryRange::ALL).unwrap() {
+            for chunk in &series.unwrap().chunks {
+                for _ in 0..2 {
+                    out.clear();
+                    xor::decode(&chunk.data, QueryRange::ALL, &mut out).unwrap();
+                }
+                black_box(xor::encode(&out.float_timestamps, &out.float_values));
+            }
+        }
+    });
+    println!(
+        "merge of 2 replicas with re-encoding, {what}: {:.0} M samples/s (at least 30; decoding twice and encoding {recoded:.0})",
+        run(&[same[0].clone(), shifted], 1)
+    );
+}
+
+fn bytes_per_sample() {
+    let mut data = Data::new(400, 2, 2);
+    // What it is called in OpenMetrics; `promtool` cuts blocks at two hours.
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    data.series.sort_by(|a, b| a.0.cmp(&b.0));
+    for name in 0..20 {
+        let name = format!("metric_{name:02}");
+        writeln!(text, "# TYPE {name} gauge").unwrap();
+        for (labels, samples) in data.series.iter().filter(|(labels, _)| labels.get("__name__") == Some(&name)) {
+            for (time, value) in samples {
+                let millis = time % 1000;
+                writeln!(text, "{labels} {value:?} {}.{millis:03}", time / 1000).unwrap();
+            }
+        }
+    }
+    text.push_str("# EOF\n");
+    let text = text.replace("{__name__=\"", "").replace("\", cluster", "{cluster");
+    let input = dir.path().join("input");
+    std::fs::write(&input, text).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let ours = data.write(&disk, dir.path(), 5, 120);
+    let samples = data.samples() as f64;
+    let print = |who: &str, block: &Path| {
+        let len = |name: &str| std::fs::metadata(block.join(name)).unwrap().len() as f64;
+        let (index, chunks) = (len("index"), len("chunks/000001"));
+        println!("{who}: {:.3} bytes a sample, of which chunks {:.3}", (index + chunks) / samples, chunks / samples);
+    };
+    print("block of ours", &ours);
+    let blocks = dir.path().join("blocks");
+    let made =
+        Command::new("promtool").args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&input).arg(&blocks).output();
+    match made {
+        Ok(made) if made.status.success() => {
+            for block in std::fs::read_dir(&blocks).unwrap() {
+                let block = block.unwrap().path();
+                let meta = std::fs::read_to_string(block.join("meta.json")).unwrap();
+                assert!(meta.contains(&format!("\"numSamples\": {}", data.samples())), "{meta}");
+                print("block of promtool", &block);
+            }
+        }
+        Ok(failed) => panic!("promtool: {}", String::from_utf8_lossy(&failed.stderr)),
+        Err(_) => println!("promtool is not installed: nothing to compare with"),
+    }
+}
