@@ -1,7 +1,7 @@
 //! Aggregations that pick series: `topk`, `bottomk`, `limitk`, `limit_ratio`.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use skald_model::Labels;
@@ -19,7 +19,8 @@ use crate::eval::scalar::ScalarPlan;
 
 /// `topk` and `bottomk`: the k largest or smallest floats of each group and step.
 ///
-/// Keeps at most k candidates per group and step. NaN ranks behind every number; of equal values the earlier stays.
+/// Keeps at most k candidates per group and step. NaN ranks behind every number. Which of equal values stay, and in what
+/// order an instant query gives them, follows from how Prometheus' heap moves its elements: see [`Worst`].
 pub(crate) struct TopK {
     child: Box<dyn Operator>,
     index: GroupIndex,
@@ -30,38 +31,99 @@ pub(crate) struct TopK {
     span: Span,
     /// Labels of the series that were ever a candidate.
     series: Vec<(Labels, bool)>,
-    /// Candidates of group g at step s: `heaps[g * steps + s]`, the worst on top.
-    heaps: Vec<BinaryHeap<Reverse<Candidate>>>,
+    /// Candidates of group g at step s: `heaps[g * steps + s]`.
+    heaps: Vec<Worst>,
     charge: Charge,
     picked: Option<VecDeque<StepSeries>>,
     /// Keeps the order of an instant query: by value within each group.
     instant: bool,
 }
 
-/// An element that may be among the k; the larger ranks before the smaller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// An element that may be among the k.
+#[derive(Debug, Clone, Copy)]
 struct Candidate {
-    rank: u64,
-    /// Index into `series`; of equal ranks the earlier series comes first.
-    series: Reverse<u32>,
-    bits: u64,
+    value: f64,
+    /// Index into `series`.
+    series: u32,
 }
 
-impl Candidate {
-    fn new(value: f64, series: u32, largest: bool) -> Self {
-        // Adding zero makes both zeros one; flipping bits makes the floats' order that of the integers.
-        let bits = (value + 0.0).to_bits();
-        let ascending = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
-        let rank = match (value.is_nan(), largest) {
-            (true, _) => 0,
-            (false, true) => ascending,
-            (false, false) => !ascending,
-        };
-        Self { rank, series: Reverse(series), bits: value.to_bits() }
+/// The candidates of one group and step as a binary heap, the worst on top.
+///
+/// It moves elements exactly as Go's `container/heap` does (a new one rises from the end, a replaced top sinks), with the
+/// order Prometheus gives it, in which a NaN lies before everything, itself too. Only so the same of equal values stay.
+#[derive(Debug, Default)]
+struct Worst(Vec<Candidate>);
+
+impl Worst {
+    fn is_worse(a: f64, b: f64, largest: bool) -> bool {
+        a.is_nan() || if largest { a < b } else { a > b }
     }
 
-    fn value(self) -> f64 {
-        f64::from_bits(self.bits)
+    /// Whether a full heap takes `value` for its worst.
+    fn takes(&self, value: f64, largest: bool) -> bool {
+        self.0.first().is_some_and(|worst| {
+            if worst.value.is_nan() {
+                !value.is_nan()
+            } else {
+                Self::is_worse(worst.value, value, largest) && !value.is_nan()
+            }
+        })
+    }
+
+    fn push(&mut self, candidate: Candidate, largest: bool) {
+        self.0.push(candidate);
+        let mut at = self.0.len() - 1;
+        while at > 0 {
+            let parent = (at - 1) / 2;
+            if !Self::is_worse(self.0[at].value, self.0[parent].value, largest) {
+                break;
+            }
+            self.0.swap(at, parent);
+            at = parent;
+        }
+    }
+
+    fn replace_worst(&mut self, candidate: Candidate, largest: bool) {
+        let heap = &mut self.0;
+        heap[0] = candidate;
+        let mut at = 0;
+        loop {
+            let mut child = 2 * at + 1;
+            if child >= heap.len() {
+                break;
+            }
+            if child + 1 < heap.len() && Self::is_worse(heap[child + 1].value, heap[child].value, largest) {
+                child += 1;
+            }
+            if !Self::is_worse(heap[child].value, heap[at].value, largest) {
+                break;
+            }
+            heap.swap(at, child);
+            at = child;
+        }
+    }
+
+    /// The best first. Up to a dozen are sorted as Go's `sort.Sort` does it, by insertion; of more, equal ones keep the
+    /// heap's order, which need not be Prometheus'.
+    fn into_sorted(self, largest: bool) -> Vec<Candidate> {
+        const INSERTION: usize = 12;
+        let mut all = self.0;
+        if all.len() > INSERTION {
+            all.sort_by(|a, b| match (a.value.is_nan(), b.value.is_nan()) {
+                (false, false) if largest => b.value.partial_cmp(&a.value).unwrap_or(Ordering::Equal),
+                (false, false) => a.value.partial_cmp(&b.value).unwrap_or(Ordering::Equal),
+                (a, b) => a.cmp(&b),
+            });
+            return all;
+        }
+        for end in 1..all.len() {
+            let mut at = end;
+            while at > 0 && Self::is_worse(all[at - 1].value, all[at].value, largest) {
+                all.swap(at - 1, at);
+                at -= 1;
+            }
+        }
+        all
     }
 }
 
@@ -93,29 +155,29 @@ impl TopK {
     }
 
     fn offer(&mut self, group: usize, points: &Points, labels: &Labels, drop_name: bool) -> Result<(), EvalError> {
-        let mut id = None;
+        let largest = self.largest;
+        let next = self.series.len() as u32;
+        let mut kept = false;
         for step in points.floats.ones() {
             let k = self.k.at(step);
             if k == 0 {
                 continue;
             }
-            let next = self.series.len() as u32;
-            let candidate = Candidate::new(points.values[step], id.unwrap_or(next), self.largest);
+            let candidate = Candidate { value: points.values[step], series: next };
             let heap = &mut self.heaps[group * self.steps + step];
-            if heap.len() < k {
+            if heap.0.len() < k {
                 self.charge.grow(size_of::<Candidate>() * 2, self.span)?;
-                heap.push(Reverse(candidate));
+                heap.push(candidate, largest);
+            } else if heap.takes(candidate.value, largest) {
+                heap.replace_worst(candidate, largest);
             } else {
-                match heap.peek_mut() {
-                    Some(mut worst) if worst.0 < candidate => *worst = Reverse(candidate),
-                    _ => continue,
-                }
+                continue;
             }
-            if id.is_none() {
-                id = Some(next);
-                self.charge.grow(2 * size_of::<(Labels, bool)>() + labels.as_bytes().len(), self.span)?;
-                self.series.push((labels.clone(), drop_name));
-            }
+            kept = true;
+        }
+        if kept {
+            self.charge.grow(2 * size_of::<(Labels, bool)>() + labels.as_bytes().len(), self.span)?;
+            self.series.push((labels.clone(), drop_name));
         }
         Ok(())
     }
@@ -125,11 +187,10 @@ impl TopK {
         if self.instant {
             let mut out = VecDeque::new();
             for heap in std::mem::take(&mut self.heaps) {
-                // Ascending in reverse is the best first.
-                for Reverse(candidate) in heap.into_sorted_vec() {
+                for candidate in heap.into_sorted(self.largest) {
                     let mut points = env.points(1, self.span)?;
-                    points.set_float(0, candidate.value());
-                    let (labels, drop_name) = self.series[candidate.series.0 as usize].clone();
+                    points.set_float(0, candidate.value);
+                    let (labels, drop_name) = self.series[candidate.series as usize].clone();
                     out.push_back(StepSeries { labels, drop_name, points });
                 }
             }
@@ -139,14 +200,14 @@ impl TopK {
         points.resize_with(self.series.len(), || None);
         for (i, heap) in std::mem::take(&mut self.heaps).into_iter().enumerate() {
             let step = i % self.steps;
-            env.tick(heap.len())?;
-            for Reverse(candidate) in heap {
-                let slot = &mut points[candidate.series.0 as usize];
+            env.tick(heap.0.len())?;
+            for candidate in heap.0 {
+                let slot = &mut points[candidate.series as usize];
                 let points = match slot {
                     Some(points) => points,
                     None => slot.insert(env.points(self.steps, self.span)?),
                 };
-                points.set_float(step, candidate.value());
+                points.set_float(step, candidate.value);
             }
         }
         let series = std::mem::take(&mut self.series).into_iter().zip(points);
@@ -171,9 +232,9 @@ impl Operator for TopK {
             if !series.points.floats.is_empty() {
                 let group = self.index.insert(&series.labels);
                 if (group + 1) * self.steps > self.heaps.len() {
-                    let heaps = self.steps.saturating_mul(2 * size_of::<BinaryHeap<Reverse<Candidate>>>());
+                    let heaps = self.steps.saturating_mul(2 * size_of::<Worst>());
                     self.charge.grow(heaps.saturating_add(self.index.key_bytes(group)), self.span)?;
-                    self.heaps.resize_with((group + 1) * self.steps, BinaryHeap::new);
+                    self.heaps.resize_with((group + 1) * self.steps, Worst::default);
                 }
                 self.offer(group, &series.points, &series.labels, series.drop_name)?;
             }
@@ -353,19 +414,41 @@ impl LimitRatio {
 mod tests {
     use super::*;
 
-    #[test]
-    fn candidates_rank_by_value_then_by_age() {
-        let check = |largest: bool, best_first: &[f64]| {
-            for pair in best_first.windows(2) {
-                let [better, worse] = [pair[0], pair[1]].map(|v| Candidate::new(v, 0, largest));
-                assert!(better > worse, "{pair:?} {largest}");
+    /// The numbers of the elements that stay of `values`, the best first.
+    fn kept(k: usize, largest: bool, values: &[f64]) -> Vec<u32> {
+        let mut heap = Worst::default();
+        for (series, &value) in (0..).zip(values) {
+            let candidate = Candidate { value, series };
+            if heap.0.len() < k {
+                heap.push(candidate, largest);
+            } else if heap.takes(value, largest) {
+                heap.replace_worst(candidate, largest);
             }
-        };
+        }
+        heap.into_sorted(largest).iter().map(|candidate| candidate.series).collect()
+    }
+
+    #[test]
+    fn the_best_stay_and_nan_goes_first() {
         let (inf, nan) = (f64::INFINITY, f64::NAN);
-        check(true, &[inf, 2.0, 0.5, -1.0, -2.0, -inf, nan]);
-        check(false, &[-inf, -2.0, -1.0, 0.5, 2.0, inf, -nan]);
-        assert!(Candidate::new(0.0, 1, true) > Candidate::new(-0.0, 2, true));
-        assert!(Candidate::new(-0.0, 1, true) > Candidate::new(0.0, 2, true));
+        assert_eq!(kept(3, true, &[-1.0, nan, 2.0, -inf, inf, 0.5]), [4, 2, 5]);
+        assert_eq!(kept(3, false, &[-1.0, nan, 2.0, -inf, inf, 0.5]), [3, 0, 5]);
+        assert_eq!(kept(2, true, &[nan, -inf, nan]), [1, 0]);
+        assert_eq!(kept(1, true, &[-0.0, 0.0]), [0]);
+        let many: Vec<f64> = (0..40).map(|i| if i % 8 == 3 { nan } else { f64::from(i * 7 % 40) }).collect();
+        let best = kept(20, true, &many);
+        assert!(best.windows(2).all(|pair| many[pair[0] as usize] > many[pair[1] as usize]), "{best:?}");
+    }
+
+    /// Worked out by hand from `container/heap`: which of equal ones leave is a matter of where they lie in the heap.
+    #[test]
+    fn of_equal_values_those_stay_that_stay_in_prometheus() {
+        assert_eq!(kept(2, true, &[1.0, 1.0, 1.0]), [0, 1]);
+        // [0, 1]: 2 takes the place of 0 and sinks below 1.
+        assert_eq!(kept(2, true, &[1.0, 1.0, 2.0]), [2, 1]);
+        assert_eq!(kept(2, false, &[1.0, 1.0, 0.5]), [2, 1]);
+        // [0, 1, 2]: 3 takes the place of 0 and sinks to the left; 4 that of 1, and sinks to the left below 2, not 3.
+        assert_eq!(kept(3, true, &[1.0, 1.0, 1.0, 2.0, 2.0]), [3, 4, 2]);
     }
 
     #[test]
