@@ -31,8 +31,9 @@
 //!   buckets only inner quantiles are asked.
 //! - Sums near 0, and of a negative zero alone; means of numbers of both signs; `stddev` of infinities; regressions and
 //!   deviations over them: compensation and the first step differ.
-//! - `topk` and `bottomk` keep others of equal values, and replace NaN by NaN: they get numbers of many digits, all finite. A
-//!   NaN as parameter has another error. `quantile`, `min`, `max` get no zeros of both signs.
+//! - `topk` and `bottomk` keep others of equal values, as 2.42 takes one out and puts one in where 3.x replaces, and replace
+//!   NaN by NaN: they get numbers of many digits, all finite. A NaN as parameter has another error, and so has one far below
+//!   0. `quantile`, `min`, `max` get no zeros of both signs.
 //! - What jumps (rounding, comparison, `%`, counting values, dates, changes) gets no inexact numbers, comparison excepted
 //!   with a number of many digits. Dates get what fits an integer: Go leaves the rest to the machine.
 //! - `atan2` keeps the name in 2.42. `holt_winters` has another name. A sign over series that its loss of the name makes alike,

@@ -351,6 +351,13 @@ fn quantile_of_histogram(args: &[Expr], of: Facts) -> Result<Facts, Refused> {
     Ok(drop_name(Facts { labels, finite: false, ..of.derived(rough) }))
 }
 
+fn is_subquery(of: &Expr) -> bool {
+    match of {
+        Expr::Paren(of) => is_subquery(of),
+        other => matches!(other, Expr::Subquery { .. }),
+    }
+}
+
 fn over_range(name: &str, arg: &Expr, of: Facts, args: &[Expr]) -> Result<Facts, Refused> {
     let exact_or = |of: &Facts, precision: Precision| if of.precision.is_exact() { precision } else { of.precision };
     let is_sum = ["sum_over_time", "avg_over_time"].contains(&name);
@@ -411,14 +418,15 @@ fn over_range(name: &str, arg: &Expr, of: Facts, args: &[Expr]) -> Result<Facts,
             // A prediction for no time is none.
             let finite = name != "predict_linear" || facts(&args[1], false).is_ok_and(|facts| facts.finite);
             // One sample does not deviate.
-            let distinct = of.distinct && finite && !name.starts_with("std");
+            let distinct = of.distinct && finite && !name.starts_with("std") && !is_subquery(arg);
             Facts { distinct, finite, risks, ..of.derived(Precision::Exact) }
         }
         "changes" | "resets" => of.counts(),
         "delta" | "idelta" | "irate" => Facts {
             finite: of.finite,
             negative_zero: of.negative_zero,
-            distinct: of.distinct,
+            // A subquery may meet the same sample twice.
+            distinct: of.distinct && !is_subquery(arg),
             ..of.derived(Precision::Exact)
         },
         "rate" | "increase" => {
@@ -532,13 +540,16 @@ fn aggregate(
         "topk" | "bottomk" => {
             must_be_float(&inner)?;
             if !inner.distinct || !inner.finite {
-                return Err("of equal ones the versions keep others, and 2.42 replaces NaN by NaN");
+                return Err("2.42 keeps others of equal ones, and replaces NaN by NaN");
             }
             let param = param_facts.as_ref().ok_or("no parameter")?;
             if !param.finite {
                 return Err("k may be NaN, which has another error");
             }
             let small = matches!(param.precision, Precision::Eighths { .. });
+            if !small && !param.nonneg {
+                return Err("3.x does not mind how far below 1 all of them are");
+            }
             Ok(Facts { risks: risks + u32::from(!small), ..inner })
         }
         "count_values" => {
