@@ -4,8 +4,9 @@
 //! remote_write for the aggregations it answers alike. Data, with a fixed seed: counters `a_X`, `b_X`, classic histograms
 //! `h_X` and native histograms `nh_X` of X = 1, 100 and 2,000 series, a sample every 10 s, in blocks of a day; and
 //! 100,000 counters of 240 samples. Each workload is warmed up, then asked in turns, server after server; printed are
-//! medians of wall time (ms) and server CPU time (ms), the largest rise of resident memory (MiB) in any run, and ratios
-//! (Prometheus' over Skald's: above 1 Skald is better). Slower than Prometheus means by more than 15 %, or below 2 ms by
+//! medians of wall time (ms) and server CPU time (ms), the largest rise of resident memory (MiB) in any run, and ratios.
+//! Each section begins with servers just started, and a server rests before another one is asked. Ratios are
+//! Prometheus' over Skald's: above 1 Skald is better. Slower than Prometheus means by more than 15 %, or below 2 ms by
 //! more than 0.5 ms. A workload that Prometheus does not answer within `--patience` seconds is not compared.
 //!
 //! ```text
@@ -93,9 +94,15 @@ fn main() -> Result<(), Error> {
     floors(&mut servers)?;
     let mut table = Table::default();
     table.header();
+    let mut section = Section::Family;
     for workload in workloads(times, arguments.quick) {
         let label = format!("{} {} {}", workload.name, workload.series, workload.steps);
         if arguments.only.is_empty() || arguments.only.iter().any(|only| label.starts_with(only)) {
+            if workload.section != section {
+                section = workload.section;
+                // What earlier queries have left of memory would hide what these need.
+                servers.iter_mut().try_for_each(Server::restart)?;
+            }
             let row = measure(&mut servers, &workload, &arguments);
             table.add(&workload, &label, row);
         }
@@ -134,9 +141,7 @@ fn measure(servers: &mut [Server], workload: &Workload, arguments: &Arguments) -
     let mut runs: Vec<(&mut Server, Result<Vec<Cost>, String>)> = Vec::new();
     for server in servers.iter_mut().filter(|server| workload.common || server.name != "victoria-metrics") {
         let first = server.ask(&workload.query, arguments.patience, true);
-        if let Err(error) = server.settle() {
-            println!("{}: {error}", server.name);
-        }
+        settle(server);
         runs.push((server, first.map(|cost| vec![cost]).map_err(|e| e.to_string())));
     }
     // A tiny query is asked often, so that a median means something.
@@ -151,6 +156,9 @@ fn measure(servers: &mut [Server], workload: &Workload, arguments: &Arguments) -
                     Err(error) => *run = Err(error.to_string()),
                 }
             }
+            if times == 1 {
+                settle(server);
+            }
         }
     }
     let mut row = Row::default();
@@ -163,6 +171,13 @@ fn measure(servers: &mut [Server], workload: &Workload, arguments: &Arguments) -
         }
     }
     row
+}
+
+/// Lets the server end what a query has left to it, a collection of garbage say, before another one is measured.
+fn settle(server: &Server) {
+    if let Err(error) = server.settle() {
+        println!("{}: {error}", server.name);
+    }
 }
 
 /// Medians of the times, the largest memory; the first run only warmed up, and counted the series.

@@ -14,10 +14,10 @@ use crate::data::{Times, remote_write};
 pub struct Server {
     pub name: &'static str,
     child: Child,
-    ready_path: &'static str,
-    query_path: &'static str,
-    /// What every query says besides itself.
-    extra: &'static str,
+    launch: Launch,
+    dir: PathBuf,
+    /// A query that has an answer as soon as the server knows its data.
+    probe: Option<Query>,
     client: Client,
 }
 
@@ -50,6 +50,7 @@ impl Drop for Server {
 }
 
 /// What is started, and where it answers.
+#[derive(Clone)]
 struct Launch {
     name: &'static str,
     program: PathBuf,
@@ -57,11 +58,12 @@ struct Launch {
     port: u16,
     ready_path: &'static str,
     query_path: &'static str,
+    /// What every query says besides itself.
     extra: &'static str,
 }
 
 impl Launch {
-    fn start(self, dir: &Path) -> Result<Server, Error> {
+    fn spawn(&self, dir: &Path) -> Result<Child, Error> {
         fs::create_dir_all(dir)?;
         let log = fs::File::create(dir.join("log"))?;
         let child = Command::new(&self.program)
@@ -71,16 +73,13 @@ impl Launch {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("cannot start {}: {e}", self.program.display()))?;
-        let Self { name, ready_path, query_path, extra, .. } = self;
-        let client = Client::new(self.port);
-        let mut server = Server { name, child, ready_path, query_path, extra, client };
-        let begun = Instant::now();
-        while !server.client.get(ready_path, Duration::from_secs(10)).is_ok_and(|answer| answer.status == 200) {
-            if begun.elapsed() > Duration::from_secs(60) {
-                return Err(format!("{} did not become ready", server.name).into());
-            }
-            sleep(Duration::from_millis(50));
-        }
+        Ok(child)
+    }
+
+    fn start(self, dir: &Path, probe: Option<Query>) -> Result<Server, Error> {
+        let (name, child, client) = (self.name, self.spawn(dir)?, Client::new(self.port));
+        let mut server = Server { name, child, launch: self, dir: dir.to_owned(), probe, client };
+        server.wait_until_ready()?;
         Ok(server)
     }
 }
@@ -119,17 +118,7 @@ pub fn skald(dir: &Path, blocks: &[PathBuf], expr: &str, at: i64) -> Result<Serv
         query_path: "/prometheus/api/v1/query_range",
         extra: "",
     };
-    let mut server = launch.start(&dir)?;
-    // The blocks are seen once the first bucket index is written and read.
-    let begun = Instant::now();
-    let query = Query { expr: expr.to_owned(), start: at, end: at, step: 1000 };
-    while !server.ask(&query, Duration::from_secs(30), true).is_ok_and(|cost| cost.series > 0) {
-        if begun.elapsed() > Duration::from_secs(150) {
-            return Err("skald did not find the blocks".into());
-        }
-        sleep(Duration::from_millis(200));
-    }
-    Ok(server)
+    launch.start(&dir, Some(Query { expr: expr.to_owned(), start: at, end: at, step: 1000 }))
 }
 
 /// Prometheus with the blocks in its data directory; it may neither drop nor merge them.
@@ -156,7 +145,7 @@ pub fn prometheus(dir: &Path, blocks: &[PathBuf]) -> Result<Server, Error> {
         query_path: "/api/v1/query_range",
         extra: "",
     };
-    launch.start(&dir)
+    launch.start(&dir, None)
 }
 
 /// VictoriaMetrics, which gets the same float samples over remote_write.
@@ -176,7 +165,7 @@ pub fn victoria_metrics(dir: &Path, times: Times) -> Result<Server, Error> {
         // Answers of earlier rounds do not count.
         extra: "&nocache=1",
     };
-    let mut server = launch.start(&dir)?;
+    let mut server = launch.start(&dir, None)?;
     let (begun, patience) = (Instant::now(), Duration::from_secs(60));
     let samples = remote_write(times, |body| {
         let answer = server.client.post("/api/v1/write", "content-encoding: snappy\r\n", &body, patience)?;
@@ -192,6 +181,36 @@ pub fn victoria_metrics(dir: &Path, times: Times) -> Result<Server, Error> {
 }
 
 impl Server {
+    /// Ends the server and starts it again on the same data.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.child.wait()?;
+        self.child = self.launch.spawn(&self.dir)?;
+        self.client = Client::new(self.launch.port);
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        let ready_path = self.launch.ready_path;
+        while !self.client.get(ready_path, Duration::from_secs(10)).is_ok_and(|answer| answer.status == 200) {
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err(format!("{} did not become ready", self.name).into());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        // Skald sees its blocks once the first bucket index is written and read.
+        let Some(probe) = self.probe.clone() else { return Ok(()) };
+        while !self.ask(&probe, Duration::from_secs(30), true).is_ok_and(|cost| cost.series > 0) {
+            if begun.elapsed() > Duration::from_secs(150) {
+                return Err(format!("{} did not find the blocks", self.name).into());
+            }
+            sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// Sends the query and reads the whole answer. Without `count` the series of the answer are not counted.
     pub fn ask(&mut self, query: &Query, patience: Duration, count: bool) -> Result<Cost, Error> {
         let form: String = form_urlencoded::Serializer::new(String::new())
@@ -200,12 +219,12 @@ impl Server {
             .append_pair("end", &format!("{:.3}", query.end as f64 / 1e3))
             .append_pair("step", &format!("{:.3}", query.step as f64 / 1e3))
             .finish();
-        self.measure(&format!("{}?{form}{}", self.query_path, self.extra), patience, count)
+        self.measure(&format!("{}?{form}{}", self.launch.query_path, self.launch.extra), patience, count)
     }
 
     /// What an answer costs that takes no work: the floor under every figure.
     pub fn ask_ready(&mut self) -> Result<Cost, Error> {
-        self.measure(self.ready_path, Duration::from_secs(10), false)
+        self.measure(self.launch.ready_path, Duration::from_secs(10), false)
     }
 
     fn measure(&mut self, path: &str, patience: Duration, count: bool) -> Result<Cost, Error> {
