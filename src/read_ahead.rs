@@ -105,6 +105,9 @@ impl<T: Send + 'static, E: Send + 'static> ReadAhead<T, E> {
                 if sender.send(item).await.is_err() || failed {
                     return;
                 }
+                // Whoever was woken by that waits where only this thread looks, until this task gives way; then another
+                // thread may go on with it.
+                tokio::task::yield_now().await;
             }
         };
         Reader::Task { items, _reading: self.place.spawn(reading) }

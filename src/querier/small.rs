@@ -15,15 +15,15 @@ use skald_tsdb::SeriesChunks;
 use skald_tsdb::chunk::Encoding;
 
 /// CPU time that a thread is lent to a query for.
-const LENT: Duration = Duration::from_micros(300);
+const LENT: Duration = Duration::from_micros(600);
 /// CPU time of one node of a plan at one step, and for a native histogram.
 const STEP_TIME: Duration = Duration::from_nanos(10);
 const HISTOGRAM_STEP_TIME: Duration = Duration::from_micros(1);
 /// CPU time of one sample in one window it lies in, from its chunk to what is made of it; and of a native histogram.
-const SAMPLE_TIME: Duration = Duration::from_nanos(15);
+const SAMPLE_TIME: Duration = Duration::from_nanos(10);
 const HISTOGRAM_TIME: Duration = Duration::from_micros(1);
 /// CPU time of one series besides.
-const SERIES_TIME: Duration = Duration::from_micros(3);
+const SERIES_TIME: Duration = Duration::from_micros(2);
 /// Regexes with more states are not small.
 const MAX_REGEX_COST: usize = 1000;
 /// Functions whose cost depends on texts of the query.

@@ -32,7 +32,7 @@ const MAX_ENTRY_PAGES_PER_READ: u64 = 8 << 20;
 /// its chunks: what a thread is lent for has to cover it.
 const LOOKUP_TIME: Duration = Duration::from_nanos(300);
 const POSTING_TIME: Duration = Duration::from_nanos(5);
-const ENTRY_TIME: Duration = Duration::from_micros(3);
+const ENTRY_TIME: Duration = Duration::from_micros(2);
 const CHUNK_TIME: Duration = Duration::from_nanos(200);
 /// Bytes of an entry as far as the choice between postings and labels goes: it sits on a page with its neighbours.
 const PLANNED_ENTRY_BYTES: u64 = 256;
