@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 
 use super::Ingester;
+use super::flush::FlushExtent;
 use super::losses::COLUMNS;
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::prometheus_error;
@@ -40,7 +41,7 @@ async fn flush(State(ingester): State<Ingester>, RawQuery(query): RawQuery) -> R
         if !wanted.is_empty() && !wanted.contains(&tenant.id) {
             continue;
         }
-        if let Err(error) = ingester.flush(&tenant, true).await {
+        if let Err(error) = ingester.flush(&tenant, FlushExtent::Everything).await {
             ingester.shared.metrics.flush_failures.inc();
             tracing::error!(tenant = %tenant.id, %error, "head could not be flushed");
             failed.push(format!("{}: {error}", tenant.id));

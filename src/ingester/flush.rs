@@ -26,20 +26,34 @@ pub(super) enum FlushError {
     Lost(#[from] TaskLost),
 }
 
+/// How much of a head a flush takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FlushExtent {
+    /// The ranges that are over.
+    Due,
+    /// What is older than this.
+    Before(TimestampMs),
+    Everything,
+}
+
 impl Ingester {
-    /// Cuts what is due (`everything`: all there is) into blocks. A flush that is interrupted or fails loses nothing.
-    pub(super) async fn flush(&self, tenant: &Arc<Tenant>, everything: bool) -> Result<(), FlushError> {
+    /// Cuts a head's older samples into blocks. A flush that is interrupted or fails loses nothing.
+    pub(super) async fn flush(&self, tenant: &Arc<Tenant>, extent: FlushExtent) -> Result<(), FlushError> {
         let _alone = tenant.flushing.lock().await;
         let shared = &self.shared;
         // What an earlier flush has written may still be pinned by a reader of that time.
         let (wal, flushed) = (shared.wal.clone(), tenant.clone());
         if shared.runtime.background_pool.run(move || flushed.head.drop_covered(&wal)).await? == Dropped::Pinned {
             tracing::debug!(tenant = %tenant.id, "an old reader still holds flushed samples");
+            if let FlushExtent::Before(_) = extent {
+                // The series of the flush before are counted as ended still, and would be written once more.
+                return Ok(());
+            }
         }
-        let due = if everything {
-            tenant.head.time_range().map(|range| range.max.saturating_add(1))
-        } else {
-            tenant.head.due_cut()
+        let due = match extent {
+            FlushExtent::Due => tenant.head.due_cut(),
+            FlushExtent::Before(time) => tenant.head.min_time().is_some_and(|oldest| oldest < time).then_some(time),
+            FlushExtent::Everything => tenant.head.time_range().map(|range| range.max.saturating_add(1)),
         };
         let Some(up_to) = due else { return Ok(()) };
         let begun = shared.runtime.clock.monotonic();
@@ -54,6 +68,9 @@ impl Ingester {
         let (wal, flushed) = (shared.wal.clone(), tenant.clone());
         let dropped = pool.run(move || flushed.head.finish_cut(&wal, cut)).await??;
         shared.metrics.blocks_written.inc_by(written as u64);
+        if let FlushExtent::Before(_) = extent {
+            shared.metrics.early_flushes.inc();
+        }
         if written > 0 {
             let took = (shared.runtime.clock.monotonic() - begun).as_millis() as u64;
             let pinned = dropped == Dropped::Pinned;

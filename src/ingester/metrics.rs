@@ -59,6 +59,8 @@ pub struct Metrics {
     pub(super) snapshot_failures: Counter,
     /// Blocks written.
     pub(super) blocks_written: Counter,
+    /// Flushes before their time, to let series go.
+    pub(super) early_flushes: Counter,
     /// Flushes that failed.
     pub(super) flush_failures: Counter,
     /// Blocks uploaded.
@@ -98,6 +100,7 @@ impl Metrics {
             snapshot_success_time: Gauge::default(),
             snapshot_failures: Counter::default(),
             blocks_written: Counter::default(),
+            early_flushes: Counter::default(),
             flush_failures: Counter::default(),
             uploads: Counter::default(),
             upload_failures: Counter::default(),
@@ -135,6 +138,7 @@ impl Metrics {
         registry.register("snapshot_last_success_timestamp_seconds", "When the last snapshot was completed", success);
         registry.register("snapshot_failures", "Snapshots that were given up", metrics.snapshot_failures.clone());
         registry.register("blocks_written", "Blocks cut from heads", metrics.blocks_written.clone());
+        registry.register("early_flushes", "Flushes that let ended series go", metrics.early_flushes.clone());
         registry.register("flush_failures", "Flushes of a head that failed", metrics.flush_failures.clone());
         registry.register("block_uploads", "Blocks uploaded to the bucket", metrics.uploads.clone());
         registry.register("block_upload_failures", "Uploads that failed", metrics.upload_failures.clone());

@@ -3,6 +3,7 @@
 //! A push goes through [`push`] to the tenant's head and the one log all heads share. A read ([`read`]) takes a snapshot of
 //! the head first and of the local blocks after it: a flush publishes a block before it empties the head, so nothing
 //! falls between. [`flush`] cuts heads into blocks, [`ship`] uploads them and drops them when [`retention`] says so;
+//! [`early_flush`] lets series go that have ended when there are many;
 //! [`snapshot`] writes down what the heads hold, so that the log need not be kept from its beginning. [`upkeep`] calls all
 //! three and syncs the log; [`open`] restores and replays at start. [`tenants`] is who is here at all, [`admin`] the
 //! HTTP side.
@@ -12,6 +13,7 @@
 
 mod admin;
 pub mod client;
+mod early_flush;
 mod flush;
 pub mod grpc;
 mod losses;
@@ -55,6 +57,13 @@ settings! {
         pub head_compaction_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
         /// A tenant that pushed nothing for this long is flushed whole, so that it costs no memory.
         pub head_compaction_idle_timeout: Duration = Duration::from_secs(3600) => Duration::from_secs(1)..,
+        /// Series in memory, of all tenants together, from which on heads are flushed before their time for the sake of
+        /// series that get no samples any more (pods that came and went): whatever is older than 20 minutes becomes a
+        /// block (older than an hour where `out_of_order_time_window` is below that), and series without anything newer
+        /// leave memory. Smaller values bound memory tighter and make more, smaller blocks. `none` never does.
+        pub early_head_compaction_min_in_memory_series: Option<usize> = Some(2_000_000) => 1..,
+        /// Percentage of a tenant's series that an early flush must let go to be worth a block.
+        pub early_head_compaction_min_estimated_series_reduction_percentage: u32 = 15 => 0..=100,
         /// How often blocks that are not in the bucket yet are uploaded. A failed upload is tried again then.
         pub ship_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
         /// How long a block stays here after its upload. Must be at least `querier.store_optional_within`, and

@@ -15,6 +15,7 @@ use skald_tsdb::disk::{Disk, MemDisk};
 use tonic::service::Routes;
 
 use super::client::{IngesterClient, RejectedKind};
+use super::flush::FlushExtent;
 use super::grpc::{GrpcIngesterClient, server};
 use super::{Config, Ingester, Metrics, Surroundings};
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
@@ -45,6 +46,10 @@ impl Rig {
     }
 
     async fn open(&self) -> Ingester {
+        self.open_with(Config { max_series_per_tenant: Some(1000), ..Config::default() }).await
+    }
+
+    async fn open_with(&self, config: Config) -> Ingester {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let runtime = Runtime {
             clock: clock.clone(),
@@ -64,7 +69,6 @@ impl Rig {
             runtime,
             metrics: Metrics::new(&mut Registry::default()),
         };
-        let config = Config { max_series_per_tenant: Some(1000), ..Config::default() };
         Ingester::open(config, Path::new("/data"), surroundings, |_| {}).await.unwrap()
     }
 
@@ -234,7 +238,7 @@ async fn what_was_answered_is_there_after_a_restart_flushed_or_not() {
     let ingester = rig.open().await;
     ingester.push(&a, push(1)).await.unwrap();
     let flushed = ingester.shared.tenants.get(&a).unwrap();
-    ingester.flush(&flushed, true).await.unwrap();
+    ingester.flush(&flushed, FlushExtent::Everything).await.unwrap();
     ingester.push(&a, push(2)).await.unwrap();
     assert_eq!(values(&ingester, &a, "m").await, [(NOW + 1, 1.0), (NOW + 2, 2.0)]);
     drop((ingester, flushed));
@@ -295,7 +299,7 @@ async fn a_damaged_chunk_fails_its_queries_until_a_restart_or_a_flush() {
     assert_eq!(values(&ingester, &a, "long").await, expected);
     damage(&ingester);
     let one = ingester.shared.tenants.get(&a).unwrap();
-    ingester.flush(&one, true).await.unwrap();
+    ingester.flush(&one, FlushExtent::Everything).await.unwrap();
     let left = values(&ingester, &a, "long").await;
     assert_eq!(left, expected[expected.len() - left.len()..]);
     let lost = (ingester.shared.metrics.chunks_lost.get(), ingester.shared.metrics.samples_lost.get());
@@ -366,4 +370,56 @@ async fn a_start_tells_what_it_could_not_bring_back() {
     let expected = format!("a\t1 damaged closed chunks\t1\t{}\t{first}\t{last}\t", lost.len());
     assert!(loss.to_string().starts_with(&expected), "{loss}, expected {expected}");
     assert_eq!(ingester.shared.metrics.restart_lost_samples.get(), lost.len() as u64);
+}
+
+#[tokio::test]
+async fn series_that_ended_leave_memory_early_and_answers_stay() {
+    const MINUTE: i64 = 60_000;
+    let rig = Rig::new();
+    let config = || Config { early_head_compaction_min_in_memory_series: Some(30), ..Config::default() };
+    let ingester = rig.open_with(config()).await;
+    let a = tenant("a");
+    let push = |pods: std::ops::Range<i32>, minutes: std::ops::Range<i64>, value: f64| {
+        let mut batch = WriteBatchBuilder::default();
+        for pod in pods {
+            batch.series([("__name__", &*format!("m{pod}"))]);
+            minutes.clone().for_each(|minute| _ = batch.sample(NOW + minute * MINUTE, value + minute as f64));
+        }
+        Arc::new(batch.build())
+    };
+    // Ten pods that ended half an hour ago, and nineteen that go on: not enough series.
+    assert_eq!(ingester.push(&a, push(0..10, -50..-30, 0.0)).await.unwrap().samples, 200);
+    assert_eq!(ingester.push(&a, push(10..29, -50..1, 0.0)).await.unwrap().samples, 19 * 51);
+    ingester.flush_early().await;
+    let one = ingester.shared.tenants.get(&a).unwrap();
+    assert_eq!((one.head.series_count(), one.blocks().len()), (29, 0));
+    // One more is. The pods are in a block (two, where the range ended meanwhile), and answers are what they were.
+    ingester.push(&a, push(29..30, 0..1, 0.0)).await.unwrap();
+    ingester.flush_early().await;
+    assert_eq!((one.head.series_count(), ingester.shared.metrics.early_flushes.get()), (20, 1));
+    assert!(!one.blocks().is_empty());
+    let expected = |minutes: std::ops::Range<i64>, value: f64| -> Vec<(i64, f64)> {
+        minutes.map(|minute| (NOW + minute * MINUTE, value + minute as f64)).collect()
+    };
+    assert_eq!(values(&ingester, &a, "m3").await, expected(-50..-30, 0.0));
+    assert_eq!(values(&ingester, &a, "m15").await, expected(-50..1, 0.0));
+    ingester.flush_early().await;
+    assert_eq!(ingester.shared.metrics.early_flushes.get(), 1, "nothing else has ended");
+    // What comes late for the time cut off is taken, within the window: of a series that is gone, and of a new one.
+    assert_eq!(ingester.push(&a, push(3..4, -30..-22, 0.0)).await.unwrap().samples, 8);
+    assert_eq!(ingester.push(&a, push(40..41, -45..-40, 7.0)).await.unwrap().samples, 5);
+    let too_old = ingester.push(&a, push(41..42, -121..-119, 7.0)).await.unwrap();
+    assert_eq!((too_old.samples, &*too_old.rejections[0].reason), (1, "sample-timestamp-too-old"));
+    drop((one, ingester));
+    let ingester = rig.open_with(config()).await;
+    for flush in [false, true] {
+        assert_eq!(values(&ingester, &a, "m3").await, expected(-50..-22, 0.0));
+        assert_eq!(values(&ingester, &a, "m40").await, expected(-45..-40, 7.0));
+        assert_eq!(values(&ingester, &a, "m15").await, expected(-50..1, 0.0));
+        let one = ingester.shared.tenants.get(&a).unwrap();
+        if !flush {
+            ingester.flush(&one, FlushExtent::Everything).await.unwrap();
+            assert_eq!(one.head.series_count(), 0);
+        }
+    }
 }

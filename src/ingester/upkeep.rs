@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::flush::FlushExtent;
 use super::{Ingester, SyncPolicy};
 
 /// Pause after a sync that failed, so that a broken disk is not hammered.
@@ -79,7 +80,8 @@ impl Ingester {
             for tenant in shared.tenants.all() {
                 let idle_ms = shared.runtime.clock.monotonic().as_millis() as i64 - tenant.last_push();
                 let idle = idle_ms >= shared.config.head_compaction_idle_timeout.as_millis() as i64;
-                if let Err(error) = self.flush(&tenant, idle).await {
+                let extent = if idle { FlushExtent::Everything } else { FlushExtent::Due };
+                if let Err(error) = self.flush(&tenant, extent).await {
                     shared.metrics.flush_failures.inc();
                     tracing::error!(tenant = %tenant.id, %error, "head could not be flushed");
                 }
@@ -89,6 +91,7 @@ impl Ingester {
                     let _ = shared.runtime.background_pool.run(move || ingester.close_if_empty(&tenant)).await;
                 }
             }
+            self.flush_early().await;
             self.observe();
         }
     }

@@ -47,6 +47,13 @@ impl Head {
         (min < end && self.view.lock().hidden.up_to < end).then_some(end)
     }
 
+    /// Number of series that hold no sample at or after `time`: those that are gone once a cut up to there is finished.
+    /// Walks every page.
+    pub fn series_before(&self, time: TimestampMs) -> usize {
+        let pages = self.pages.read().clone();
+        pages.iter().map(|page| page.read().series_before(time)).sum()
+    }
+
     /// Begins a cut of everything older than `up_to` (or than the boundary, if that is higher).
     ///
     /// When this returns, no append that saw the old boundary is under way.
@@ -189,6 +196,9 @@ impl Head {
         }
         let mut appender = self.appender.lock();
         appender.table.compact();
+        if appender.retired.capacity() > 4 * appender.retired.len() {
+            appender.retired.shrink_to_fit();
+        }
         self.index.write().compact();
         // No append runs now: the oldest time is that of what is left.
         let oldest = appender.pages.iter().map(|page| page.read().min_time()).min().unwrap_or(TimestampMs::MAX);

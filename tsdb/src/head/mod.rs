@@ -139,8 +139,10 @@ struct Appender {
     replay: replay::ReplayState,
 }
 
+/// Neighbours that retired one after the other: a flush lets whole pages go.
 struct Retired {
-    slot: SeriesRef,
+    first: SeriesRef,
+    count: u32,
     segment: SegmentId,
     epoch: u64,
 }
@@ -153,6 +155,7 @@ struct View {
     hidden_since: u64,
     /// What has been dropped of it.
     dropped: Cut,
+    /// Of the last one.
     /// Grows whenever `hidden` does or slots retire.
     epoch: u64,
     /// Readers by the epoch in which they began.
@@ -231,7 +234,10 @@ impl Head {
 
     /// Sizes; walks every page.
     pub fn stats(&self) -> HeadStats {
-        let table_bytes = self.appender.lock().table.heap_bytes();
+        let table_bytes = {
+            let appender = self.appender.lock();
+            appender.table.heap_bytes() + appender.retired.capacity() * size_of::<Retired>()
+        };
         let (symbols, index_bytes) = {
             let index = self.index.read();
             (index.symbols.len(), index.heap_bytes())

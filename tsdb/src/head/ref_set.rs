@@ -65,6 +65,7 @@ impl RefSet {
             Self::List(list) => {
                 if let Ok(at) = list.binary_search(&series) {
                     list.remove(at);
+                    give_back(list);
                 }
                 list.is_empty()
             }
@@ -159,6 +160,13 @@ impl RefSet {
     }
 }
 
+/// Shrinks a list of which little is left; so rarely that removing all of it stays linear.
+fn give_back<T>(list: &mut Vec<T>) {
+    if list.capacity() > 16 && list.capacity() > 4 * list.len() {
+        list.shrink_to(2 * list.len());
+    }
+}
+
 fn insert_into(containers: &mut Vec<Container>, series: SeriesRef) {
     let key = (series >> 16) as u16;
     let at = match containers.last() {
@@ -206,6 +214,7 @@ impl Container {
             Low::Sparse(list) => {
                 if let Ok(at) = list.binary_search(&low) {
                     list.remove(at);
+                    give_back(list);
                     self.len -= 1;
                 }
             }
@@ -292,6 +301,18 @@ mod tests {
                 prop_assert_eq!(set.remove(series), Some(series) == last);
             }
         }
+    }
+
+    #[test]
+    fn sets_that_shrink_give_their_memory_back() {
+        // Every hundredth series stays: the pods of one metric after a day of churn.
+        let mut set = RefSet::One(0);
+        (1..300_000).for_each(|series| set.insert(series));
+        (0..300_000).filter(|series| series % 100 != 0).for_each(|series| assert!(!set.remove(series)));
+        let mut fresh = RefSet::One(0);
+        (1..3000).for_each(|series| fresh.insert(series * 100));
+        assert_eq!(set.to_vec(), fresh.to_vec());
+        assert!(set.heap_bytes() <= 2 * fresh.heap_bytes(), "{} {}", set.heap_bytes(), fresh.heap_bytes());
     }
 
     #[test]

@@ -48,11 +48,16 @@ impl Head {
     }
 
     fn free_slot(&self, appender: &mut Appender, segment: SegmentId) -> Option<SeriesRef> {
-        if let Some(oldest) = appender.retired.front()
+        if let Some(oldest) = appender.retired.front_mut()
             && oldest.segment < segment
             && !self.view.lock().is_pinned_before(oldest.epoch)
         {
-            return appender.retired.pop_front().map(|retired| retired.slot);
+            let slot = oldest.first;
+            (oldest.first, oldest.count) = (slot + 1, oldest.count - 1);
+            if oldest.count == 0 {
+                appender.retired.pop_front();
+            }
+            return Some(slot);
         }
         let slot = appender.next_slot;
         appender.next_slot = slot.checked_add(1)?;
@@ -67,7 +72,12 @@ impl Head {
     fn retire(&self, appender: &mut Appender, segment: SegmentId, slot: SeriesRef) {
         let mut view = self.view.lock();
         view.epoch += 1;
-        appender.retired.push_back(Retired { slot, segment, epoch: view.epoch });
+        match appender.retired.back_mut() {
+            Some(last) if last.segment == segment && last.first + last.count == slot => {
+                (last.count, last.epoch) = (last.count + 1, view.epoch);
+            }
+            _ => appender.retired.push_back(Retired { first: slot, count: 1, segment, epoch: view.epoch }),
+        }
     }
 
     /// Takes series out of everything.

@@ -10,7 +10,7 @@ use super::super::recode;
 use super::super::sample::{SampleValue, TimedSample};
 use super::super::slab;
 use super::super::stored::{PageChunk, Shelf};
-use super::{NO_ENTRY, Open, Page, Rules};
+use super::{NO_ENTRY, Open, Page, Rules, Series};
 use crate::chunk::{Chunk, Encoding};
 use crate::wal::{Cut, Generation};
 
@@ -124,6 +124,22 @@ impl Page {
             }
         }
         oldest
+    }
+
+    /// Number of series that hold nothing at or after `time`: a cut there takes all of them.
+    pub(in super::super) fn series_before(&self, time: TimestampMs) -> usize {
+        let is_before = |series: &&Series| {
+            let beside_too = || {
+                let mut before = true;
+                if let Some(side) = self.sides.get(series.side) {
+                    side.for_each_range(Generation(u32::MAX), |_, max| before &= max < time);
+                }
+                before
+            };
+            // Closed chunks are older than the open one.
+            series.is_alive() && self.open_max_time(series).is_none_or(|max_time| max_time < time) && beside_too()
+        };
+        self.series.iter().filter(is_before).count()
     }
 
     /// Drops what `cut` covers and moves the rest together. Returns the indexes of series that hold nothing any more;

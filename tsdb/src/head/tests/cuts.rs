@@ -77,3 +77,32 @@ fn memory_comes_back_after_churn() {
     assert!(left.symbols == 0 && left.heap_bytes < sizes[0] / 2, "{left:?} {sizes:?}");
     assert!(sizes[5] < sizes[0] * 5 / 4, "{sizes:?}");
 }
+
+#[test]
+fn memory_after_churn_is_that_of_a_head_without() {
+    let pod = |round: i64, i: usize| {
+        let pod = format!("pod-{round}-{i}-{}", "x".repeat(40));
+        Labels::from_pairs([("__name__", format!("m{}", i % 10)), ("pod", pod), ("zone", "a".to_owned())])
+    };
+    let samples = |round: i64| (0..20).map(|t| (round * 1000 + t * 40, t as f64)).collect::<Vec<_>>();
+    // A hundred series stay; of others there are 3,000 at a time, each for one round.
+    let send = |rig: &Rig, round: i64, others: usize| {
+        (0..100).for_each(|i| _ = rig.floats(&labels(i), &samples(round)));
+        (0..others).for_each(|i| _ = rig.floats(&pod(round, i), &samples(round)));
+    };
+    let (rig, fresh) = (Rig::with_segments(OPTIONS, 20_000), Rig::with_segments(OPTIONS, 20_000));
+    for round in 0..5 {
+        send(&rig, round, 3000);
+        // An early cut: within the range, half a range behind.
+        rig.cut(round * 1000 + 500);
+        assert_eq!(rig.head.series_before(round * 1000 + 500), 0);
+        assert_eq!(rig.head.series_before((round + 1) * 1000), 3100);
+    }
+    rig.cut(5000);
+    send(&rig, 5, 0);
+    send(&fresh, 5, 0);
+    assert_eq!(rig.contents(), fresh.contents());
+    let (left, expected) = (rig.head.stats(), fresh.head.stats());
+    assert_eq!((left.series, left.symbols), (expected.series, expected.symbols));
+    assert!(left.heap_bytes < expected.heap_bytes + (200 << 10), "{left:?} {expected:?}");
+}
