@@ -150,7 +150,8 @@ impl Opening {
             if let Some(tenant) = std::str::from_utf8(&state.definition).ok().and_then(|t| TenantId::new(t).ok()) {
                 owners.insert(id, tenant);
             }
-            Arc::new(Head::new(id, head_options, chunk_files.clone()))
+            let head = Head::new(id, head_options, chunk_files.clone());
+            Arc::new(head.with_incarnation(self.runtime.rng.next_u64()))
         });
         let crew = self.runtime.ingest_pool.crew();
         let mut replay = Observed { inner: heads, progress, last_percent: None };
@@ -180,6 +181,7 @@ impl Opening {
             match wal.define_head(tenant.as_str().as_bytes()) {
                 Ok(id) => {
                     let head = Head::new(id, head_options, chunk_files.clone());
+                    let head = head.with_incarnation(self.runtime.rng.next_u64());
                     self.add(&tenants, tenant, Arc::new(head), own, now);
                 }
                 // A full disk must not keep the process from starting; the blocks are found with the next start.

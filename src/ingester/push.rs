@@ -23,6 +23,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Metrics, and texts per metric, whose metadata a tenant may have here.
 const METADATA_LIMITS: MetadataLimits = MetadataLimits { max_metrics: Some(100_000), max_per_metric: Some(10) };
 
+/// Samples younger than this raise no change counter: the results cache keeps no answers about the newest ten minutes.
+const FRESH_MS: i64 = 10 * 60 * 1000;
+
 pub(super) fn head_options(config: &Config) -> HeadOptions {
     HeadOptions {
         block_range_ms: BLOCK_RANGE_MS,
@@ -80,6 +83,7 @@ impl Ingester {
                 max_series_per_metric: shared.config.max_series_per_metric,
                 max_time: now.saturating_add(shared.creation_grace_period.as_millis() as i64),
                 max_exemplars: shared.config.max_exemplars_per_tenant,
+                fresh_from: now.saturating_sub(FRESH_MS),
             };
             let series = batch.iter().map(|series| SeriesAppend {
                 labels: series.labels,
@@ -105,6 +109,7 @@ impl Ingester {
         let shared = &self.shared;
         let head = shared.wal.define_head(id.as_str().as_bytes())?;
         let head = Head::new(head, head_options(&shared.config), shared.chunk_files.clone());
+        let head = head.with_incarnation(shared.runtime.rng.next_u64());
         let now = shared.runtime.clock.monotonic().as_millis() as i64;
         let dir = shared.blocks_dir.join(id.as_str());
         tracing::info!(tenant = %id, "new tenant");

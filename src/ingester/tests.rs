@@ -33,6 +33,8 @@ struct Rig {
     net: MemNet,
     bucket: Arc<dyn Bucket>,
     clock: ManualClock,
+    /// One for all its lives: no two draw the same.
+    rng: Arc<Rng>,
 }
 
 impl Rig {
@@ -42,6 +44,7 @@ impl Rig {
             net: MemNet::default(),
             bucket: Arc::new(MemBucket::default()),
             clock: ManualClock::at(NOW),
+            rng: Arc::new(Rng::seeded(7)),
         }
     }
 
@@ -53,7 +56,7 @@ impl Rig {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let runtime = Runtime {
             clock: clock.clone(),
-            rng: Arc::new(Rng::seeded(7)),
+            rng: self.rng.clone(),
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(self.net.clone()),
             ingest_pool: Pool::inline(),
@@ -422,4 +425,45 @@ async fn series_that_ended_leave_memory_early_and_answers_stay() {
             assert_eq!(one.head.series_count(), 0);
         }
     }
+}
+
+#[tokio::test]
+async fn late_samples_change_the_data_version_and_so_does_a_restart() {
+    const MINUTE: i64 = 60_000;
+    let rig = Rig::new();
+    let a = tenant("a");
+    let push = |minute: i64, value: f64| {
+        let mut batch = WriteBatchBuilder::default();
+        batch.series([("__name__", "m")]).sample(NOW + minute * MINUTE, value);
+        Arc::new(batch.build())
+    };
+    let hour = QueryRange { min: NOW - 60 * MINUTE, max: NOW };
+    let version = |ingester: &Ingester, range: QueryRange| {
+        ingester.shared.tenants.get(&a).unwrap().head.changes(range).version(range)
+    };
+    let ingester = rig.open().await;
+    ingester.push(&a, push(0, 1.0)).await.unwrap();
+    let first = version(&ingester, hour);
+    ingester.push(&a, push(-9, 1.0)).await.unwrap();
+    assert_eq!(version(&ingester, hour), first, "nobody caches the newest ten minutes");
+    ingester.push(&a, push(-30, 1.0)).await.unwrap();
+    let second = version(&ingester, hour);
+    assert_ne!(second, first);
+    // What is known, refused, or lies elsewhere changes nothing; a flush changes places only.
+    ingester.push(&a, push(-30, 1.0)).await.unwrap();
+    assert_eq!(ingester.push(&a, push(-30, 2.0)).await.unwrap().rejections.len(), 1);
+    ingester.push(&a, push(-90, 1.0)).await.unwrap();
+    assert_eq!(version(&ingester, hour), second);
+    let young = QueryRange { min: NOW - 20 * MINUTE, max: NOW };
+    assert_eq!(version(&ingester, young), first);
+    let one = ingester.shared.tenants.get(&a).unwrap();
+    ingester.flush(&one, FlushExtent::Everything).await.unwrap();
+    let flushed = version(&ingester, hour);
+    ingester.push(&a, push(-31, 1.0)).await.unwrap();
+    assert_ne!(version(&ingester, hour), flushed);
+    let before = version(&ingester, hour);
+    drop((one, ingester));
+    let ingester = rig.open().await;
+    assert_ne!(version(&ingester, hour).incarnation, before.incarnation);
+    assert_ne!(version(&ingester, young), first);
 }

@@ -203,6 +203,9 @@ impl Head {
         // No append runs now: the oldest time is that of what is left.
         let oldest = appender.pages.iter().map(|page| page.read().min_time()).min().unwrap_or(TimestampMs::MAX);
         self.min_time.store(oldest, Ordering::Relaxed);
+        self.count_late_bytes(&appender);
+        let newest = self.max_time.load(Ordering::Relaxed);
+        self.changes.lock().forget_before(oldest.min(newest.saturating_add(1)));
         self.view.lock().dropped = cut;
         Dropped::Done
     }

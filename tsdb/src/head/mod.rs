@@ -7,19 +7,21 @@
 //! An append ([`append`]) resolves and validates all samples of a request, logs them, and then stores them; a read
 //! ([`select`]) copies chunks page by page, and reads closed ones through [`stored`]; a flush ([`cut`]) hands out whole
 //! aligned ranges, then drops them; [`move_chunks`] empties files of which little is left; [`replay`] rebuilds all of it
-//! from the log and from what [`snapshot`] wrote. [`exemplars`] and [`metadata`] are bounded stores beside the series.
+//! from the log and from what [`snapshot`] wrote. [`changes`] counts what changed of older times. [`exemplars`] and [`metadata`] are bounded stores beside the series.
 //!
-//! Locking order: `appender` → `index` → a page → `exemplars`, `metadata`, `moved` → `view`; the locks of the log and of
+//! Locking order: `appender` → `index` → a page → `exemplars`, `metadata`, `moved`, `changes` → `view`; the locks of the log and of
 //! the chunk files are innermost.
 //!
 //! Absent on purpose: tenants, clocks, files other than the log's and the chunk files, threads.
 
 mod append;
+mod changes;
 mod chunk_files;
 mod cold;
 #[cfg(test)]
 mod crash_tests;
 mod cut;
+mod digest;
 mod exemplars;
 mod index;
 mod labels;
@@ -47,11 +49,12 @@ mod value_order;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicIsize, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use skald_model::{QueryRange, TimestampMs};
 
+use self::changes::Changes;
 use self::exemplars::ExemplarStore;
 use self::index::Index;
 use self::metadata::MetadataStore;
@@ -61,11 +64,16 @@ use self::table::SeriesTable;
 use crate::postings::SeriesRef;
 use crate::wal::{Cut, Generation, HeadId, SegmentId};
 
-pub use append::{AppendError, AppendLimits, Appended, RejectReason, RejectedKind, Rejection, SeriesAppend};
+pub use append::{
+    AppendError, AppendLimits, Appended, ImportError, ImportLimits, Imported, RejectReason, RejectedKind, Rejection,
+    SeriesAppend, SeriesImport,
+};
+pub use changes::{ChangeSnapshot, DataVersion};
 pub use chunk_files::{
     ChunkAddress, ChunkFileOptions, ChunkFileStats, ChunkFiles, ChunkReadError, NewChunk, Pin, StoredChunk,
 };
 pub use cut::Dropped;
+pub use digest::{HashRange, PartDigest, SampleDigest, SeriesDigest};
 pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};
 pub use replay::ReplayHeads;
@@ -118,10 +126,13 @@ pub struct Head {
     series: AtomicUsize,
     /// Copy of the appender's, for readers.
     boundary: AtomicI64,
+    /// Heap bytes of out-of-order samples. Changed under the appender's lock.
+    late_bytes: AtomicIsize,
     view: Mutex<View>,
     exemplars: Mutex<ExemplarStore>,
     metadata: Mutex<MetadataStore>,
     moved: Mutex<Vec<move_chunks::Moved>>,
+    changes: Mutex<Changes>,
 }
 
 /// The part of the head that appends own.
@@ -144,6 +155,7 @@ struct Retired {
     first: SeriesRef,
     count: u32,
     segment: SegmentId,
+    /// Of the last one.
     epoch: u64,
 }
 
@@ -155,7 +167,6 @@ struct View {
     hidden_since: u64,
     /// What has been dropped of it.
     dropped: Cut,
-    /// Of the last one.
     /// Grows whenever `hidden` does or slots retire.
     epoch: u64,
     /// Readers by the epoch in which they began.
@@ -184,6 +195,7 @@ impl Head {
             min_time: AtomicI64::new(TimestampMs::MAX),
             series: AtomicUsize::new(0),
             boundary: AtomicI64::new(TimestampMs::MIN),
+            late_bytes: AtomicIsize::new(0),
             view: Mutex::new(View {
                 hidden: Cut::NONE,
                 hidden_since: 0,
@@ -194,6 +206,7 @@ impl Head {
             exemplars: Mutex::default(),
             metadata: Mutex::default(),
             moved: Mutex::default(),
+            changes: Mutex::new(Changes::new(0)),
         }
     }
 
@@ -230,6 +243,17 @@ impl Head {
     /// The cut boundary: older samples are stored only as late ones, within the out-of-order window.
     pub fn boundary(&self) -> TimestampMs {
         self.boundary.load(Ordering::Relaxed)
+    }
+
+    /// Heap bytes of samples that came out of order or were imported, and wait for the next cut.
+    pub fn late_bytes(&self) -> usize {
+        usize::try_from(self.late_bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Counts them anew. No append runs.
+    fn count_late_bytes(&self, appender: &Appender) {
+        let bytes: usize = appender.pages.iter().map(|page| page.read().late_bytes()).sum();
+        self.late_bytes.store(bytes as isize, Ordering::Relaxed);
     }
 
     /// Sizes; walks every page.

@@ -44,6 +44,13 @@ pub(super) struct Pin {
     hidden: Cut,
 }
 
+impl Pin {
+    /// What blocks show this reader instead of the head.
+    pub(super) fn hidden(&self) -> Cut {
+        self.hidden
+    }
+}
+
 impl Head {
     /// Selects the series that satisfy all matchers; their chunks that may hold samples of `range` follow by batches.
     ///

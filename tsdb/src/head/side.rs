@@ -4,11 +4,13 @@ use skald_model::{QueryRange, TimestampMs};
 
 use super::recode;
 use super::sample::{SampleValue, TimedSample};
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Encoding};
 use crate::wal::{Cut, Generation};
 
 /// Samples that gather before they are encoded.
 const MAX_BUFFERED: usize = 32;
+/// Samples of a chunk.
+const MAX_CHUNK_SAMPLES: usize = 120;
 
 /// The out-of-order samples of one series. No two have one time, and none the time of a sample in the series' chunks.
 #[derive(Default)]
@@ -18,6 +20,8 @@ pub(super) struct Side {
     generation: Generation,
     /// Encoded; they overlap each other and the series' chunks.
     chunks: Vec<SideChunk>,
+    /// Bytes of their data.
+    data_bytes: usize,
 }
 
 struct SideChunk {
@@ -45,14 +49,42 @@ impl Side {
 
     /// Takes a chunk back from a snapshot.
     pub(super) fn restore(&mut self, generation: Generation, chunk: Chunk) {
+        self.push(generation, chunk);
+    }
+
+    fn push(&mut self, generation: Generation, chunk: Chunk) {
+        self.data_bytes += chunk.data.len();
         self.chunks.push(SideChunk { chunk, generation });
     }
 
     fn encode_buffer(&mut self, range_ms: i64) {
-        let generation = self.generation;
-        let chunks = recode::encode(&self.buffer, range_ms);
-        self.chunks.extend(chunks.into_iter().map(|chunk| SideChunk { chunk, generation }));
-        self.buffer.clear();
+        let mut samples = std::mem::take(&mut self.buffer);
+        self.take_up_last(&mut samples);
+        for chunk in recode::encode(&samples, range_ms) {
+            self.push(self.generation, chunk);
+        }
+        // Its memory serves again.
+        samples.clear();
+        samples.shrink_to(2 * MAX_BUFFERED);
+        self.buffer = samples;
+    }
+
+    /// Puts the samples of the last chunk before `samples`, when those only go on where it ends and it has room for them:
+    /// what comes in order (an import, a sender that catches up) makes whole chunks.
+    fn take_up_last(&mut self, samples: &mut Vec<TimedSample>) {
+        let Some(last) = self.chunks.last() else { return };
+        let goes_on = samples.first().is_some_and(|first| last.chunk.max_time < first.time);
+        let fits = usize::from(last.chunk.num_samples()) + samples.len() <= MAX_CHUNK_SAMPLES;
+        if last.generation != self.generation || last.chunk.encoding != Encoding::Xor || !goes_on || !fits {
+            return;
+        }
+        let mut joined = Vec::with_capacity(MAX_CHUNK_SAMPLES);
+        if recode::decode(Encoding::Xor, &last.chunk.data, QueryRange::ALL, &mut joined).is_ok() {
+            self.data_bytes -= last.chunk.data.len();
+            self.chunks.pop();
+            joined.append(samples);
+            *samples = joined;
+        }
     }
 
     /// The sample at `time`, if there is one.
@@ -95,12 +127,13 @@ impl Side {
         let generation = self.generation;
         self.buffer.retain(|sample| !cut.covers(generation, sample.time));
         let old = std::mem::take(&mut self.chunks);
+        self.data_bytes = 0;
         for c in old {
             if cut.covers(c.generation, c.chunk.max_time) {
                 continue;
             }
             if !cut.covers(c.generation, c.chunk.min_time) {
-                self.chunks.push(c);
+                self.push(c.generation, c.chunk);
                 continue;
             }
             // Only a cut that is not aligned to a range leaves part of a chunk.
@@ -108,9 +141,9 @@ impl Side {
             let range = QueryRange { min: cut.up_to, max: TimestampMs::MAX };
             let decoded = recode::decode(c.chunk.encoding, &c.chunk.data, range, &mut left);
             debug_assert!(decoded.is_ok());
-            let generation = c.generation;
-            let chunks = recode::encode(&left, range_ms).into_iter();
-            self.chunks.extend(chunks.map(|chunk| SideChunk { chunk, generation }));
+            for chunk in recode::encode(&left, range_ms) {
+                self.push(c.generation, chunk);
+            }
         }
     }
 
@@ -126,11 +159,11 @@ impl Side {
         self.buffer.is_empty() && self.chunks.is_empty()
     }
 
-    /// Heap bytes.
+    /// Heap bytes, without looking at every chunk. Histograms that are not encoded yet count by their place only.
     pub(super) fn heap_bytes(&self) -> usize {
         self.buffer.capacity() * size_of::<TimedSample>()
             + self.chunks.capacity() * size_of::<SideChunk>()
-            + self.chunks.iter().map(|c| c.chunk.data.len()).sum::<usize>()
+            + self.data_bytes
     }
 }
 

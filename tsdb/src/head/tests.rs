@@ -1,6 +1,6 @@
 //! The head's tests, by subject. [`rig`] has what they share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ mod damage;
 mod labels;
 mod model;
 mod reads;
+mod repair;
 mod rig;
 mod samples;
 

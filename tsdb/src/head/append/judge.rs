@@ -13,9 +13,9 @@ use super::{Accepted, AppendError, Newest, RejectReason, RejectedKind, Rejection
 use crate::postings::SeriesRef;
 
 /// Most buckets, spans and bounds of one histogram together: a bound on what one record takes. Real ones have hundreds.
-const MAX_BUCKETS: usize = 65_536;
+pub(super) const MAX_BUCKETS: usize = 65_536;
 
-fn buckets(value: &HistogramValue) -> usize {
+pub(super) fn buckets(value: &HistogramValue) -> usize {
     match value {
         HistogramValue::Integer(h) => {
             let spans = h.positive_spans.len() + h.negative_spans.len();
@@ -95,13 +95,13 @@ impl<'a> Request<'a, '_> {
             .is_some_and(|series| series.hash == (hash >> 64) as u64 && series.fingerprint == fingerprint)
     }
 
-    fn find(&mut self, appender: &Appender, hash: u128, fingerprint: u64) -> Option<SeriesRef> {
+    pub(super) fn find(&mut self, appender: &Appender, hash: u128, fingerprint: u64) -> Option<SeriesRef> {
         let mut candidates = appender.table.candidates(hash);
         candidates.find(|slot| self.is_series(appender, *slot, hash, fingerprint))
     }
 
     /// Enters a series into the list of touched ones, unless this request has touched it before.
-    fn touch(&mut self, appender: &Appender, slot: SeriesRef, labels: LabelBytes<'a>) -> usize {
+    pub(super) fn touch(&mut self, appender: &Appender, slot: SeriesRef, labels: LabelBytes<'a>) -> usize {
         let (number, index) = locate(slot);
         let next = self.touched.len();
         let mark = self.page(appender, number).and_then(|page| page.series(index)).map_or(0, |series| series.mark);
@@ -161,7 +161,7 @@ impl<'a> Request<'a, '_> {
         Ok(Some(at))
     }
 
-    fn over_limit(&self, labels: LabelBytes<'_>) -> Option<RejectReason> {
+    pub(super) fn over_limit(&self, labels: LabelBytes<'_>) -> Option<RejectReason> {
         if self.limits.max_series.is_some_and(|limit| self.head.series_count() >= limit) {
             return Some(RejectReason::SeriesLimit);
         }
@@ -326,7 +326,7 @@ impl<'a> Request<'a, '_> {
     }
 
     /// Looks among the samples this request has brought so far.
-    fn in_request(&mut self, slot: SeriesRef, time: TimestampMs) -> Option<SampleValue> {
+    pub(super) fn in_request(&mut self, slot: SeriesRef, time: TimestampMs) -> Option<SampleValue> {
         let by_time = self.by_time.get_or_insert_with(|| {
             let floats = self.floats.iter().map(|s| ((s.slot, s.time), SampleValue::Float(s.value)));
             let histograms =
@@ -336,11 +336,11 @@ impl<'a> Request<'a, '_> {
         by_time.get(&(slot, time)).cloned()
     }
 
-    fn next_order(&self) -> u32 {
+    pub(super) fn next_order(&self) -> u32 {
         (self.floats.len() + self.histograms.len()) as u32
     }
 
-    fn note(&mut self, slot: SeriesRef, time: TimestampMs, value: impl FnOnce() -> SampleValue) {
+    pub(super) fn note(&mut self, slot: SeriesRef, time: TimestampMs, value: impl FnOnce() -> SampleValue) {
         if let Some(by_time) = &mut self.by_time {
             by_time.insert((slot, time), value());
         }

@@ -6,15 +6,20 @@
 //! validation of labels and hashing happen before); requests of other tenants do not meet this lock, and the log
 //! gathers all of them into groups. Readers take the pages' locks, not this one.
 
+mod import;
 mod judge;
 
+pub use import::{ImportError, ImportLimits, Imported, SeriesImport};
+
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock};
 use skald_model::{Exemplar, FloatSample, HistogramSample, HistogramValue, LabelBytes, TimestampMs};
 
+use super::changes::ChangedBuckets;
 use super::chunk_files::ChunkAddress;
 use super::page::{Page, Rules};
 use super::sample::{SampleValue, TimedSample};
@@ -49,11 +54,19 @@ pub struct AppendLimits {
     pub max_time: TimestampMs,
     /// Exemplars the head keeps; 0 keeps none.
     pub max_exemplars: usize,
+    /// Samples from here on are fresh: nobody caches answers about such times, so they change no data version.
+    pub fresh_from: TimestampMs,
 }
 
 impl Default for AppendLimits {
     fn default() -> Self {
-        Self { max_series: None, max_series_per_metric: None, max_time: TimestampMs::MAX, max_exemplars: 100_000 }
+        Self {
+            max_series: None,
+            max_series_per_metric: None,
+            max_time: TimestampMs::MAX,
+            max_exemplars: 100_000,
+            fresh_from: TimestampMs::MIN,
+        }
     }
 }
 
@@ -217,10 +230,24 @@ impl Head {
         series: impl IntoIterator<Item = SeriesAppend<'a>>,
         limits: &AppendLimits,
     ) -> Result<Appended, AppendError> {
-        let mut request = Request {
-            head: self,
+        let mut request = Request::new(self, limits, wal.segment());
+        let mut result = Ok(());
+        for (number, series) in series.into_iter().enumerate() {
+            result = request.resolve(appender, number, series);
+            if result.is_err() {
+                break;
+            }
+        }
+        request.finish(appender, wal, result)
+    }
+}
+
+impl<'a, 'h> Request<'a, 'h> {
+    fn new(head: &'h Head, limits: &'h AppendLimits, segment: SegmentId) -> Self {
+        Self {
+            head,
             limits,
-            segment: wal.segment(),
+            segment,
             touched: Vec::new(),
             floats: Vec::new(),
             histograms: Vec::new(),
@@ -230,29 +257,28 @@ impl Head {
             page: None,
             chunk_read: None,
             outcome: Appended { samples: 0, histograms: 0, exemplars: 0, rejections: Vec::new(), lsn: Lsn(0) },
-        };
-        let mut result = Ok(());
-        for (number, series) in series.into_iter().enumerate() {
-            result = request.resolve(appender, number, series);
-            if result.is_err() {
-                break;
-            }
         }
-        request.page = None;
-        let logged = result.and_then(|()| request.log(appender, wal));
-        match logged {
-            Ok(lsn) => request.outcome.lsn = lsn,
+    }
+
+    /// Logs and stores what was accepted; or, if something failed, takes back what was created for it.
+    fn finish(
+        mut self,
+        appender: &mut Appender,
+        wal: &Wal,
+        resolved: Result<(), AppendError>,
+    ) -> Result<Appended, AppendError> {
+        self.page = None;
+        match resolved.and_then(|()| self.log(appender, wal)) {
+            Ok(lsn) => self.outcome.lsn = lsn,
             Err(error) => {
-                request.undo(appender);
+                self.undo(appender);
                 return Err(error);
             }
         }
-        request.store(appender);
-        Ok(request.outcome)
+        self.store(appender);
+        Ok(self.outcome)
     }
-}
 
-impl<'a> Request<'a, '_> {
     /// Writes the accepted samples to the log, with the definitions its segment lacks.
     fn log(&mut self, appender: &Appender, wal: &Wal) -> Result<Lsn, AppendError> {
         BATCH.with_borrow_mut(|batch| {
@@ -289,7 +315,15 @@ impl<'a> Request<'a, '_> {
         let generation = appender.generation;
         let segment = short(self.segment);
         let logged_any = !self.floats.is_empty() || !self.histograms.is_empty() || !self.exemplars.is_empty();
+        let fresh_from = self.limits.fresh_from;
         let (mut min, mut max) = (TimestampMs::MAX, TimestampMs::MIN);
+        let (mut changed, mut late_bytes) = (ChangedBuckets::default(), 0);
+        let mut note = |time: TimestampMs| {
+            (min, max) = (min.min(time), max.max(time));
+            if time < fresh_from {
+                changed.note(time);
+            }
+        };
         let undefined: Vec<SeriesRef> =
             self.touched.iter().filter(|t| logged_any && t.defined_in != segment).map(|t| t.slot).collect();
         for slot in undefined {
@@ -302,25 +336,32 @@ impl<'a> Request<'a, '_> {
         let mut histograms = std::mem::take(&mut self.histograms).into_iter().peekable();
         for sample in floats {
             while let Some(earlier) = histograms.next_if(|histogram| histogram.order < sample.order) {
-                (min, max) = (min.min(earlier.time), max.max(earlier.time));
-                self.store_histogram(appender, earlier, rules);
+                note(earlier.time);
+                late_bytes += self.store_histogram(appender, earlier, rules);
             }
-            (min, max) = (min.min(sample.time), max.max(sample.time));
+            note(sample.time);
             let (number, index) = locate(sample.slot);
             let Some(page) = self.page(appender, number) else { continue };
             if sample.beside {
                 let sample = TimedSample { time: sample.time, value: SampleValue::Float(sample.value) };
-                page.insert_beside(index, generation, sample, rules);
+                late_bytes += page.insert_beside(index, generation, sample, rules);
             } else {
                 page.append_float(index, sample.time, sample.value, rules);
             }
         }
         for sample in histograms {
-            (min, max) = (min.min(sample.time), max.max(sample.time));
-            self.store_histogram(appender, sample, rules);
+            note(sample.time);
+            late_bytes += self.store_histogram(appender, sample, rules);
         }
         self.page = None;
+        if late_bytes != 0 {
+            self.head.late_bytes.fetch_add(late_bytes, Ordering::Relaxed);
+        }
         self.head.note_times(min, max);
+        if !changed.is_empty() {
+            // After the samples can be read: see `changes`.
+            self.head.changes.lock().raise(&changed);
+        }
         if !self.exemplars.is_empty() {
             let mut store = self.head.exemplars.lock();
             for (slot, exemplar) in &self.exemplars {
@@ -329,14 +370,16 @@ impl<'a> Request<'a, '_> {
         }
     }
 
-    fn store_histogram(&mut self, appender: &Appender, sample: Accepted<HistogramValue>, rules: Rules<'_>) {
+    /// Returns by how many bytes what lies beside the chunks has grown.
+    fn store_histogram(&mut self, appender: &Appender, sample: Accepted<HistogramValue>, rules: Rules<'_>) -> isize {
         let (number, index) = locate(sample.slot);
-        let Some(page) = self.page(appender, number) else { return };
+        let Some(page) = self.page(appender, number) else { return 0 };
         if sample.beside {
             let timed = TimedSample { time: sample.time, value: SampleValue::Histogram(sample.value) };
-            page.insert_beside(index, appender.generation, timed, rules);
+            page.insert_beside(index, appender.generation, timed, rules)
         } else {
             page.append_histogram(index, sample.time, &sample.value, rules);
+            0
         }
     }
 

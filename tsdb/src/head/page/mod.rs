@@ -334,21 +334,27 @@ impl Page {
         series.cut_at = sizing::range_end(time, rules.range_ms);
     }
 
-    /// Puts a sample beside the chunks.
+    /// Puts a sample beside the chunks; returns by how many bytes what is there has grown.
     pub(super) fn insert_beside(
         &mut self,
         index: usize,
         generation: Generation,
         sample: TimedSample,
         rules: Rules<'_>,
-    ) {
-        let Some(series) = self.series.get_mut(index) else { return };
+    ) -> isize {
+        let Some(series) = self.series.get_mut(index) else { return 0 };
         if series.side == NO_ENTRY {
             series.side = self.sides.insert(Side::default());
         }
-        if let Some(side) = self.sides.get_mut(series.side) {
-            side.insert(generation, sample, rules.range_ms);
-        }
+        let Some(side) = self.sides.get_mut(series.side) else { return 0 };
+        let before = side.heap_bytes() as isize;
+        side.insert(generation, sample, rules.range_ms);
+        side.heap_bytes() as isize - before
+    }
+
+    /// Heap bytes of what is beside the chunks.
+    pub(super) fn late_bytes(&self) -> usize {
+        self.sides.iter().map(Side::heap_bytes).sum()
     }
 
     /// Moves the open chunk to the closed ones.

@@ -319,6 +319,7 @@ impl Head {
             };
             self.remove_series(&mut appender, segment, &empty);
         }
+        self.count_late_bytes(&appender);
         lost
     }
 

@@ -170,6 +170,10 @@ proptest! {
             let expected = model.contents();
             prop_assert_eq!(&rig.contents(), &expected, "after step {} {:?}", at, step);
             prop_assert_eq!(rig.head.series_count(), expected.len());
+            let texts: BTreeSet<&str> = expected.keys().flat_map(|labels| labels.iter()).flat_map(|(n, v)| [n, v]).collect();
+            prop_assert_eq!(rig.head.stats().symbols, texts.len());
+            let late = rig.head.pages.read().iter().map(|page| page.read().late_bytes()).sum::<usize>();
+            prop_assert_eq!(rig.head.late_bytes(), late);
             prop_assert_eq!(rig.head.series(&[], None), expected.keys().cloned().collect::<Vec<_>>());
         }
     }
