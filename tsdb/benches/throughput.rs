@@ -278,7 +278,7 @@ fn bytes_per_sample() {
         }
     }
     text.push_str("# EOF\n");
-    let text = text.replace("{__name__=\"", "").replace("\", cluster", "{cluster");
+    let text = text.replace(", ", ",").replace("{__name__=\"", "").replace("\",cluster", "{cluster");
     let input = dir.path().join("input");
     std::fs::write(&input, text).unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
