@@ -1,0 +1,4 @@
+//! Any damage to files of closed chunks.
+#![no_main]
+
+skald_fuzz::target!(chunk_file);
