@@ -99,7 +99,7 @@ pub async fn list_tenants(bucket: &dyn Bucket) -> Result<Vec<TenantId>, BucketEr
 }
 
 /// A block's name in its one canonical spelling: others would be another key.
-fn parse_ulid(text: &str) -> Option<Ulid> {
+pub(crate) fn parse_ulid(text: &str) -> Option<Ulid> {
     let ulid = Ulid::from_string(text).ok()?;
     (ulid.to_string() == text).then_some(ulid)
 }

@@ -11,6 +11,7 @@ use ulid::Ulid;
 use super::{Options, Progress, ToolError, of_block, open_at};
 use crate::bucket::Bucket;
 use crate::bucket::config::Backend;
+use crate::bucket::layout::parse_ulid;
 use crate::config::Config;
 use crate::tenant::TenantId;
 
@@ -67,11 +68,6 @@ impl Drop for LocalCopy {
             let _ = disk.remove_dir_all(dir);
         }
     }
-}
-
-/// A block's name in its one canonical spelling.
-fn parse_ulid(name: &str) -> Option<Ulid> {
-    Ulid::from_string(name).ok().filter(|ulid| ulid.to_string() == name)
 }
 
 impl Place {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use skald::runtime::Rng;
 use skald_model::{BlockRange, FloatHistogram, Histogram, HistogramValue, Labels, ResetHint, Span, stale_nan};
-use skald_tsdb::block::{BlockWriter, Compaction, NewBlock, SymbolSet};
+use skald_tsdb::block::{BlockWriter, Compaction, LocalBlock, MergeBlocks, NewBlock, SymbolSet};
 use skald_tsdb::disk::{Disk, RealDisk};
 use skald_tsdb::encode::ChunkEncoder;
+use ulid::Ulid;
 
 use super::chance::Chance;
 
@@ -438,7 +439,8 @@ pub struct Written {
     pub times: Vec<i64>,
 }
 
-/// Writes all series as two-hour blocks into `dir`.
+/// Writes all series into `dir` as blocks of two hours, three of each, as compaction leaves them: two replicas, each of which
+/// lacks some samples and begins its chunks at others, are merged and split by series.
 pub fn write_blocks(dir: &Path, chance: &Chance) -> Written {
     let mut all: Vec<Series> = METRICS.iter().flat_map(|metric| series_of(metric, chance)).collect();
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
@@ -446,28 +448,44 @@ pub fn write_blocks(dir: &Path, chance: &Chance) -> Written {
     std::fs::create_dir_all(dir).unwrap();
     let ulids = Rng::seeded(1);
     for (min, max) in [(BEGIN_MS, BEGIN_MS + BLOCK_MS), (BEGIN_MS + BLOCK_MS, BEGIN_MS + 2 * BLOCK_MS)] {
-        let ulid = ulids.ulid(max);
-        let new = NewBlock {
-            ulid,
-            range: BlockRange { min, max },
-            compaction: Compaction { level: 1, sources: vec![ulid], ..Compaction::default() },
-            thanos: None,
-        };
-        let mut symbols = SymbolSet::default();
-        all.iter().for_each(|series| symbols.insert_labels(&series.labels).unwrap());
-        let mut writer = BlockWriter::create(disk.clone(), dir, new, symbols.sort()).unwrap();
-        for series in &all {
-            let mut encoder = ChunkEncoder::default();
-            for (time, value) in series.samples.iter().filter(|(time, _)| (min..max).contains(time)) {
-                match value {
-                    Value::Float(value) => encoder.push_float(*time, *value),
-                    Value::Histogram(histogram) => encoder.push_histogram(*time, histogram).unwrap(),
-                }
-            }
-            writer.add_series(&series.labels, &encoder.finish()).unwrap();
-        }
-        writer.finish().unwrap().expect("a block");
+        let range = BlockRange { min, max };
+        let replicas = [0, 1].map(|replica| write_replica(&disk, dir, ulids.ulid(max), range, &all, replica));
+        let merge = MergeBlocks { shards: 3, ..MergeBlocks::new(&replicas) };
+        let written = merge.write(&disk, dir, &mut |_| ulids.ulid(max), &mut |_, _| ()).unwrap();
+        assert_eq!(written.len(), 3);
+        replicas.iter().for_each(|replica| std::fs::remove_dir_all(replica.dir()).unwrap());
     }
     let times = all.iter().flat_map(|series| series.samples.iter().map(|(time, _)| *time)).collect::<Vec<_>>();
     Written { series: all.len(), samples: times.len(), times }
+}
+
+fn write_replica(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    ulid: Ulid,
+    range: BlockRange,
+    all: &[Series],
+    replica: usize,
+) -> Arc<LocalBlock> {
+    let compaction = Compaction { level: 1, sources: vec![ulid], ..Compaction::default() };
+    let new = NewBlock { ulid, range, compaction, thanos: None };
+    let mut symbols = SymbolSet::default();
+    all.iter().for_each(|series| symbols.insert_labels(&series.labels).unwrap());
+    let mut writer = BlockWriter::create(disk.clone(), dir, new, symbols.sort()).unwrap();
+    for series in all {
+        let mut encoder = ChunkEncoder::default();
+        let inside = series.samples.iter().filter(|(time, _)| (range.min..range.max).contains(time));
+        for (number, (time, value)) in inside.enumerate() {
+            if number / 70 % 4 == 2 * replica {
+                continue;
+            }
+            match value {
+                Value::Float(value) => encoder.push_float(*time, *value),
+                Value::Histogram(histogram) => encoder.push_histogram(*time, histogram).unwrap(),
+            }
+        }
+        writer.add_series(&series.labels, &encoder.finish()).unwrap();
+    }
+    writer.finish().unwrap().expect("a block");
+    Arc::new(LocalBlock::open(&**disk, &dir.join(ulid.to_string())).unwrap())
 }
