@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_may_cost_much_is_not_small() {
-        check("a", 40_000, None);
+        check("a", 70_000, None);
         check(r#"label_replace(a, "b", "$1$1", "c", "(.*)")"#, 1, None);
         check(r#"count_values("b", a)"#, 1, None);
         check(r#"{a=~"(x{1,500}){1,2}y{1,900}"}"#, 1, None);

@@ -112,7 +112,10 @@ impl Page {
         let (mut newest, mut previous) = (cold::NONE, 0);
         for _ in 0..get_uvarint(bytes, &mut at)? {
             let chunk = match get_closed(bytes, &mut at, &mut previous)? {
-                Written::Copied { encoding, min_time, max_time, data } => shelf.put(min_time, max_time, encoding, data),
+                Written::Copied { encoding, min_time, max_time, data } => {
+                    check_chunk(encoding, min_time, max_time, data)?;
+                    shelf.put(min_time, max_time, encoding, data)
+                }
                 Written::InFile(chunk) if is_sound(&chunk) => chunk,
                 Written::InFile(_) => continue,
             };
@@ -124,6 +127,7 @@ impl Page {
         for _ in 0..get_uvarint(bytes, &mut at)? {
             let generation = Generation(u32::try_from(get_uvarint(bytes, &mut at)?).ok()?);
             let (encoding, min_time, max_time, data) = get_chunk(bytes, &mut at)?;
+            check_chunk(encoding, min_time, max_time, data)?;
             side.restore(generation, Chunk { min_time, max_time, encoding, data: data.to_vec().into() });
             note(min_time, max_time);
         }
@@ -266,6 +270,16 @@ fn get_chunk<'a>(bytes: &'a [u8], at: &mut usize) -> Option<(Encoding, Timestamp
     let min_time = get_varint(bytes, at)?;
     let max_time = min_time.wrapping_add(get_uvarint(bytes, at)? as i64);
     Some((encoding, min_time, max_time, get_slice(bytes, at)?))
+}
+
+/// That a chunk decodes to samples of ascending times between those it is said to have: a checksum vouches for what was
+/// written, not for its sense, and nobody expects an error from a chunk in memory.
+fn check_chunk(encoding: Encoding, min_time: TimestampMs, max_time: TimestampMs, data: &[u8]) -> Option<()> {
+    let mut samples = Vec::new();
+    recode::decode(encoding, data, QueryRange::ALL, &mut samples).ok()?;
+    let ascend = samples.is_sorted_by(|a, b| a.time < b.time);
+    let lie_between = samples.first()?.time >= min_time && samples.last()?.time <= max_time;
+    (ascend && lie_between).then_some(())
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -183,7 +183,8 @@ fn define(
             let (number, of_record) = &definitions[at];
             let appender = appenders[*number];
             let mut found = found[at].lock();
-            for (series_ref, labels) in of_record.clone() {
+            // Labels that make no sense, under a checksum that holds, define nothing: what refers to them is reported lost.
+            for (series_ref, labels) in of_record.clone().filter(|(_, l)| LabelBytes::check(l.as_bytes()).is_some()) {
                 let (hash, fingerprint) = (labels.hash(), appender.table.fingerprint(labels.as_bytes()));
                 found.push(Defined { series_ref, labels, hash, fingerprint, slot: appender.find(hash, fingerprint) });
             }
