@@ -174,7 +174,8 @@ fn check_file(bytes: &[u8], path: &str, id: u64) {
     drop(first);
     let Some(second) = open(&disk, true) else { return };
     let again: Vec<_> = second.heads.iter().map(contents).collect();
-    assert!(!is_sound || before == again, "{before:?}\n{again:?}");
+    // A log whose checksums were put right may say of itself that it is not needed any more.
+    assert!(choice != AS_IT_IS || !is_sound || before == again, "{before:?}\n{again:?}");
     for head in &second.heads {
         let newest = head.max_time().unwrap_or(0);
         let timestamp = newest.saturating_add(1);

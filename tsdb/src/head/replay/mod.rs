@@ -212,7 +212,12 @@ fn define(
 
 impl Appender {
     fn find(&self, hash: u128, fingerprint: u64) -> Option<SeriesRef> {
-        self.table.candidates(hash).find(|slot| {
+        self.find_all(hash, fingerprint).next()
+    }
+
+    /// All series of these labels: those that are to be removed are there as well.
+    fn find_all(&self, hash: u128, fingerprint: u64) -> impl Iterator<Item = SeriesRef> {
+        self.table.candidates(hash).filter(move |slot| {
             let (number, at) = locate(*slot);
             self.pages.get(number).is_some_and(|page| {
                 let page = page.read();

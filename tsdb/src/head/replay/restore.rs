@@ -120,7 +120,11 @@ pub(super) fn restore_series(
     for ((number, position, _), parsed) in records.iter().zip(&mut parsed) {
         let (head, appender) = (heads[*number].1, &mut *appenders[*number]);
         for series in &mut parsed.series {
-            let known = appender.find(series.hash, series.fingerprint);
+            let horizons = &appender.replay.horizons;
+            // Of several the others are obsolete; one without a horizon is as new as can be.
+            let known = appender
+                .find_all(series.hash, series.fingerprint)
+                .max_by_key(|slot| horizons.get(*slot).map_or((true, None), |horizon| (false, Some(horizon))));
             if let Some(known) = known {
                 // A series that went and came back while the snapshot was written is in it twice; one of an older
                 // snapshot may be in the newer one.
@@ -179,10 +183,15 @@ fn parse(bytes: &[u8], appender: &Appender, parsed: &mut Parsed) -> Option<()> {
         names.push(std::str::from_utf8(get_slice(dictionary, &mut from)?).ok()?);
     }
     while at < bytes.len() {
-        let start = parsed.labels.len();
+        let (start, mut previous) = (parsed.labels.len(), "");
         for _ in 0..get_uvarint(bytes, &mut at)? {
             let mut text = || names.get(usize::try_from(get_uvarint(bytes, &mut at)?).ok()?).copied();
-            LabelBytes::encode(&mut parsed.labels, text()?, text()?);
+            let (name, value) = (text()?, text()?);
+            if name <= previous || value.is_empty() {
+                return None;
+            }
+            LabelBytes::encode(&mut parsed.labels, name, value);
+            previous = name;
         }
         let (body, first) = (at, parsed.in_files.len());
         skip_series(bytes, &mut at, &mut parsed.in_files)?;
@@ -280,7 +289,7 @@ impl Head {
         let mut store = self.exemplars.lock();
         let mut at = 0;
         let mut next = || {
-            let labels = LabelBytes::new_unchecked(get_slice(bytes, &mut at)?);
+            let labels = LabelBytes::check(get_slice(bytes, &mut at)?)?;
             let timestamp = get_varint(bytes, &mut at)?;
             let end = at.checked_add(8)?;
             let value = f64::from_bits(u64::from_le_bytes(bytes.get(at..end)?.try_into().ok()?));
