@@ -177,7 +177,9 @@ impl Server<'_> {
         loop {
             tokio::time::sleep(WINDOW).await;
             let now = self.cpu();
-            quiet = if total(&now) - total(&before) < Duration::from_micros(700) { quiet + 1 } else { 0 };
+            // A thread that has ended takes its time along.
+            let used = total(&now).saturating_sub(total(&before));
+            quiet = if used < Duration::from_micros(700) { quiet + 1 } else { 0 };
             if quiet == QUIET {
                 return now;
             }
