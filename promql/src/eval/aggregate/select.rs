@@ -61,13 +61,7 @@ impl Worst {
 
     /// Whether a full heap takes `value` for its worst.
     fn takes(&self, value: f64, largest: bool) -> bool {
-        self.0.first().is_some_and(|worst| {
-            if worst.value.is_nan() {
-                !value.is_nan()
-            } else {
-                Self::is_worse(worst.value, value, largest) && !value.is_nan()
-            }
-        })
+        !value.is_nan() && self.0.first().is_some_and(|worst| Self::is_worse(worst.value, value, largest))
     }
 
     fn push(&mut self, candidate: Candidate, largest: bool) {
