@@ -12,6 +12,7 @@ mod process;
 mod s3_server;
 mod sender;
 
+mod blocks;
 mod crash;
 mod differential;
 mod disk_full;

@@ -76,13 +76,13 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 /// A Prometheus on copies of the blocks.
-struct Prometheus {
+pub struct Prometheus {
     _process: Process,
-    url: String,
+    pub url: String,
 }
 
 impl Prometheus {
-    async fn start(dir: &Path) -> Prometheus {
+    pub async fn start(dir: &Path) -> Prometheus {
         std::fs::write(dir.join("prometheus.yml"), "global: {}\n").unwrap();
         let port = free_port();
         let arguments = [
