@@ -2,11 +2,16 @@
 //!
 //! Decoding: 1,000 chunks of 120 samples 15 s apart, of four kinds of values, with jitter of up to 2 ms and without. Beside it
 //! the floor: copying as many times and values. Merging: blocks of the same series from two or three replicas, of a day (48
-//! chunks a series) and of two hours (2 to 4 chunks); either identical, so that chunks are copied, or with chunks that begin
-//! at other samples, so that everything is decoded, merged and encoded anew. A merged sample is one of the result. Beside it
-//! the floors: the files' bytes copied with their checksums, and decoding and encoding in memory. Files are on the file
-//! system behind the temporary directory. Bytes: 400 series of two hours as OpenMetrics, made a block by `promtool` (where it
-//! is installed) and by us.
+//! chunks a series) and of two hours (4 chunks); either identical, so that chunks are copied, or with chunks that begin
+//! at other samples, or that lack others, so that everything is decoded, merged and encoded anew. Rates are of the result's
+//! samples and, in brackets, of all that are read. Beside them the floors: the files' bytes copied with their checksums, and
+//! decoding and encoding in memory. Files are on the file system behind the temporary directory.
+//!
+//! Copying is a matter of bytes, so there are two mixes of series: `equal parts` are four kinds of values with jitter, half of
+//! their samples eight bytes long; `monitoring` is what Prometheus sends: times on the interval, of ten series four that do
+//! not change, four counters, two gauges that move by hundredths.
+//!
+//! Bytes: 400 series of two hours as OpenMetrics, made a block by `promtool` (where it is installed) and by us.
 //!
 //! Prints million samples a second of CPU time (the best of some rounds) and bytes per sample.
 //! Run: `cargo bench -p skald-tsdb --bench throughput`. Seeds are fixed.
@@ -35,8 +40,10 @@ const KINDS: [Kind; 4] = [Kind::Constant, Kind::Counter, Kind::Gauge, Kind::Nois
 
 fn main() {
     decode();
-    for (what, series, hours) in [("a day", 2_000, 24), ("two hours", 24_000, 2)] {
-        merge(what, series, hours);
+    for mix in [Mix::EqualParts, Mix::Monitoring] {
+        for (what, series, hours) in [("a day", 2_000, 24), ("two hours", 24_000, 2)] {
+            merge(mix, what, series, hours);
+        }
     }
     bytes_per_sample();
 }
@@ -50,6 +57,40 @@ enum Kind {
     Gauge,
     /// All bits of a float between 0 and 1.
     Noise,
+    /// Moves by up to half, two digits behind the point.
+    Walk,
+}
+
+/// Which kinds of series a block holds.
+#[derive(Debug, Clone, Copy)]
+enum Mix {
+    EqualParts,
+    Monitoring,
+}
+
+impl Mix {
+    fn name(self) -> &'static str {
+        match self {
+            Self::EqualParts => "equal parts",
+            Self::Monitoring => "monitoring",
+        }
+    }
+
+    fn kind(self, series: usize) -> Kind {
+        match (self, series % 10) {
+            (Self::EqualParts, _) => KINDS[series % 4],
+            (Self::Monitoring, 0..4) => Kind::Constant,
+            (Self::Monitoring, 4..8) => Kind::Counter,
+            (Self::Monitoring, _) => Kind::Walk,
+        }
+    }
+
+    fn jitter(self) -> i64 {
+        match self {
+            Self::EqualParts => 2,
+            Self::Monitoring => 0,
+        }
+    }
 }
 
 /// A small deterministic generator (xorshift64*).
@@ -72,6 +113,7 @@ fn samples(kind: Kind, jitter: i64, count: i64, rng: &mut Rng) -> Vec<(i64, f64)
             Kind::Constant => {}
             Kind::Counter => value += (rng.next() % 100) as f64,
             Kind::Gauge => value = (rng.next() % 100_000) as f64 / 100.0,
+            Kind::Walk => value = (f64::round(value * 100.0) + (rng.next() % 101) as f64 - 50.0) / 100.0,
             Kind::Noise => value = (rng.next() >> 11) as f64 / (1_u64 << 53) as f64,
         }
         (time, value)
@@ -152,14 +194,14 @@ fn decode() {
     println!("decode, all kinds together: {:.0} M samples/s (at least 100)", seconds.1 / seconds.0);
 }
 
-/// Series with their samples, in label order: every kind a quarter.
+/// Series with their samples, in label order.
 struct Data {
     series: Vec<(Labels, Vec<(i64, f64)>)>,
     range: BlockRange,
 }
 
 impl Data {
-    fn new(series: usize, hours: i64, jitter: i64) -> Self {
+    fn new(mix: Mix, series: usize, hours: i64) -> Self {
         let mut rng = Rng(7);
         let count = hours * 3_600_000 / STEP;
         let labels = |i: usize| {
@@ -173,7 +215,7 @@ impl Data {
             ])
         };
         let mut series: Vec<_> =
-            (0..series).map(|i| (labels(i), samples(KINDS[i % 4], jitter, count, &mut rng))).collect();
+            (0..series).map(|i| (labels(i), samples(mix.kind(i), mix.jitter(), count, &mut rng))).collect();
         series.sort_by(|a, b| a.0.cmp(&b.0));
         Self { series, range: BlockRange { min: START, max: START + hours * 3_600_000 } }
     }
@@ -182,13 +224,16 @@ impl Data {
         self.series.iter().map(|(_, samples)| samples.len()).sum()
     }
 
-    /// Writes a block; the first chunk of a series has `first` samples, all others 120.
-    fn write(&self, disk: &Arc<dyn Disk>, parent: &Path, number: u128, first: usize) -> PathBuf {
+    /// Writes a block; the first chunk of a series has `first` samples, all others 120. Of every `lack` samples one is left
+    /// out, another one for each number.
+    fn write(&self, disk: &Arc<dyn Disk>, parent: &Path, number: u128, first: usize, lack: Option<usize>) -> PathBuf {
         let mut symbols = SymbolSet::default();
         self.series.iter().for_each(|(labels, _)| symbols.insert_labels(labels).unwrap());
         let new = NewBlock { ulid: Ulid(number), range: self.range, compaction: Compaction::default(), thanos: None };
         let mut writer = BlockWriter::create(disk.clone(), parent, new, symbols.sort()).unwrap();
         for (labels, samples) in &self.series {
+            let is_kept = |at: usize| lack.is_none_or(|lack| at % lack != number as usize % lack);
+            let samples: Vec<_> = samples.iter().enumerate().filter(|(at, _)| is_kept(*at)).map(|(_, s)| *s).collect();
             let (first, rest) = samples.split_at(first);
             let mut all = chunks(first);
             all.extend(chunks(rest));
@@ -199,14 +244,16 @@ impl Data {
     }
 }
 
-fn merge(what: &str, series: usize, hours: i64) {
-    let data = Data::new(series, hours, 2);
+fn merge(mix: Mix, what: &str, series: usize, hours: i64) {
+    let what = &format!("{what} of {}", mix.name());
+    let data = Data::new(mix, series, hours);
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let parent = dir.path();
     let open = |path: &Path| Arc::new(LocalBlock::open(&*disk, path).unwrap());
-    let same: Vec<_> = (1..4).map(|number| open(&data.write(&disk, parent, number, 120))).collect();
-    let shifted = open(&data.write(&disk, parent, 9, 60));
+    let same: Vec<_> = (1..4).map(|number| open(&data.write(&disk, parent, number, 120, None))).collect();
+    let shifted = open(&data.write(&disk, parent, 9, 60, None));
+    let lacking: Vec<_> = (10..12).map(|number| open(&data.write(&disk, parent, number, 120, Some(40)))).collect();
     let run = |sources: &[Arc<LocalBlock>], shards: u32| {
         best(data.samples(), 5, || {
             let mut number = 100;
@@ -222,13 +269,15 @@ fn merge(what: &str, series: usize, hours: i64) {
         })
     };
     let bytes = std::fs::read(same[0].dir().join("chunks/000001")).unwrap();
+    println!("{what}: {:.2} bytes a sample", bytes.len() as f64 / data.samples() as f64);
     let copied = parent.join("copied");
-    let floor = |replicas: usize| {
+    let mut buffer = bytes.clone();
+    let mut floor = |replicas: usize| {
         best(data.samples(), 5, || {
             let mut crc = 0;
             for _ in 0..replicas {
-                let bytes = std::fs::read(same[0].dir().join("chunks/000001")).unwrap();
-                crc ^= bytes.chunks(200).fold(0, |crc, chunk| crc ^ crc32c::crc32c(chunk));
+                let file = std::fs::File::open(same[0].dir().join("chunks/000001")).unwrap();
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
             }
             crc ^= bytes.chunks(200).fold(0, |crc, chunk| crc ^ crc32c::crc32c(chunk));
             std::fs::write(&copied, &bytes).unwrap();
@@ -236,13 +285,15 @@ fn merge(what: &str, series: usize, hours: i64) {
         })
     };
     for replicas in [2, 3] {
+        let rate = run(&same[..replicas], 1);
         println!(
-            "merge of {replicas} identical replicas, {what}: {:.0} M samples/s (at least 150; bytes alone {:.0})",
-            run(&same[..replicas], 1),
+            "merge of {replicas} identical replicas, {what}: {rate:.0} M samples/s ({:.0} read; at least 150; bytes alone {:.0})",
+            rate * replicas as f64,
             floor(replicas)
         );
     }
-    println!("merge of 3 identical replicas, {what}, into 4 shards: {:.0} M samples/s", run(&same, 4));
+    let rate = run(&same, 4);
+    println!("merge of 3 identical replicas, {what}, into 4 shards: {rate:.0} M samples/s ({:.0} read)", rate * 3.0);
     let mut out = Columns::default();
     let recoded = best(data.samples(), 3, || {
         for series in same[0].select(&[], QueryRange::ALL).unwrap() {
@@ -255,14 +306,17 @@ fn merge(what: &str, series: usize, hours: i64) {
             }
         }
     });
-    println!(
-        "merge of 2 replicas with re-encoding, {what}: {:.0} M samples/s (at least 30; decoding twice and encoding {recoded:.0})",
-        run(&[same[0].clone(), shifted], 1)
-    );
+    for (how, sources) in [("are cut elsewhere", &[same[0].clone(), shifted][..]), ("lack samples", &lacking)] {
+        let rate = run(sources, 1);
+        println!(
+            "merge of 2 replicas that {how}, {what}: {rate:.0} M samples/s ({:.0} read; at least 30; decoding twice and encoding {recoded:.0})",
+            rate * 2.0
+        );
+    }
 }
 
 fn bytes_per_sample() {
-    let mut data = Data::new(400, 2, 2);
+    let mut data = Data::new(Mix::EqualParts, 400, 2);
     // What it is called in OpenMetrics; `promtool` cuts blocks at two hours.
     let dir = tempfile::tempdir().unwrap();
     let mut text = String::new();
@@ -282,7 +336,7 @@ fn bytes_per_sample() {
     let input = dir.path().join("input");
     std::fs::write(&input, text).unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let ours = data.write(&disk, dir.path(), 5, 120);
+    let ours = data.write(&disk, dir.path(), 5, 120, None);
     let samples = data.samples() as f64;
     let print = |who: &str, block: &Path| {
         let len = |name: &str| std::fs::metadata(block.join(name)).unwrap().len() as f64;
