@@ -162,6 +162,9 @@ pub struct Instance {
     /// Wall time at which its group was complete for the first time as far as it knows, Unix milliseconds. From then on
     /// the group may hold series, even if members are missing later.
     pub group_formed_at_ms: Option<i64>,
+    /// Whether it has what its group has acknowledged, as far as it knows. One that has not yet been repaired takes writes,
+    /// and does not count for reads. Always true of roles that keep nothing.
+    pub repaired: bool,
     /// A random number of the process: two that claim the same id differ in it.
     pub process: u64,
     /// Which build it runs.
@@ -180,6 +183,7 @@ impl Instance {
             membership: None,
             registered_at_ms: 0,
             group_formed_at_ms: None,
+            repaired: true,
             process: 0,
             build: Build::default(),
         }
@@ -193,8 +197,8 @@ impl Instance {
         within("build name", &self.build.name, MAX_BUILD_LENGTH)
     }
 
-    /// Appends `id | state u8 | gRPC address | HTTP address | zone | 0 or 1 + group | index | registered at | 0, or 1 +
-    /// formed at | process u64 LE | build name | oldest | newest protocol`.
+    /// Appends `id | state u8 | gRPC address | HTTP address | zone | 0 or 1 + group | index | registered at | flags u8 (1 formed,
+    /// 2 repaired) | formed at | process u64 LE | build name | oldest | newest protocol`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.id.as_str().as_bytes());
         out.push(self.state as u8);
@@ -204,7 +208,7 @@ impl Instance {
         put_uvarint(out, self.membership.map_or(0, |membership| u64::from(membership.group.0) + 1));
         put_uvarint(out, self.membership.map_or(0, |membership| u64::from(membership.index)));
         put_varint(out, self.registered_at_ms);
-        out.push(u8::from(self.group_formed_at_ms.is_some()));
+        out.push(u8::from(self.group_formed_at_ms.is_some()) | u8::from(self.repaired) << 1);
         put_varint(out, self.group_formed_at_ms.unwrap_or(0));
         out.extend_from_slice(&self.process.to_le_bytes());
         put_bytes(out, self.build.name.as_bytes());
@@ -222,7 +226,7 @@ impl Instance {
         let group = reader.uvarint("replica group", MAX_GROUPS.into())? as u32;
         let index = reader.uvarint("index in the replica group", u16::MAX.into())? as u16;
         let registered_at_ms = reader.varint("registration time")?;
-        let formed = reader.byte("whether the group was formed")? != 0;
+        let flags = reader.byte("flags")?;
         let formed_at_ms = reader.varint("formation time")?;
         let process = reader.take(8, "process number")?;
         let process = process.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -239,7 +243,8 @@ impl Instance {
             zone,
             membership: group.checked_sub(1).map(|group| Membership { group: GroupId(group), index }),
             registered_at_ms,
-            group_formed_at_ms: formed.then_some(formed_at_ms),
+            group_formed_at_ms: (flags & 1 != 0).then_some(formed_at_ms),
+            repaired: flags & 2 != 0,
             process,
             build,
         })

@@ -1,23 +1,32 @@
 //! Placement: who the members of a ring are, and which of them holds what.
 //!
-//! From the outside in: a [`state::RingState`] is what is gossiped, [`instance`]s' descriptions with versions that merge
-//! in any order. A series' [`token`] is a point of a space of 2³² tokens. [`ranges`] divides that space evenly among
-//! numbered groups, as a pure function of how many there are; [`ring`] is the immutable snapshot services look tokens up in.
+//! A [`RingState`] is what is gossiped: [`instance`]s' descriptions with versions that merge in any order. An [`Observer`]
+//! judges by one process' own clock who lives. From both follow the [`ReplicaGroups`], an immutable view of ingesters:
+//! which groups take series or only answer, who has a quorum, and the [`Subring`] of each tenant.
+//!
+//! A series' [`token`] is a point of a space of 2³² tokens. [`ranges`] divides that space evenly among numbered groups, as
+//! a pure function of how many there are; a [`Ring`] looks tokens up in it.
 //!
 //! Absent on purpose: clocks, randomness and sockets, which are arguments; settings; what is stored on an instance.
 
 pub mod codec;
 pub mod group;
 pub mod instance;
+pub mod observer;
 pub mod ranges;
+pub mod replica_groups;
 pub mod ring;
 pub mod state;
+pub mod subring;
 pub mod token;
 pub mod value;
 
 pub use group::{GroupRules, Membership, MembershipError};
 pub use instance::{Build, Instance, InstanceId, InstanceState};
+pub use observer::{Member, Now, Observer, members};
+pub use replica_groups::{Claim, Conflict, GroupState, GroupView, ReplicaGroups};
 pub use ring::{GroupId, MAX_GROUPS, Ring, RingError};
 pub use state::{GroupMode, GroupRegister, Heartbeat, Registration, RingState, Tombstone, Version};
+pub use subring::{Positions, Subring};
 pub use token::{Token, metadata_token, series_token};
 pub use value::Value;

@@ -25,6 +25,7 @@ fn any_state() -> impl Strategy<Value = RingState> {
         registration.instance.zone = if zone { "a".into() } else { String::new() };
         registration.instance.group_formed_at_ms = formed;
         registration.instance.process = process;
+        registration.instance.repaired = process == 1;
         registration.instance.build = Build { name: "1.0".into(), oldest_protocol: 1, newest_protocol: 2 };
         RingState::of_instance(registration, counter)
     });
@@ -184,6 +185,6 @@ fn bytes_are_stable() {
     entry.instance.membership = Some(Membership { group: GroupId(1), index: 0 });
     let state = RingState::of_instance(entry, 300);
     let bytes: Vec<_> = state.entries().iter().map(|key| encoded(&state, key)).collect();
-    assert_eq!(bytes[0], b"\x01\x02\x03\x03i-1\0\x03h:1\0\x01z\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(bytes[0], b"\x01\x02\x03\x03i-1\0\x03h:1\0\x01z\x02\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(bytes[1], b"\x02\x03i-1\x02\xAC\x02");
 }
