@@ -1,10 +1,8 @@
 //! How large the index of a block will be, told before any of it is written.
 
 use hashbrown::HashSet;
-use skald_model::Labels;
 
 use super::series::SERIES_ALIGN;
-use super::symbols::{SortedSymbols, SymbolSet};
 
 /// What the index of a block may hold.
 ///
@@ -42,12 +40,10 @@ const LABEL_BYTES: u64 = 2 * 5;
 /// The same for an entry of the postings offset table beside its texts: a number, two lengths, an offset.
 const OFFSET_BYTES: u64 = 1 + 5 + 5 + 10;
 
-/// What is known of a block to be written. Costs the bytes of its symbols, and some ten per label pair.
-#[derive(Default)]
+/// What is known of a block to be written. Costs some ten bytes per label pair, if those are counted.
 pub(super) struct Forecast {
-    symbols: SymbolSet,
-    /// Label pairs, as their symbols' places in `symbols`.
-    pairs: HashSet<(u32, u32), foldhash::fast::FixedState>,
+    /// Label pairs by symbol; `None` if they fit in any case.
+    pairs: Option<HashSet<(u32, u32), foldhash::fast::FixedState>>,
     series: u64,
     series_bytes: u64,
     offset_bytes: u64,
@@ -62,19 +58,27 @@ pub(super) struct Excess {
 }
 
 impl Forecast {
+    /// Of a block whose label pairs are among those of others, whose postings offset tables have so many bytes in all.
+    pub(super) fn among(offset_bytes: u64, limits: &IndexLimits) -> Self {
+        let pairs = (offset_bytes > limits.table_bytes).then(HashSet::default);
+        Self { pairs, series: 0, series_bytes: 0, offset_bytes: 0 }
+    }
+
     /// Takes in a series with so many chunks; an error once no block within the limits can hold what was taken in.
-    pub(super) fn add(&mut self, labels: &Labels, chunks: usize, limits: &IndexLimits) -> Result<(), Excess> {
+    pub(super) fn add<'a>(
+        &mut self,
+        labels: &[(u32, u32)],
+        symbol: impl Fn(u32) -> &'a [u8],
+        chunks: usize,
+        limits: &IndexLimits,
+    ) -> Result<(), Excess> {
         self.series += 1;
-        self.series_bytes += ENTRY_BYTES + CHUNK_BYTES * chunks as u64;
-        for (name, value) in labels {
-            self.series_bytes += LABEL_BYTES;
-            let places = self.symbols.place(name).and_then(|name| Ok((name, self.symbols.place(value)?)));
-            // More than the format holds is more than any limit.
-            let Ok(pair) = places else {
-                return Err(Excess { what: "the symbol table", len: u64::MAX, limit: limits.table_bytes });
-            };
-            if self.pairs.insert(pair) {
-                self.offset_bytes += OFFSET_BYTES + (name.len() + value.len()) as u64;
+        self.series_bytes += ENTRY_BYTES + CHUNK_BYTES * chunks as u64 + LABEL_BYTES * labels.len() as u64;
+        if let Some(pairs) = &mut self.pairs {
+            for &(name, value) in labels {
+                if pairs.insert((name, value)) {
+                    self.offset_bytes += OFFSET_BYTES + (symbol(name).len() + symbol(value).len()) as u64;
+                }
             }
         }
         // Each symbol stands in a pair with fewer bytes around it: the symbol table is never the larger one.
@@ -88,26 +92,18 @@ impl Forecast {
             None => Ok(()),
         }
     }
-
-    /// The symbols of what was taken in.
-    pub(super) fn into_symbols(self) -> SortedSymbols {
-        self.symbols.sort()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn labels(number: u32) -> Labels {
-        Labels::from_pairs([("n", number.to_string()), ("x", "y".repeat(40))])
-    }
-
-    /// How many series fit.
+    /// How many series fit that have one label of their own and one in common.
     fn fits(limits: IndexLimits) -> (u32, Option<&'static str>) {
-        let mut forecast = Forecast::default();
+        let mut forecast = Forecast::among(u64::MAX, &limits);
+        let symbol = |number| if number == 1 { [b'y'; 40].as_slice() } else { b"nn" };
         for number in 0..100 {
-            if let Err(excess) = forecast.add(&labels(number), 2, &limits) {
+            if let Err(excess) = forecast.add(&[(2, number + 3), (0, 1)], symbol, 2, &limits) {
                 assert!(excess.len > excess.limit);
                 return (number, Some(excess.what));
             }
@@ -124,5 +120,9 @@ mod tests {
         assert_eq!((series, what), (10, Some("the series section")));
         let (series, what) = fits(IndexLimits { table_bytes: 700, ..limits });
         assert!((20..30).contains(&series) && what == Some("the postings offset table"), "{series} {what:?}");
+        // What is among pairs that fit is not counted.
+        let mut forecast = Forecast::among(700, &IndexLimits { table_bytes: 700, ..limits });
+        (0..100).for_each(|n| forecast.add(&[(0, n)], |_| b"nn", 1, &limits).unwrap());
+        assert_eq!(forecast.offset_bytes, 0);
     }
 }

@@ -156,6 +156,18 @@ impl IndexHeader {
         self.symbols.get(number, use_it)
     }
 
+    /// Hands every symbol to `each`, ascending.
+    pub(super) fn for_each_symbol(&self, each: impl FnMut(&str) -> Result<(), BlockError>) -> Result<(), BlockError> {
+        self.symbols.for_each(each)
+    }
+
+    /// Most bytes that the pairs of its postings offset table take in another one, where lists may lie further behind.
+    pub(super) fn offset_table_bytes(&self) -> u64 {
+        const LONGER_OFFSET: u64 = 9;
+        let values: u64 = self.postings.names().map(|(_, values)| u64::from(values)).sum();
+        self.toc.index_len - TOC_LEN - self.toc.postings_table + LONGER_OFFSET * (values + 1)
+    }
+
     /// Turns series entries of this index into labels.
     pub fn labels_reader(&self) -> LabelsReader<'_> {
         LabelsReader::new(&self.symbols)

@@ -17,7 +17,7 @@ use super::tombstones::{TOMBSTONES_FILE, Tombstones};
 use super::visible::{hidden_ranges, is_hidden};
 use super::{BlockError, BlockFile, BlockMeta, ChunkMeta, Coalesce, INDEX_FILE, IndexHeader, chunk_range, meta};
 use crate::bounded::{self, Progress};
-use crate::chunk::{Chunk, Encoding};
+use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskFile};
 use crate::postings::{self, Deferral, SeriesRef};
 use crate::{SeriesChunks, SeriesFilter};
@@ -50,7 +50,7 @@ pub struct LocalBlock {
 
 /// A file of a block, open for reading.
 pub(super) struct OpenFile {
-    kind: BlockFile,
+    pub(super) kind: BlockFile,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) len: u64,
 }
@@ -66,8 +66,13 @@ impl OpenFile {
     pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes, BlockError> {
         let end = range.end.min(self.len);
         let mut buffer = vec![0; end.saturating_sub(range.start) as usize];
-        self.file.read_exact_at(&mut buffer, range.start.min(end)).map_err(BlockError::io(self.kind))?;
+        self.read_into(&mut buffer, range.start.min(end))?;
         Ok(buffer.into())
+    }
+
+    /// Fills `buffer` from `offset` on.
+    pub(super) fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
+        self.file.read_exact_at(buffer, offset).map_err(BlockError::io(self.kind))
     }
 
     /// Parses what starts at `offset`: first from `bytes`, then, if that is too short, from what it asks for.
@@ -271,14 +276,23 @@ impl LocalBlock {
         Ok(())
     }
 
+    /// The file of its index.
+    pub(super) fn index(&self) -> &OpenFile {
+        &self.index
+    }
+
+    /// One of its segments.
+    pub(super) fn segment(&self, number: u32) -> Result<&OpenFile, BlockError> {
+        self.segments.get(number as usize).ok_or_else(|| {
+            BlockError::damaged(BlockFile::Segment(number), 0, "the index names a segment that does not exist")
+        })
+    }
+
     /// Reads chunks whose places ascend.
     pub(super) fn chunks(&self, wanted: &[WantedChunk]) -> Result<Vec<Chunk>, BlockError> {
         let mut chunks = Vec::with_capacity(wanted.len());
         for run in wanted.chunk_by(|a, b| a.meta.reference.segment() == b.meta.reference.segment()) {
-            let number = run[0].meta.reference.segment();
-            let segment = self.segments.get(number as usize).ok_or_else(|| {
-                BlockError::damaged(BlockFile::Segment(number), 0, "the index names a segment that does not exist")
-            })?;
+            let segment = self.segment(run[0].meta.reference.segment())?;
             for fetch in JOIN_CHUNKS.join(run.iter().map(|chunk| chunk.bytes.clone())) {
                 let bytes = segment.read(fetch.range.clone())?;
                 for WantedChunk { meta, bytes: range } in &run[fetch.items] {
@@ -347,26 +361,6 @@ impl LocalSelect {
     pub fn only(mut self, keep: SeriesFilter) -> Self {
         self.keep = Some(keep);
         self
-    }
-
-    /// The same series with empty chunks: what they are called, how many chunks they have, and when. Nothing is deleted.
-    pub(super) fn without_data(mut self) -> impl Iterator<Item = Result<SeriesChunks, BlockError>> {
-        let shape = |chunk: &ChunkMeta| Chunk {
-            min_time: chunk.min_time,
-            max_time: chunk.max_time,
-            encoding: Encoding::Xor,
-            data: Bytes::new(),
-        };
-        std::iter::from_fn(move || {
-            while self.batch.as_slice().is_empty() && self.next < self.series.len() {
-                if let Err(error) = self.fill() {
-                    (self.next, self.batch) = (self.series.len(), Vec::new().into_iter());
-                    return Some(Err(error));
-                }
-            }
-            let Found { labels, chunks, .. } = self.batch.next()?;
-            Some(Ok(SeriesChunks { labels, chunks: chunks.iter().map(shape).collect(), deleted: Vec::new() }))
-        })
     }
 
     /// Number of series found; some may turn out to have no chunk in the range.

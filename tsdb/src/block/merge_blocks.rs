@@ -9,11 +9,13 @@ use ulid::Ulid;
 
 use super::compaction_shard::{COMPACTION_SHARD_LABEL, CompactionShard};
 use super::forecast::{Excess, Forecast, IndexLimits};
-use super::merge::{MergeError, merge_series};
+use super::framed_chunks::FramedChunks;
+use super::join_parts::join_parts;
+use super::merge_source::{Candidate, MergeWalk, WalkError};
+use super::number_set::NumberSet;
 use super::segment::SEGMENT_LEN;
 use super::symbols::SortedSymbols;
 use super::{BlockError, BlockMeta, BlockWriter, Compaction, LocalBlock, NewBlock, ParentBlock};
-use crate::SeriesChunks;
 use crate::chunk::ChunkError;
 use crate::disk::Disk;
 use crate::encode::without_overlaps;
@@ -26,9 +28,10 @@ const MAX_PARTS: u32 = 1 << 16;
 /// What is hidden in a source, because it is deleted or outside the block's range, is gone in the result; where sources
 /// overlap, one sample survives per time, the one that queries would give ([`super::join_parts`]). Chunks that overlap no other are copied as they are.
 ///
-/// The labels of the sources are walked twice: first alone, to collect symbols and to foresee how large each index will be,
-/// then with the chunks. When one would not fit the format, twice as many blocks are made. In memory are the symbols and
-/// postings of the new blocks, and one batch of each source.
+/// The indexes of the sources are walked twice: first alone, to find out which symbols are used and to foresee how large each
+/// index will be, then with the chunks. When one would not fit the format, twice as many blocks are made. In memory are the
+/// symbols of all sources, four bytes for each symbol and each series of each source, the postings of the new blocks, and a
+/// window of each source's index and chunks.
 pub struct MergeBlocks<'a> {
     /// The blocks.
     pub sources: &'a [Arc<LocalBlock>],
@@ -49,18 +52,20 @@ pub enum MergeBlocksError {
     /// A source could not be read, or a block not be written.
     #[error(transparent)]
     Block(#[from] BlockError),
-    /// A source holds a damaged chunk, or series out of order.
-    #[error(transparent)]
-    Series(MergeError<BlockError>),
-}
-
-impl From<MergeError<BlockError>> for MergeBlocksError {
-    fn from(error: MergeError<BlockError>) -> Self {
-        match error {
-            MergeError::Source(error) => Self::Block(error),
-            other => Self::Series(other),
-        }
-    }
+    /// A chunk that is not just copied is damaged.
+    #[error("chunk of series {labels}: {source}")]
+    Chunk {
+        /// Which series.
+        labels: Labels,
+        /// What is wrong.
+        source: ChunkError,
+    },
+    /// A source does not give its series in ascending order.
+    #[error("series {labels} does not come after the one before it")]
+    OutOfOrder {
+        /// The later series.
+        labels: Labels,
+    },
 }
 
 impl<'a> MergeBlocks<'a> {
@@ -84,7 +89,8 @@ impl<'a> MergeBlocks<'a> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<BlockMeta>, MergeBlocksError> {
         let shard = self.common_shard();
-        let Planned { symbols, series: total } = self.plan(shard)?;
+        let mut walk = MergeWalk::new(self.sources.iter().map(|source| &**source), self.range())?;
+        let Planned { symbols, series: total } = self.plan(shard, &mut walk)?;
         let parts = symbols.len() as u32;
         let too_many = || BlockError::Input(format!("shard {shard} cannot be split into {parts}"));
         let shards = shard.split(parts).ok_or_else(too_many)?;
@@ -93,11 +99,15 @@ impl<'a> MergeBlocks<'a> {
             let (disk, new) = (disk.clone(), self.new_block(name(shard), shard));
             writers.push(BlockWriter::with_segment_len(disk, parent, new, symbols, self.segment_len)?);
         }
-        for (done, series) in self.merged()?.enumerate() {
-            let series = series?;
-            let part = shard.part_of(parts, &series.labels);
-            self.add(&mut writers[part], series)?;
-            progress(done as u64 + 1, total);
+        let (mut done, mut chunks) = (0, FramedChunks::default());
+        walk.rewind();
+        while walk.advance().map_err(|error| stopped(&walk, error))? {
+            if !self.copy(&mut walk, &mut chunks)? {
+                self.recode(&mut walk, &mut chunks)?;
+            }
+            writers[part_of(&walk, shard, parts)].add(walk.labels(), &chunks)?;
+            done += 1;
+            progress(done, total);
         }
         let mut written = Published { disk, parent, blocks: Vec::new() };
         for writer in writers {
@@ -106,10 +116,10 @@ impl<'a> MergeBlocks<'a> {
         Ok(std::mem::take(&mut written.blocks))
     }
 
-    fn plan(&self, shard: CompactionShard) -> Result<Planned, MergeBlocksError> {
+    fn plan(&self, shard: CompactionShard, walk: &mut MergeWalk<'_>) -> Result<Planned, MergeBlocksError> {
         let mut parts = self.shards.max(1);
         loop {
-            match self.forecast(shard, parts)? {
+            match self.forecast(shard, parts, walk)? {
                 Ok(planned) => return Ok(planned),
                 Err(_) if parts < MAX_PARTS && shard.split(2 * parts).is_some() => parts *= 2,
                 Err(Excess { what, len, limit }) => return Err(BlockError::TooLarge { what, len, limit }.into()),
@@ -118,31 +128,68 @@ impl<'a> MergeBlocks<'a> {
     }
 
     /// What so many parts hold, or what of one would be too large.
-    fn forecast(&self, shard: CompactionShard, parts: u32) -> Result<Result<Planned, Excess>, MergeBlocksError> {
-        let mut forecasts: Vec<Forecast> = Vec::new();
-        forecasts.resize_with(parts as usize, Forecast::default);
+    fn forecast(
+        &self,
+        shard: CompactionShard,
+        parts: u32,
+        walk: &mut MergeWalk<'_>,
+    ) -> Result<Result<Planned, Excess>, MergeBlocksError> {
+        let offset_bytes = self.sources.iter().map(|source| source.header().offset_table_bytes()).sum();
+        let part = || (Forecast::among(offset_bytes, &self.limits), NumberSet::below(walk.symbols.shared_len()));
+        let mut forecasts: Vec<_> = (0..parts).map(|_| part()).collect();
         let mut count = 0;
-        let selects = self.sources.iter().map(|source| Ok(source.select(&[], self.range())?.without_data()));
-        for series in merge_series(selects.collect::<Result<_, BlockError>>()?) {
-            let series = series?;
-            let part = shard.part_of(parts, &series.labels);
-            if let Err(excess) = forecasts[part].add(&series.labels, series.chunks.len(), &self.limits) {
+        walk.rewind();
+        while walk.advance().map_err(|error| stopped(walk, error))? {
+            let (forecast, used) = &mut forecasts[part_of(walk, shard, parts)];
+            let chunks = walk.chunk_count();
+            walk.labels().iter().for_each(|&(name, value)| {
+                used.insert(name);
+                used.insert(value);
+            });
+            let symbol = |number| walk.symbols.symbol(number);
+            if let Err(excess) = forecast.add(walk.labels(), symbol, chunks, &self.limits) {
                 return Ok(Err(excess));
             }
             count += 1;
         }
-        Ok(Ok(Planned { symbols: forecasts.into_iter().map(Forecast::into_symbols).collect(), series: count }))
+        let symbols = forecasts.into_iter().map(|(_, used)| walk.symbols.only(used)).collect();
+        Ok(Ok(Planned { symbols, series: count }))
     }
 
-    fn merged(&self) -> Result<impl Iterator<Item = Result<SeriesChunks, MergeError<BlockError>>>, BlockError> {
-        let selects = self.sources.iter().map(|source| source.select(&[], self.range()));
-        Ok(merge_series(selects.collect::<Result<_, _>>()?))
+    /// Takes the chunks of the current series as they are, identical ones of several sources once. False if more has to be
+    /// done than that.
+    ///
+    /// Chunks are compared byte by byte, so that one checksum speaks for all that are alike.
+    fn copy(&self, walk: &mut MergeWalk<'_>, chunks: &mut FramedChunks) -> Result<bool, BlockError> {
+        chunks.clear();
+        let range = self.range();
+        let outside = |chunk: &Candidate| chunk.min_time < range.min || chunk.max_time > range.max;
+        if walk.has_hidden() || walk.candidates().iter().any(outside) {
+            return Ok(false);
+        }
+        let mut number = 0;
+        while let Some(candidate) = walk.candidate(number) {
+            number += 1;
+            let (meta, frame, bytes) = walk.frame(candidate)?;
+            match chunks.last() {
+                Some((last, its_bytes)) if last.max_time >= meta.min_time => {
+                    let same_time = (last.min_time, last.max_time) == (meta.min_time, meta.max_time);
+                    if !same_time || its_bytes != &bytes[..frame.len()] {
+                        return Ok(false);
+                    }
+                }
+                _ => chunks.copy(&meta, &frame, bytes)?,
+            }
+        }
+        Ok(true)
     }
 
-    fn add(&self, writer: &mut BlockWriter, mut series: SeriesChunks) -> Result<(), MergeBlocksError> {
-        let damaged = |labels: &Labels, source: ChunkError| {
-            MergeBlocksError::Series(MergeError::Chunk { labels: labels.clone(), source })
-        };
+    /// Makes new chunks of those of the current series where samples are hidden or chunks overlap.
+    fn recode(&self, walk: &mut MergeWalk<'_>, out: &mut FramedChunks) -> Result<(), MergeBlocksError> {
+        out.clear();
+        let parts = walk.parts()?;
+        let damaged = |source| MergeBlocksError::Chunk { labels: walk.symbols.labels(walk.labels()), source };
+        let Some(mut series) = join_parts(parts).map_err(damaged)? else { return Ok(()) };
         let range = self.range();
         if series.chunks.iter().any(|chunk| chunk.min_time < range.min || chunk.max_time > range.max) {
             series.deleted.extend([
@@ -150,11 +197,11 @@ impl<'a> MergeBlocks<'a> {
                 QueryRange { min: range.max.saturating_add(1), max: i64::MAX },
             ]);
         }
-        series.cut_deleted().map_err(|error| damaged(&series.labels, error))?;
+        series.cut_deleted().map_err(damaged)?;
         if !series.chunks.is_sorted_by(|a, b| a.max_time < b.min_time) {
-            series.chunks = without_overlaps(&series.chunks).map_err(|error| damaged(&series.labels, error))?;
+            series.chunks = without_overlaps(&series.chunks).map_err(damaged)?;
         }
-        Ok(writer.add_series(&series.labels, &series.chunks)?)
+        Ok(series.chunks.iter().try_for_each(|chunk| out.push(chunk))?)
     }
 
     fn range(&self) -> QueryRange {
@@ -199,6 +246,19 @@ impl<'a> MergeBlocks<'a> {
             thanos.labels.insert(COMPACTION_SHARD_LABEL.to_owned(), shard.to_string());
         }
         NewBlock { ulid, range: self.range, compaction, thanos: Some(thanos) }
+    }
+}
+
+/// Which of the parts the current series belongs to.
+fn part_of(walk: &MergeWalk<'_>, shard: CompactionShard, parts: u32) -> usize {
+    // Its hash is of the texts.
+    if parts == 1 { 0 } else { shard.part_of(parts, &walk.symbols.labels(walk.labels())) }
+}
+
+fn stopped(walk: &MergeWalk<'_>, error: WalkError) -> MergeBlocksError {
+    match error {
+        WalkError::Block(error) => MergeBlocksError::Block(error),
+        WalkError::OutOfOrder(labels) => MergeBlocksError::OutOfOrder { labels: walk.symbols.labels(&labels) },
     }
 }
 

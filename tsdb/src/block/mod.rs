@@ -28,13 +28,16 @@ mod cut;
 mod error;
 mod fetch;
 mod forecast;
+mod framed_chunks;
 mod framing;
 mod gathered_postings;
 mod header;
+mod join_parts;
 mod local;
-mod merge;
 mod merge_blocks;
+mod merge_source;
 mod meta;
+mod number_set;
 mod postings_table;
 mod salvage;
 mod section;
@@ -55,8 +58,8 @@ pub use fetch::{Coalesce, Fetch, chunk_range};
 pub use forecast::IndexLimits;
 pub use framing::Ranged;
 pub use header::{HeaderRanges, IndexHeader};
+pub use join_parts::join_parts;
 pub use local::{LocalBlock, LocalSelect};
-pub use merge::{MergeError, MergedSeries, join_parts, merge_series};
 pub use merge_blocks::{MergeBlocks, MergeBlocksError};
 pub use meta::{
     BlockMeta, BlockStats, Compaction, Downsample, FileSize, IndexStats, META_FILE, ParentBlock, ThanosMeta,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use skald_model::varint;
 
 use super::buffered::BufferedFile;
+use super::framed_chunks::FramedChunks;
 use super::framing::{Ranged, u32_at};
 use super::{BlockError, BlockFile, ChunkMeta, ChunkRef};
 use crate::chunk::{Chunk, Encoding};
@@ -21,7 +22,7 @@ pub(super) const SEGMENT_HEADER_LEN: u64 = 8;
 const SEGMENT_MAGIC: u32 = 0x85BD_40DD;
 const SEGMENT_VERSION: u8 = 1;
 /// No chunk comes near; a longer one is damage, not data.
-const MAX_CHUNK_LEN: u64 = 128 << 20;
+pub(super) const MAX_CHUNK_LEN: u64 = 128 << 20;
 
 /// Path of a segment inside its block's directory.
 pub fn segment_path(block: &Path, segment: u32) -> PathBuf {
@@ -64,6 +65,45 @@ pub struct FoundChunk {
 ///
 /// Layout: `len uvarint | encoding u8 | data | crc32c(encoding, data) u32`.
 pub fn find_chunk(meta: &ChunkMeta, bytes: &[u8]) -> Result<Ranged<FoundChunk>, BlockError> {
+    Ok(match find_frame(meta, bytes)? {
+        Ranged::Complete(frame) => {
+            Ranged::Complete(FoundChunk { encoding: frame.check(meta, bytes)?, data: frame.data() })
+        }
+        Ranged::Short { need } => Ranged::Short { need },
+    })
+}
+
+/// Where the parts of a chunk stand in the bytes that start with it.
+pub(super) struct Frame {
+    encoding_at: usize,
+    data_end: usize,
+}
+
+impl Frame {
+    /// Bytes of all of it.
+    pub(super) fn len(&self) -> usize {
+        self.data_end + 4
+    }
+
+    pub(super) fn data(&self) -> Range<usize> {
+        self.encoding_at + 1..self.data_end
+    }
+
+    /// Verifies the checksum; gives the encoding.
+    pub(super) fn check(&self, meta: &ChunkMeta, bytes: &[u8]) -> Result<Encoding, BlockError> {
+        let file = BlockFile::Segment(meta.reference.segment());
+        if u32_at(bytes, self.data_end) != Some(crc32c::crc32c(&bytes[self.encoding_at..self.data_end])) {
+            let offset = u64::from(meta.reference.offset());
+            return Err(BlockError::damaged(file, offset, "checksum of a chunk does not match"));
+        }
+        let encoding = bytes[self.encoding_at];
+        let found = u64::from(encoding);
+        Encoding::from_byte(encoding).ok_or(BlockError::Unsupported { file, what: "chunk encoding", found })
+    }
+}
+
+/// The extent of the chunk that starts `bytes`, which then hold all of it. Nothing else is looked at.
+pub(super) fn find_frame(meta: &ChunkMeta, bytes: &[u8]) -> Result<Ranged<Frame>, BlockError> {
     let file = BlockFile::Segment(meta.reference.segment());
     let damaged = |what| BlockError::damaged(file, u64::from(meta.reference.offset()), what);
     let mut at = 0;
@@ -76,19 +116,11 @@ pub fn find_chunk(meta: &ChunkMeta, bytes: &[u8]) -> Result<Ranged<FoundChunk>, 
     if len > MAX_CHUNK_LEN {
         return Err(damaged("chunk is longer than any chunk"));
     }
-    let data_end = at + 1 + len as usize;
-    let Some(crc) = u32_at(bytes, data_end) else {
-        return Ok(Ranged::Short { need: data_end as u64 + 4 });
-    };
-    if crc32c::crc32c(&bytes[at..data_end]) != crc {
-        return Err(damaged("checksum of a chunk does not match"));
+    let frame = Frame { encoding_at: at, data_end: at + 1 + len as usize };
+    match frame.len() {
+        len if len > bytes.len() => Ok(Ranged::Short { need: len as u64 }),
+        _ => Ok(Ranged::Complete(frame)),
     }
-    let encoding = Encoding::from_byte(bytes[at]).ok_or(BlockError::Unsupported {
-        file,
-        what: "chunk encoding",
-        found: u64::from(bytes[at]),
-    })?;
-    Ok(Ranged::Complete(FoundChunk { encoding, data: at + 1..data_end }))
 }
 
 /// Appends chunks to segments, opening new ones as they fill up.
@@ -103,48 +135,40 @@ pub(super) struct SegmentWriter {
     finished: Vec<u64>,
     /// Longest chunk with its framing.
     longest: u64,
-    /// Bytes before a chunk's data.
-    head: Vec<u8>,
-}
-
-/// Bytes a chunk of this data takes in a segment.
-fn framed_len(chunk: &Chunk) -> u64 {
-    let len = chunk.data.len() as u64;
-    let varint = u64::from((64 - (len | 1).leading_zeros()).div_ceil(7));
-    varint + 1 + len + 4
 }
 
 impl SegmentWriter {
     pub(super) fn new(disk: Arc<dyn Disk>, block: PathBuf, segment_len: u64) -> Self {
-        Self { disk, block, segment_len, current: None, opened: 0, finished: Vec::new(), longest: 0, head: Vec::new() }
+        Self { disk, block, segment_len, current: None, opened: 0, finished: Vec::new(), longest: 0 }
     }
 
     /// Appends the chunks of one series, in one segment if they fit one at all; adds their places to `metas`.
-    pub(super) fn append(&mut self, chunks: &[Chunk], metas: &mut Vec<ChunkMeta>) -> Result<(), BlockError> {
-        let together: u64 = chunks.iter().map(framed_len).sum();
+    pub(super) fn append(&mut self, chunks: &FramedChunks, metas: &mut Vec<ChunkMeta>) -> Result<(), BlockError> {
+        let together = chunks.bytes().len() as u64;
         let fits_one = SEGMENT_HEADER_LEN + together <= self.segment_len;
-        for (i, chunk) in chunks.iter().enumerate() {
-            let len = framed_len(chunk);
-            if len > MAX_CHUNK_LEN {
-                return Err(BlockError::TooLarge { what: "a chunk", len, limit: MAX_CHUNK_LEN });
-            }
-            let wanted = if i == 0 && fits_one { together } else { len };
-            if self.current.as_ref().is_none_or(|file| file.position() + wanted > self.segment_len) {
-                self.open_next()?;
-            }
-            let Some(file) = &mut self.current else { continue };
-            let reference = ChunkRef::new(self.opened - 1, file.position() as u32);
-            self.head.clear();
-            varint::put_uvarint(&mut self.head, chunk.data.len() as u64);
-            self.head.push(chunk.encoding as u8);
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding as u8]), &chunk.data);
-            file.put(&self.head)?;
-            file.put(&chunk.data)?;
-            file.put(&crc.to_be_bytes())?;
-            self.longest = self.longest.max(len);
+        let start = if fits_one { Some(self.put(chunks.bytes())?) } else { None };
+        for chunk in chunks.chunks() {
+            let offset = match start {
+                Some(start) => start + chunk.range.start as u32,
+                None => self.put(&chunks.bytes()[chunk.range.clone()])?,
+            };
+            self.longest = self.longest.max(chunk.range.len() as u64);
+            let reference = ChunkRef::new(self.opened - 1, offset);
             metas.push(ChunkMeta { min_time: chunk.min_time, max_time: chunk.max_time, reference });
         }
         Ok(())
+    }
+
+    /// Appends bytes that are to stand in one segment; says where they begin.
+    fn put(&mut self, bytes: &[u8]) -> Result<u32, BlockError> {
+        let full = |file: &BufferedFile| file.position() + bytes.len() as u64 > self.segment_len;
+        if self.current.as_ref().is_none_or(full) {
+            self.open_next()?;
+        }
+        let Some(file) = &mut self.current else { return Ok(0) };
+        let offset = file.position() as u32;
+        file.put(bytes)?;
+        Ok(offset)
     }
 
     fn open_next(&mut self) -> Result<(), BlockError> {

@@ -1,12 +1,14 @@
 //! The symbol table: every label name and value of a block, once, sorted; elsewhere a number stands for each.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_table::HashTable;
 use skald_model::{Labels, varint};
 
 use super::framing::str_at;
+use super::number_set::NumberSet;
 use super::section::Section;
 use super::series::SeriesEntry;
 use super::{BlockError, BlockFile};
@@ -61,6 +63,19 @@ impl SymbolTable {
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.section.memory_bytes() + self.samples.len() * size_of::<u32>()
+    }
+
+    /// Hands every symbol to `each`, ascending.
+    pub(super) fn for_each(&self, mut each: impl FnMut(&str) -> Result<(), BlockError>) -> Result<(), BlockError> {
+        self.section.walk(4..self.section.len(), |at, bytes| {
+            let mut end = 0;
+            if varint::get_slice(bytes, &mut end).is_none() {
+                return Ok(None);
+            }
+            let symbol = str_at(bytes, &mut 0).ok_or_else(|| self.section.damaged(at, "symbol is not UTF-8"))?;
+            each(symbol)?;
+            Ok(Some(end))
+        })
     }
 
     /// Hands symbol `number` to `use_it`.
@@ -150,19 +165,27 @@ impl<'a> LabelsReader<'a> {
 
 /// The symbols of a block to be written: collected in any order, then sorted and numbered.
 ///
-/// Costs the bytes of the distinct strings plus about 12 bytes each.
+/// Costs the bytes of the distinct strings plus about 16 bytes each.
 #[derive(Default)]
 pub struct SymbolSet {
     arena: Vec<u8>,
     /// Where each symbol ends in `arena`, in order of insertion.
-    ends: Vec<u32>,
+    ends: Vec<u64>,
     numbers: HashTable<u32>,
     /// Seeded anew for each set: the strings are senders', who could choose colliding ones.
     hasher: foldhash::fast::RandomState,
 }
 
-/// A [`SymbolSet`] in its final order.
+/// [`SymbolSet`]s in their final order, for one block or for several that have symbols in common.
+#[derive(Clone)]
 pub struct SortedSymbols {
+    all: Arc<AllSymbols>,
+    /// Those that the block has; `None` if it has all.
+    subset: Option<Arc<NumberSet>>,
+}
+
+/// What blocks share.
+struct AllSymbols {
     set: SymbolSet,
     /// Insertion index by number, ascending by string.
     order: Vec<u32>,
@@ -171,7 +194,7 @@ pub struct SortedSymbols {
 }
 
 impl SymbolSet {
-    fn slice<'a>(arena: &'a [u8], ends: &[u32], index: u32) -> &'a [u8] {
+    fn slice<'a>(arena: &'a [u8], ends: &[u64], index: u32) -> &'a [u8] {
         let index = index as usize;
         let start = if index == 0 { 0 } else { ends[index - 1] as usize };
         &arena[start..ends[index] as usize]
@@ -179,23 +202,29 @@ impl SymbolSet {
 
     /// Adds a symbol, if it is new. Refuses once the table would pass the 4 GiB a section holds.
     pub fn insert(&mut self, symbol: &str) -> Result<(), BlockError> {
-        self.place(symbol).map(drop)
+        let known = self.ends.len();
+        self.place(symbol)?;
+        // Five bytes bound each symbol's length prefix.
+        let len = self.arena.len() as u64 + 4 + 5 * self.ends.len() as u64;
+        if self.ends.len() > known && len > u64::from(u32::MAX) {
+            return Err(BlockError::TooLarge { what: "the symbol table", len, limit: u64::from(u32::MAX) });
+        }
+        Ok(())
     }
 
-    /// A symbol's place in the order of insertion; adds it, if it is new.
+    /// A symbol's place in the order of insertion; adds it, if it is new. Several blocks may share more than one can hold.
     pub(super) fn place(&mut self, symbol: &str) -> Result<u32, BlockError> {
         let symbol = symbol.as_bytes();
         if let Some(place) = self.find(symbol) {
             return Ok(place);
         }
-        // Five bytes bound each symbol's length prefix.
-        let len = (self.arena.len() + symbol.len()) as u64 + 4 + 5 * (self.ends.len() as u64 + 1);
-        if len > u64::from(u32::MAX) {
-            return Err(BlockError::TooLarge { what: "the symbol table", len, limit: u64::from(u32::MAX) });
-        }
-        let index = self.ends.len() as u32;
+        let index = u32::try_from(self.ends.len()).map_err(|_| BlockError::TooLarge {
+            what: "the number of symbols",
+            len: self.ends.len() as u64,
+            limit: u64::from(u32::MAX),
+        })?;
         self.arena.extend_from_slice(symbol);
-        self.ends.push(self.arena.len() as u32);
+        self.ends.push(self.arena.len() as u64);
         let (arena, ends, hasher) = (&self.arena, &self.ends, &self.hasher);
         let rehash = |&i: &u32| hasher.hash_one(Self::slice(arena, ends, i));
         self.numbers.insert_unique(hasher.hash_one(symbol), index, rehash);
@@ -220,38 +249,82 @@ impl SymbolSet {
     /// Sorts and numbers the symbols.
     pub fn sort(self) -> SortedSymbols {
         let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
-        order.sort_unstable_by_key(|&i| Self::slice(&self.arena, &self.ends, i));
+        // Not the unstable sort: when blocks are merged the symbols stand in a few sorted runs, which this one sees.
+        order.sort_by(|&a, &b| {
+            let text = |i| Self::slice(&self.arena, &self.ends, i);
+            text(a).cmp(text(b))
+        });
         let mut rank = vec![0; order.len()];
         for (number, &index) in order.iter().enumerate() {
             rank[index as usize] = number as u32;
         }
-        SortedSymbols { set: self, order, rank }
+        SortedSymbols { all: Arc::new(AllSymbols { set: self, order, rank }), subset: None }
     }
 }
 
 impl SortedSymbols {
-    /// How many.
+    /// How many the block has.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.subset.as_ref().map_or(self.all.order.len(), |subset| subset.len() as usize)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.len() == 0
     }
 
-    /// The symbols in ascending order.
+    /// The symbols of the block in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.order.iter().map(|&i| SymbolSet::slice(&self.set.arena, &self.set.ends, i))
+        (0..self.all.order.len() as u32)
+            .filter(|&number| self.place(number).is_some())
+            .map(|number| self.symbol(number))
     }
 
-    /// A symbol's number.
+    /// The same symbols for a block that has only `used` of them.
+    pub(super) fn only(&self, used: NumberSet) -> Self {
+        let used = used.ranked();
+        let subset = (used.len() as usize != self.all.order.len()).then(|| Arc::new(used));
+        Self { all: self.all.clone(), subset }
+    }
+
+    /// How many there are in all blocks that share them: one more than the largest number.
+    pub(super) fn shared_len(&self) -> usize {
+        self.all.order.len()
+    }
+
+    /// The number of the symbol that was inserted in this place.
+    pub(super) fn number_at(&self, place: u32) -> u32 {
+        self.all.rank[place as usize]
+    }
+
+    /// A symbol's number, which all blocks share.
     pub(super) fn number(&self, symbol: &str) -> Option<u32> {
-        Some(self.rank[self.set.find(symbol.as_bytes())? as usize])
+        let number = self.number_at(self.all.set.find(symbol.as_bytes())?);
+        self.place(number).map(|_| number)
+    }
+
+    /// Where the symbol of a number stands in the block's own table, if it does.
+    #[inline]
+    pub(super) fn place(&self, number: u32) -> Option<u32> {
+        match &self.subset {
+            None => ((number as usize) < self.all.order.len()).then_some(number),
+            Some(subset) => subset.rank(number),
+        }
     }
 
     /// The symbol of a number this table gave.
     pub(super) fn symbol(&self, number: u32) -> &[u8] {
-        SymbolSet::slice(&self.set.arena, &self.set.ends, self.order[number as usize])
+        SymbolSet::slice(&self.all.set.arena, &self.all.set.ends, self.all.order[number as usize])
+    }
+
+    /// The labels of which these are the numbers.
+    pub(super) fn labels(&self, numbers: &[(u32, u32)]) -> Labels {
+        let mut bytes = Vec::with_capacity(256);
+        for number in numbers.iter().flat_map(|&(name, value)| [name, value]) {
+            let symbol = self.symbol(number);
+            varint::put_uvarint(&mut bytes, symbol.len() as u64);
+            bytes.extend_from_slice(symbol);
+        }
+        Labels::from_bytes(&bytes).unwrap_or_else(|_| Labels::empty())
     }
 }

@@ -8,6 +8,7 @@ use skald_model::{BlockRange, Labels, varint};
 use ulid::Ulid;
 
 use super::buffered::BufferedFile;
+use super::framed_chunks::{FramedChunk, FramedChunks};
 use super::gathered_postings::GatheredPostings;
 use super::meta::{BlockMeta, BlockStats, Compaction, FileSize, IndexStats, META_FILE, META_VERSION, ThanosMeta};
 use super::segment::{CHUNKS_DIR, SEGMENT_LEN, SegmentWriter};
@@ -53,17 +54,21 @@ pub struct BlockWriter {
     symbols_end: u64,
     segments: Option<SegmentWriter>,
     postings: GatheredPostings,
-    previous: Option<Labels>,
+    /// Labels of the last series, by number.
+    previous: Vec<(u32, u32)>,
     stats: BlockStats,
     longest_series: u64,
     broken: bool,
     published: bool,
+    /// Of the series being added.
+    framed: FramedChunks,
     scratch: Scratch,
 }
 
 #[derive(Default)]
 struct Scratch {
-    labels: Vec<(u32, u32)>,
+    /// Labels by place in the block's own symbol table.
+    places: Vec<(u32, u32)>,
     chunks: Vec<ChunkMeta>,
     body: Vec<u8>,
     entry: Vec<u8>,
@@ -115,11 +120,12 @@ impl BlockWriter {
             symbols_end: 0,
             segments: Some(segments),
             postings: GatheredPostings::default(),
-            previous: None,
+            previous: Vec::new(),
             stats: BlockStats::default(),
             longest_series: 0,
             broken: false,
             published: false,
+            framed: FramedChunks::default(),
             scratch: Scratch::default(),
         };
         writer.write_symbols()?;
@@ -152,13 +158,34 @@ impl BlockWriter {
     ///
     /// A series without chunks is left out. A refused one ([`BlockError::Input`]) leaves no trace.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[Chunk]) -> Result<(), BlockError> {
-        if self.broken {
-            return Err(BlockError::Input("an earlier write failed".into()));
-        }
         if chunks.is_empty() {
             return Ok(());
         }
-        self.check(labels, chunks)?;
+        let mut numbers = Vec::with_capacity(16);
+        for (name, value) in labels {
+            match (self.symbols.number(name), self.symbols.number(value)) {
+                (Some(name), Some(value)) => numbers.push((name, value)),
+                _ => return Err(BlockError::Input(format!("label is not among the symbols: {labels}"))),
+            }
+        }
+        let mut framed = std::mem::take(&mut self.framed);
+        framed.clear();
+        let added = chunks.iter().try_for_each(|chunk| framed.push(chunk)).and_then(|()| self.add(&numbers, &framed));
+        self.framed = framed;
+        added
+    }
+
+    /// The same with labels by number ([`SortedSymbols::number`]) and chunks as they will stand in the segment.
+    pub(super) fn add(&mut self, labels: &[(u32, u32)], chunks: &FramedChunks) -> Result<(), BlockError> {
+        if self.broken {
+            return Err(BlockError::Input("an earlier write failed".into()));
+        }
+        if chunks.chunks().is_empty() {
+            return Ok(());
+        }
+        if let Err(what) = self.check(labels, chunks.chunks()) {
+            return Err(BlockError::Input(format!("{what}: {}", self.symbols.labels(labels))));
+        }
         let series = self.index.position().div_ceil(SERIES_ALIGN);
         let series = SeriesRef::try_from(series).map_err(|_| BlockError::TooLarge {
             what: "the series section",
@@ -166,60 +193,66 @@ impl BlockWriter {
             limit: (SECTION_LIMIT + 1) * SERIES_ALIGN,
         })?;
         self.broken = true;
-        self.write_series(series, chunks)?;
+        self.write_series(series, labels, chunks)?;
         self.broken = false;
-        self.previous = Some(labels.clone());
+        self.previous.clear();
+        self.previous.extend_from_slice(labels);
         Ok(())
     }
 
     /// Checks everything a series has to fulfil and looks up its symbols.
-    fn check(&mut self, labels: &Labels, chunks: &[Chunk]) -> Result<(), BlockError> {
-        let refuse = |what: &str| Err(BlockError::Input(format!("{what}: {labels}")));
+    fn check(&mut self, labels: &[(u32, u32)], chunks: &[FramedChunk]) -> Result<(), &'static str> {
         if labels.is_empty() {
-            return refuse("series without labels");
+            return Err("series without labels");
         }
-        if self.previous.as_ref().is_some_and(|previous| previous >= labels) {
-            return refuse("series out of order");
+        // Numbers ascend like their texts.
+        if self.previous.as_slice() >= labels {
+            return Err("series out of order");
         }
-        self.scratch.labels.clear();
-        for (name, value) in labels {
-            match (self.symbols.number(name), self.symbols.number(value)) {
-                (Some(name), Some(value)) => self.scratch.labels.push((name, value)),
-                _ => return refuse("label is not among the symbols"),
+        self.scratch.places.clear();
+        for &(name, value) in labels {
+            match (self.symbols.place(name), self.symbols.place(value)) {
+                (Some(name), Some(value)) => self.scratch.places.push((name, value)),
+                _ => return Err("label is not among the symbols"),
             }
         }
         let mut previous_max = None;
         for chunk in chunks {
             if chunk.min_time > chunk.max_time || previous_max.is_some_and(|max| max >= chunk.min_time) {
-                return refuse("chunks out of order or overlapping");
+                return Err("chunks out of order or overlapping");
             }
             if chunk.min_time < self.new.range.min || chunk.max_time >= self.new.range.max {
-                return refuse("chunk outside the block's time range");
+                return Err("chunk outside the block's time range");
             }
-            if chunk.num_samples() == 0 {
-                return refuse("chunk without samples");
+            if chunk.num_samples == 0 {
+                return Err("chunk without samples");
             }
             previous_max = Some(chunk.max_time);
         }
         Ok(())
     }
 
-    fn write_series(&mut self, series: SeriesRef, chunks: &[Chunk]) -> Result<(), BlockError> {
-        let Scratch { labels, chunks: metas, body, entry } = &mut self.scratch;
+    fn write_series(
+        &mut self,
+        series: SeriesRef,
+        labels: &[(u32, u32)],
+        chunks: &FramedChunks,
+    ) -> Result<(), BlockError> {
+        let Scratch { places, chunks: metas, body, entry } = &mut self.scratch;
         metas.clear();
         if let Some(segments) = &mut self.segments {
             segments.append(chunks, metas)?;
         }
         entry.clear();
-        SeriesEntry::encode(labels, metas, body, entry);
+        SeriesEntry::encode(places, metas, body, entry);
         self.index.pad(SERIES_ALIGN)?;
         self.index.put(entry)?;
         self.longest_series = self.longest_series.max(entry.len() as u64);
         self.postings.add(series, labels);
         self.stats.num_series += 1;
-        self.stats.num_chunks += chunks.len() as u64;
-        for chunk in chunks {
-            let samples = u64::from(chunk.num_samples());
+        self.stats.num_chunks += metas.len() as u64;
+        for chunk in chunks.chunks() {
+            let samples = u64::from(chunk.num_samples);
             self.stats.num_samples += samples;
             match chunk.encoding {
                 Encoding::Xor | Encoding::Xor2 => self.stats.num_float_samples += samples,

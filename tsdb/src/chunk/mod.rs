@@ -77,7 +77,7 @@ pub enum ChunkError {
 }
 
 /// The sample count in a chunk's first two bytes.
-fn num_samples(bytes: &[u8]) -> Result<u16, ChunkError> {
+pub(crate) fn num_samples(bytes: &[u8]) -> Result<u16, ChunkError> {
     let count = bytes.first_chunk::<2>().ok_or(ChunkError::Truncated)?;
     Ok(u16::from_be_bytes(*count))
 }

@@ -6,7 +6,7 @@ use skald_model::{Columns, Histogram, HistogramValue, QueryRange, Span};
 use super::*;
 use crate::decode::decode_series;
 use crate::disk::MemDisk;
-use crate::encode::ChunkEncoder;
+use crate::encode::{ChunkEncoder, without_overlaps};
 
 /// What a sample is: a float or a histogram, by the bits of its value or count.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +148,7 @@ proptest! {
         }
         let merged = merge(&disk, &MergeBlocks { range, shards, ..MergeBlocks::new(&opened) });
         let mut found: BTreeMap<Labels, Samples> = BTreeMap::new();
+        let mut copies: BTreeMap<Labels, Vec<Chunk>> = BTreeMap::new();
         let mut parts = Vec::new();
         for block in &merged {
             let shard = shard(block);
@@ -157,7 +158,8 @@ proptest! {
                 let series = series.unwrap();
                 prop_assert!(shards == 1 || shard.holds(&series.labels));
                 prop_assert!(series.chunks.iter().all(|chunk| chunk.num_samples() <= 120));
-                prop_assert!(found.insert(series.labels, samples(&series.chunks)).is_none());
+                prop_assert!(found.insert(series.labels.clone(), samples(&series.chunks)).is_none());
+                copies.insert(series.labels, series.chunks);
             }
             // A part that is split again has parts of its part.
             parts.extend(merge_again(&disk, block, again)?);
@@ -168,6 +170,15 @@ proptest! {
             for (found, shown) in found.values().zip(visible.values()) {
                 prop_assert!(shown.contains(found), "{}: {:?} is none of {:?}", labels, found, shown);
             }
+        }
+        if clip.is_none() {
+            // Chunk by chunk what joining, cutting and parting give.
+            let naive = merged_naively(&opened).into_iter().filter_map(|mut series| {
+                series.cut_deleted().unwrap();
+                let chunks = without_overlaps(&series.chunks).unwrap();
+                (!chunks.is_empty()).then_some((series.labels, chunks))
+            });
+            prop_assert_eq!(copies, naive.collect::<BTreeMap<_, _>>());
         }
         // Merging what was split is merging at once.
         parts.sort_by(|a: &(Labels, Samples), b| a.0.cmp(&b.0));
@@ -252,6 +263,31 @@ fn identical_chunks_are_copied_and_segments_stay_small() {
     assert_eq!(block.meta().compaction.level, 2);
     assert_eq!(block.meta().compaction.sources, [ulid(1), ulid(2), ulid(3)]);
     assert_eq!(block.meta().compaction.parents.len(), 3);
+}
+
+#[test]
+fn a_damaged_chunk_of_any_replica_is_noticed() {
+    let drawn: Drawn = (0..60).map(|time| (time, 2 + (time % 3) as u8)).collect();
+    let source: Source = (0..4).map(|series| (series, (drawn.clone(), None))).collect();
+    for damaged in 0..3 {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::default());
+        let sources = open_sources(&disk, &[source.clone(), source.clone(), source.clone()], &[7]);
+        let path = segment_path(sources[damaged].dir(), 0);
+        let mut bytes = disk.read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        disk.write_atomically(&path, &bytes).unwrap();
+        let sources: Vec<_> =
+            sources.iter().map(|source| Arc::new(LocalBlock::open(&*disk, source.dir()).unwrap())).collect();
+        let parent = Path::new("/none");
+        disk.create_dir_all(parent).unwrap();
+        let refused = MergeBlocks::new(&sources).write(&disk, parent, &mut |_| ulid(5000), &mut |_, _| ());
+        let segment = BlockFile::Segment(0);
+        let noticed =
+            matches!(&refused, Err(MergeBlocksError::Block(BlockError::Damaged { file, .. })) if *file == segment);
+        assert!(noticed, "{damaged}: {refused:?}");
+        assert!(disk.list(parent).unwrap().is_empty());
+    }
 }
 
 #[test]

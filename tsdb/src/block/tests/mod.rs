@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use skald_model::{BlockRange, Labels};
+use skald_model::{BlockRange, Labels, QueryRange};
 use ulid::Ulid;
 
 use super::*;
+use crate::SeriesChunks;
 use crate::chunk::xor::XorAppender;
 use crate::chunk::{Chunk, Encoding};
 use crate::disk::Disk;
@@ -46,6 +47,16 @@ fn symbols(content: &Content) -> SortedSymbols {
 fn new_block(number: u128, min: i64, max: i64) -> NewBlock {
     let compaction = Compaction { level: 1, sources: vec![ulid(number)], ..Compaction::default() };
     NewBlock { ulid: ulid(number), range: BlockRange { min, max }, compaction, thanos: Some(ThanosMeta::default()) }
+}
+
+/// What several blocks hold together, series by series.
+fn merged_naively(blocks: &[Arc<LocalBlock>]) -> Vec<SeriesChunks> {
+    let mut parts: BTreeMap<Labels, Vec<SeriesChunks>> = BTreeMap::new();
+    for series in blocks.iter().flat_map(|block| block.select(&[], QueryRange::ALL).unwrap()) {
+        let series = series.unwrap();
+        parts.entry(series.labels.clone()).or_default().push(series);
+    }
+    parts.into_values().filter_map(|parts| join_parts(parts).unwrap()).collect()
 }
 
 fn write(disk: &Arc<dyn Disk>, parent: &Path, new: NewBlock, content: &Content, segment_len: u64) -> BlockMeta {
