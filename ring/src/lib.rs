@@ -4,6 +4,9 @@
 //! judges by one process' own clock who lives. From both follow the [`ReplicaGroups`], an immutable view of ingesters:
 //! which groups take series or only answer, who has a quorum, and the [`Subring`] of each tenant.
 //!
+//! Roles that own blocks or jobs have an [`InstanceRing`] instead, where each instance has tokens of its own. A [`Lifecycle`]
+//! is an instance's own part: registering, heartbeats, leaving.
+//!
 //! A series' [`token`] is a point of a space of 2³² tokens. [`ranges`] divides that space evenly among numbered groups, as
 //! a pure function of how many there are; a [`Ring`] looks tokens up in it.
 //!
@@ -12,6 +15,8 @@
 pub mod codec;
 pub mod group;
 pub mod instance;
+pub mod instance_ring;
+pub mod lifecycle;
 pub mod observer;
 pub mod ranges;
 pub mod replica_groups;
@@ -23,6 +28,8 @@ pub mod value;
 
 pub use group::{GroupRules, Membership, MembershipError};
 pub use instance::{Build, Instance, InstanceId, InstanceState};
+pub use instance_ring::{InstanceRing, InstanceRingRules, Operation, ReplicaSet, key_token};
+pub use lifecycle::{AutoForget, Lifecycle, LifecycleEvent, ScaleIn, Step, prepare_scale_in, scale_in_progress};
 pub use observer::{Member, Now, Observer, members};
 pub use replica_groups::{Claim, Conflict, GroupState, GroupView, ReplicaGroups};
 pub use ring::{GroupId, MAX_GROUPS, Ring, RingError};

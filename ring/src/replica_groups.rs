@@ -63,6 +63,8 @@ pub struct GroupView {
     pub register: Option<GroupRegister>,
     /// Since it began to take series, as far as is known.
     pub writable_for: Duration,
+    /// Since it became read-only, as far as is known; `None` when it is not.
+    pub read_only_for: Option<Duration>,
     quorum: usize,
 }
 
@@ -85,11 +87,6 @@ impl GroupView {
     /// Whether it may hold series: it was complete once.
     pub fn may_hold_series(&self) -> bool {
         !matches!(self.state, GroupState::Pending(_))
-    }
-
-    /// How long it has been read-only.
-    fn read_only_for(&self, observer_age: Duration) -> Option<Duration> {
-        (self.state == GroupState::ReadOnly).then_some(observer_age)
     }
 }
 
@@ -146,8 +143,6 @@ impl fmt::Display for Conflict {
 #[derive(Debug, Clone)]
 pub struct ReplicaGroups {
     groups: Vec<GroupView>,
-    /// How long a group has been read-only, beside `groups`.
-    read_only_for: Vec<Option<Duration>>,
     conflicts: Vec<Conflict>,
     /// Instances without a group, which is a fault of their configuration.
     homeless: Vec<InstanceId>,
@@ -205,18 +200,14 @@ impl ReplicaGroups {
         }
         let mut conflicts = Vec::new();
         let mut groups = Vec::new();
-        let mut read_only_for = Vec::new();
         for (id, claimants) in claimants {
             let members = settle(id, claimants, rules, &mut conflicts);
-            let group = view(id, members, state, rules, observer, now);
-            let since_ms = group.register.map_or(0, |register| register.since_ms);
-            read_only_for.push(group.read_only_for(observer.change_age(id, since_ms, now)));
-            groups.push(group);
+            groups.push(view(id, members, state, rules, observer, now));
         }
         let writable = groups.iter().filter(|group| group.state == GroupState::Active).map(|group| group.id);
         // The only other error is a number too high, which no description has.
         let ring = Ring::new(writable).ok();
-        Self { groups, read_only_for, conflicts, homeless, ring }
+        Self { groups, conflicts, homeless, ring }
     }
 
     /// All groups that have a member, by number.
@@ -272,17 +263,17 @@ impl ReplicaGroups {
     /// had in that time, what had a place in it before a group was added, and what became read-only since. Shards also
     /// reach over what is out of quorum: that is the reader's to find out and to tell.
     pub fn read_groups(&self, tenant: &str, largest_shard_size: Option<usize>, lookback: Duration) -> Vec<&GroupView> {
-        let mut ranked: Vec<_> = self.groups.iter().enumerate().filter(|(_, group)| group.may_hold_series()).collect();
-        let Some(size) = largest_shard_size else { return ranked.into_iter().map(|(_, group)| group).collect() };
-        ranked.sort_unstable_by_key(|(_, group)| rank(tenant, group.id));
+        let mut ranked: Vec<_> = self.groups.iter().filter(|group| group.may_hold_series()).collect();
+        let Some(size) = largest_shard_size else { return ranked };
+        ranked.sort_unstable_by_key(|group| rank(tenant, group.id));
         let lookback = lookback.saturating_add(CLOCK_TOLERANCE);
         let mut chosen = Vec::new();
         let mut counted = 0;
-        for (position, group) in ranked {
+        for group in ranked {
             if counted == size.max(1) {
                 break;
             }
-            match self.read_only_for[position] {
+            match group.read_only_for {
                 Some(since) if since > lookback => continue,
                 Some(_) => {}
                 // One that was not there all the time took the place of another.
@@ -347,7 +338,9 @@ fn view(
     let formed_at_ms = formed_at_ms.unwrap_or(now.wall_ms);
     let since_ms = register.map_or(formed_at_ms, |register| register.since_ms.max(formed_at_ms));
     let writable_for = observer.change_age(id, since_ms, now);
-    GroupView { id, state: group_state, members, register, writable_for, quorum: rules.quorum() }
+    let read_only_for = register.filter(|_| group_state == GroupState::ReadOnly);
+    let read_only_for = read_only_for.map(|register| observer.change_age(id, register.since_ms, now));
+    GroupView { id, state: group_state, members, register, writable_for, read_only_for, quorum: rules.quorum() }
 }
 
 #[cfg(test)]
