@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use skald_model::{Exemplar, FloatSample, HistogramSample, HistogramValue, LabelBytes, Labels, MetricMetadata};
+use skald_model::{
+    Exemplar, FloatSample, HistogramSample, HistogramValue, LabelBytes, Labels, MetricMetadata, TimestampMs,
+};
 
 /// Series with their samples, and metadata, of one request; owns everything it shows.
 ///
 /// Labels are slices of the decompressed request (`body`), as the sender encoded them, when they were canonical
 /// ([`LabelBytes`]); otherwise they stand encoded anew in `rebuilt`. Samples of all series share three columns, in the
-/// order of the series. A series dropped by validation leaves its samples behind in the columns: count and walk by series.
+/// order of the series. Start timestamps have columns of their own, which end with the last sample that has one: senders of
+/// none pay nothing. A series dropped by validation leaves its samples behind in the columns: count and walk by series.
 /// The same label set may occur in several entries.
 ///
 /// [`WriteBatch::clear`] keeps the allocations, so that a batch can be filled again.
@@ -21,8 +24,12 @@ pub struct WriteBatch {
     pub series: Vec<SeriesEntry>,
     /// Float samples of all series.
     pub samples: Vec<FloatSample>,
+    /// Start timestamps of `samples` from the first on; 0 is none, as is what is missing at the end.
+    pub sample_starts: Vec<TimestampMs>,
     /// Native histogram samples of all series.
     pub histograms: Vec<HistogramSample>,
+    /// Start timestamps of `histograms` likewise.
+    pub histogram_starts: Vec<TimestampMs>,
     /// Exemplars of all series.
     pub exemplars: Vec<Exemplar>,
     /// Metadata of metric families.
@@ -70,8 +77,12 @@ pub struct SeriesView<'a> {
     pub hash: u128,
     /// Float samples in the sender's order.
     pub samples: &'a [FloatSample],
+    /// Start timestamps of `samples` from the first on; 0 is none, as is what is missing at the end.
+    pub sample_starts: &'a [TimestampMs],
     /// Native histogram samples in the sender's order.
     pub histograms: &'a [HistogramSample],
+    /// Start timestamps of `histograms` likewise.
+    pub histogram_starts: &'a [TimestampMs],
     /// Exemplars in the sender's order.
     pub exemplars: &'a [Exemplar],
 }
@@ -105,13 +116,39 @@ impl WriteBatch {
 
     /// Every series, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = SeriesView<'_>> {
-        self.series.iter().map(|entry| SeriesView {
+        self.series.iter().map(|entry| self.view(entry))
+    }
+
+    #[inline]
+    fn view(&self, entry: &SeriesEntry) -> SeriesView<'_> {
+        SeriesView {
             labels: self.labels_of(entry),
             hash: entry.hash,
             samples: run(&self.samples, &entry.samples),
+            sample_starts: starts(&self.sample_starts, &entry.samples),
             histograms: run(&self.histograms, &entry.histograms),
+            histogram_starts: starts(&self.histogram_starts, &entry.histograms),
             exemplars: run(&self.exemplars, &entry.exemplars),
-        })
+        }
+    }
+
+    /// Adds a float sample to the columns, with its start timestamp unless that is 0.
+    #[inline]
+    pub(crate) fn push_sample(&mut self, sample: FloatSample, start: TimestampMs) {
+        if start != 0 {
+            self.sample_starts.resize(self.samples.len(), 0);
+            self.sample_starts.push(start);
+        }
+        self.samples.push(sample);
+    }
+
+    /// Adds a histogram likewise.
+    pub(crate) fn push_histogram(&mut self, sample: HistogramSample, start: TimestampMs) {
+        if start != 0 {
+            self.histogram_starts.resize(self.histograms.len(), 0);
+            self.histogram_starts.push(start);
+        }
+        self.histograms.push(sample);
     }
 
     /// Whether there is neither a series nor metadata.
@@ -132,15 +169,7 @@ impl WriteBatch {
     /// Keeps the series `keep` says yes to.
     pub fn retain_series(&mut self, mut keep: impl FnMut(SeriesView<'_>) -> bool) {
         let mut series = std::mem::take(&mut self.series);
-        series.retain(|entry| {
-            keep(SeriesView {
-                labels: self.labels_of(entry),
-                hash: entry.hash,
-                samples: run(&self.samples, &entry.samples),
-                histograms: run(&self.histograms, &entry.histograms),
-                exemplars: run(&self.exemplars, &entry.exemplars),
-            })
-        });
+        series.retain(|entry| keep(self.view(entry)));
         self.series = series;
     }
 
@@ -163,7 +192,10 @@ impl WriteBatch {
                     LabelSlice { source: LabelSource::Rebuilt, start, end: end(part.rebuilt.len()) }
                 }
             };
+            append_starts(&mut part.sample_starts, part.samples.len(), starts(&self.sample_starts, &entry.samples));
             let samples = append(&mut part.samples, run(&self.samples, &entry.samples));
+            let histogram_starts = starts(&self.histogram_starts, &entry.histograms);
+            append_starts(&mut part.histogram_starts, part.histograms.len(), histogram_starts);
             let histograms = append(&mut part.histograms, run(&self.histograms, &entry.histograms));
             let exemplars = append(&mut part.exemplars, run(&self.exemplars, &entry.exemplars));
             part.series.push(SeriesEntry { hash: entry.hash, labels, samples, histograms, exemplars });
@@ -184,6 +216,7 @@ impl WriteBatch {
         let metadata: usize = self.metadata.iter().map(|m| m.metric.len() + m.help.len() + m.unit.len()).sum();
         let columns = column(&self.rebuilt) + column(&self.series) + column(&self.samples) + column(&self.histograms);
         let columns = columns + column(&self.exemplars) + column(&self.metadata);
+        let columns = columns + column(&self.sample_starts) + column(&self.histogram_starts);
         self.body.len() + columns + histograms + exemplars + metadata
     }
 
@@ -192,7 +225,9 @@ impl WriteBatch {
         self.rebuilt.clear();
         self.series.clear();
         self.samples.clear();
+        self.sample_starts.clear();
         self.histograms.clear();
+        self.histogram_starts.clear();
         self.exemplars.clear();
         self.metadata.clear();
     }
@@ -210,6 +245,21 @@ impl WriteBatch {
 #[inline]
 fn run<'a, T>(column: &'a [T], range: &Range<u32>) -> &'a [T] {
     &column[range.start as usize..range.end as usize]
+}
+
+/// The part of start timestamps that belongs to these samples.
+#[inline]
+fn starts<'a>(starts: &'a [TimestampMs], samples: &Range<u32>) -> &'a [TimestampMs] {
+    let (from, upto) = (samples.start as usize, samples.end as usize);
+    &starts[from.min(starts.len())..upto.min(starts.len())]
+}
+
+/// Adds start timestamps behind those of `before` samples.
+fn append_starts(column: &mut Vec<TimestampMs>, before: usize, part: &[TimestampMs]) {
+    if !part.is_empty() {
+        column.resize(before, 0);
+        column.extend_from_slice(part);
+    }
 }
 
 fn append<T: Clone>(column: &mut Vec<T>, part: &[T]) -> Range<u32> {
@@ -293,7 +343,12 @@ impl WriteBatchBuilder {
 
     /// Adds a float sample.
     pub fn sample(&mut self, timestamp: i64, value: f64) -> &mut Self {
-        self.batch.samples.push(FloatSample { timestamp, value });
+        self.started_sample(timestamp, value, 0)
+    }
+
+    /// Adds a float sample with a start timestamp; 0 is none.
+    pub fn started_sample(&mut self, timestamp: i64, value: f64, start: TimestampMs) -> &mut Self {
+        self.batch.push_sample(FloatSample { timestamp, value }, start);
         let upto = end(self.batch.samples.len());
         self.current().samples.end = upto;
         self
@@ -301,7 +356,12 @@ impl WriteBatchBuilder {
 
     /// Adds a native histogram sample.
     pub fn histogram(&mut self, timestamp: i64, value: HistogramValue) -> &mut Self {
-        self.batch.histograms.push(HistogramSample { timestamp, value });
+        self.started_histogram(timestamp, value, 0)
+    }
+
+    /// Adds a native histogram sample with a start timestamp; 0 is none.
+    pub fn started_histogram(&mut self, timestamp: i64, value: HistogramValue, start: TimestampMs) -> &mut Self {
+        self.batch.push_histogram(HistogramSample { timestamp, value }, start);
         let upto = end(self.batch.histograms.len());
         self.current().histograms.end = upto;
         self

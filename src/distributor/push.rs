@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use skald_proto::remote_write::{DecodeError, Received, declared_bytes};
+use skald_proto::remote_write::{DecodeError, Received, Version, declared_bytes};
 
 use super::config::Config;
 use super::in_flight::{InFlight, Reservation};
@@ -50,6 +50,8 @@ pub struct Distributor {
 pub(super) struct Outcome {
     /// Float and histogram samples stored.
     pub(super) samples: u64,
+    /// Histograms among them.
+    pub(super) histograms: u64,
     /// Exemplars stored.
     pub(super) exemplars: u64,
     /// The first bad part's error, when there were any; everything else is stored.
@@ -89,16 +91,17 @@ impl Distributor {
         }
     }
 
-    /// Carries out a write: a snappy-compressed remote_write 1.0 body. After an error nothing is acknowledged.
+    /// Carries out a write: a snappy-compressed remote_write body. After an error nothing is acknowledged.
     pub(super) async fn push(
         &self,
         tenant: &TenantId,
+        version: Version,
         body: Bytes,
         reservation: &mut Reservation,
     ) -> Result<Outcome, ServiceError> {
         let begun = self.clock.monotonic();
         let state = self.tenants.get(tenant, &self.limits, begun);
-        let outcome = self.push_admitted(tenant, &state, body, reservation, begun).await;
+        let outcome = self.push_admitted(tenant, &state, (version, body), reservation, begun).await;
         self.metrics.push_duration.observe(self.clock.monotonic().saturating_sub(begun).as_secs_f64());
         outcome
     }
@@ -107,7 +110,7 @@ impl Distributor {
         &self,
         tenant: &TenantId,
         state: &Tenant,
-        body: Bytes,
+        body: (Version, Bytes),
         reservation: &mut Reservation,
         now: Duration,
     ) -> Result<Outcome, ServiceError> {
@@ -129,7 +132,9 @@ impl Distributor {
             return Err(error);
         }
         let batch = Arc::new(batch);
-        let mut outcome = Outcome::default();
+        // What is dropped on purpose counts as stored: its sender has nothing to repair.
+        let dropped = rejections.dropped_histograms;
+        let mut outcome = Outcome { samples: dropped, histograms: dropped, ..Outcome::default() };
         if !batch.is_empty() {
             state.count_received(samples, exemplars, metadata);
             let ingesters = self.ingesters.load_full();
@@ -137,6 +142,7 @@ impl Distributor {
             let replies = replicate(&ingesters, parts, tenant, self.config.remote_timeout, &self.clock).await?;
             for reply in replies {
                 outcome.samples += reply.samples;
+                outcome.histograms += reply.histograms;
                 outcome.exemplars += reply.exemplars;
                 rejections.extend(reply.rejections);
             }
@@ -150,7 +156,11 @@ impl Distributor {
     }
 
     /// Decodes and validates, here or on the pool.
-    async fn admit(&self, body: Bytes, reservation: &mut Reservation) -> Result<Admitted, ServiceError> {
+    async fn admit(
+        &self,
+        (version, body): (Version, Bytes),
+        reservation: &mut Reservation,
+    ) -> Result<Admitted, ServiceError> {
         let max_bytes = self.config.max_recv_msg_size.as_usize();
         self.metrics.received_bytes.inc_by(body.len() as u64);
         // What is declared beyond the limit is never allocated; the decoder refuses it.
@@ -162,8 +172,8 @@ impl Distributor {
         let now = self.clock.now_ms();
         let work = move || {
             let mut rejections = Rejections::default();
-            let decoded =
-                received.decode(&body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
+            let decoded = received
+                .decode(version, &body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
             if decoded.is_ok() {
                 validate(&mut received, &limits, now, &mut rejections);
             }

@@ -1,6 +1,7 @@
 //! What a write's bad parts are counted by, and told to its sender.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{RejectedKind, Rejection};
@@ -12,6 +13,8 @@ const MAX_SHOWN_BYTES: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Rejections {
     entries: Vec<Rejection>,
+    /// Native histograms that the tenant's limits say to drop without a word.
+    pub(super) dropped_histograms: u64,
 }
 
 impl Rejections {
@@ -57,12 +60,26 @@ impl Rejections {
     }
 }
 
-/// Text for a message: cut where it is long.
+/// Text for a message: cut where it is long, and not written any further.
 pub(super) fn shown(text: impl std::fmt::Display) -> String {
-    let mut text = text.to_string();
-    if text.len() > MAX_SHOWN_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_SHOWN_BYTES));
-        text.push('…');
+    let mut cut = Cut(String::new());
+    if write!(cut, "{text}").is_err() {
+        cut.0.push('…');
     }
-    text
+    cut.0
+}
+
+/// Takes so many bytes and then fails.
+struct Cut(String);
+
+impl std::fmt::Write for Cut {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = MAX_SHOWN_BYTES - self.0.len();
+        if text.len() <= room {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        Err(std::fmt::Error)
+    }
 }

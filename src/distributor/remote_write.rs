@@ -1,4 +1,4 @@
-//! `POST /api/v1/push`: remote_write over HTTP.
+//! `POST /api/v1/push`: remote_write 1.0 and 2.0 over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http_body_util::BodyExt;
+use skald_proto::remote_write::Version;
 
 use super::in_flight::Reservation;
 use super::push::{Distributor, Outcome};
@@ -38,36 +39,55 @@ pub fn routes(distributor: Arc<Distributor>, multitenancy_enabled: bool) -> Rout
 async fn push(State(push): State<Push>, request: Request) -> Response {
     let attempt = header_number(request.headers(), "retry-attempt").unwrap_or(0);
     let distributor = &push.distributor;
-    match push.carry_out(request).await {
+    let version = version(request.headers());
+    let knows_counts = version == Ok(Version::V2);
+    let outcome = match version {
+        Ok(version) => push.carry_out(request, version).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
         Ok(outcome) => {
             let mut response = match outcome.refusal {
                 None => Response::new(Body::empty()),
                 Some(error) => distributor.answer_error(error, attempt),
             };
             // Senders of 1.0 take these, too; they count histograms among the samples.
-            let headers = response.headers_mut();
-            headers.insert("x-prometheus-remote-write-samples-written", outcome.samples.into());
-            headers.insert("x-prometheus-remote-write-exemplars-written", outcome.exemplars.into());
+            let samples =
+                if knows_counts { outcome.samples.saturating_sub(outcome.histograms) } else { outcome.samples };
+            written(&mut response, samples, knows_counts.then_some(outcome.histograms), outcome.exemplars);
             response
         }
         Err(error) => {
             distributor.metrics.refuse_request(&error.reason);
-            distributor.answer_error(error, attempt)
+            let mut response = distributor.answer_error(error, attempt);
+            if knows_counts {
+                written(&mut response, 0, Some(0), 0);
+            }
+            response
         }
     }
 }
 
+/// Tells what was stored. A sender of 2.0 that is not told takes everything for lost.
+fn written(response: &mut Response, samples: u64, histograms: Option<u64>, exemplars: u64) {
+    let headers = response.headers_mut();
+    headers.insert("x-prometheus-remote-write-samples-written", samples.into());
+    if let Some(histograms) = histograms {
+        headers.insert("x-prometheus-remote-write-histograms-written", histograms.into());
+    }
+    headers.insert("x-prometheus-remote-write-exemplars-written", exemplars.into());
+}
+
 impl Push {
-    async fn carry_out(&self, request: Request) -> Result<Outcome, ServiceError> {
+    async fn carry_out(&self, request: Request, version: Version) -> Result<Outcome, ServiceError> {
         let distributor = &*self.distributor;
         check_encoding(request.headers())?;
-        check_content_type(request.headers())?;
         let tenant = TenantId::of_request(request.headers(), self.multitenancy_enabled)?;
         let mut reservation = distributor.in_flight.begin()?;
         let limit = distributor.config.max_recv_msg_size.as_usize();
         let (parts, body) = request.into_parts();
         let body = read_body(&parts.headers, body, limit, &mut reservation).await?;
-        distributor.push(&tenant, body, &mut reservation).await
+        distributor.push(&tenant, version, body, &mut reservation).await
     }
 }
 
@@ -107,8 +127,9 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ServiceError> {
     }
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), ServiceError> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+/// Which version the content type says the body is of; without a message's name it is 1.0.
+fn version(headers: &HeaderMap) -> Result<Version, ServiceError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Version::V1) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let refuse = |why: &str| {
         Err(unsupported(format!("content type {text:?} is not supported, {why}; use application/x-protobuf")))
@@ -117,21 +138,20 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ServiceError> {
     if !parts.next().unwrap_or_default().eq_ignore_ascii_case("application/x-protobuf") {
         return refuse("remote_write is protobuf");
     }
+    let mut version = Version::V1;
     for parameter in parts {
         let Some((name, value)) = parameter.split_once('=') else {
             return refuse("a parameter has no value");
         };
         if name.trim().eq_ignore_ascii_case("proto") {
-            match value.trim().trim_matches('"') {
-                "prometheus.WriteRequest" => {}
-                "io.prometheus.write.v2.Request" => {
-                    return refuse("remote_write 2.0 is not taken here, 1.0 (prometheus.WriteRequest) is");
-                }
+            version = match value.trim().trim_matches('"') {
+                "prometheus.WriteRequest" => Version::V1,
+                "io.prometheus.write.v2.Request" => Version::V2,
                 _ => return refuse("its message is unknown"),
-            }
+            };
         }
     }
-    Ok(())
+    Ok(version)
 }
 
 fn unsupported(message: String) -> ServiceError {

@@ -67,6 +67,7 @@ impl IngesterClient for FakeIngester {
         }
         let reply = PushReply {
             samples: batch.sample_count() as u64,
+            histograms: batch.iter().map(|series| series.histograms.len() as u64).sum(),
             exemplars: batch.exemplar_count() as u64,
             rejections: Vec::new(),
         };
@@ -276,7 +277,8 @@ async fn headers_decide_before_the_body() {
         (Some("application/x-protobuf;proto=prometheus.WriteRequest"), Some("Snappy"), 200),
         (Some("Application/X-Protobuf ; proto = prometheus.WriteRequest"), None, 200),
         (None, None, 200),
-        (Some("application/x-protobuf;proto=io.prometheus.write.v2.Request"), Some("snappy"), 415),
+        (Some("application/x-protobuf;proto=io.prometheus.write.v2.Request"), Some("snappy"), 200),
+        (Some("application/x-protobuf;proto=io.prometheus.write.v3.Request"), Some("snappy"), 415),
         (Some("application/x-protobuf;proto=other"), Some("snappy"), 415),
         (Some("application/x-protobuf;broken"), Some("snappy"), 415),
         (Some("application/json"), Some("snappy"), 415),
@@ -553,6 +555,7 @@ async fn what_ingesters_refuse_is_told_and_counted() {
     };
     let reply = PushReply {
         samples: 5,
+        histograms: 0,
         exemplars: 0,
         rejections: vec![
             rejection(RejectedKind::Exemplar, "exemplar-out-of-order", 1),
@@ -660,6 +663,82 @@ async fn the_instance_bounds_what_is_in_flight() {
     assert_eq!(running.metric("skald_distributor_inflight_push_requests_bytes"), Some(0));
 }
 
+const V2: &str = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+
+/// A 2.0 request with the symbols `"", __name__, good, job, a`.
+fn request_v2(series: &[Vec<u8>]) -> Vec<u8> {
+    let mut request = Vec::new();
+    ["", "__name__", "good", "job", "a"].iter().for_each(|symbol| field(&mut request, 0x22, symbol.as_bytes()));
+    series.iter().for_each(|series| field(&mut request, 0x2A, series));
+    request
+}
+
+fn series_v2(refs: &[u8], samples: &[(i64, i64)]) -> Vec<u8> {
+    let mut series = Vec::new();
+    field(&mut series, 0x0A, refs);
+    for (time, start) in samples {
+        let mut sample = vec![0x09];
+        sample.extend_from_slice(&1.5f64.to_le_bytes());
+        for (tag, number) in [(0x10, time), (0x18, start)] {
+            sample.push(tag);
+            varint::put_uvarint(&mut sample, *number as u64);
+        }
+        field(&mut series, 0x12, &sample);
+    }
+    series
+}
+
+fn written(answer: &Answer) -> [Option<&str>; 3] {
+    ["samples", "histograms", "exemplars"].map(|what| {
+        answer.headers.get(format!("x-prometheus-remote-write-{what}-written")).map(|count| count.to_str().unwrap())
+    })
+}
+
+#[tokio::test]
+async fn remote_write_2_0_is_taken_and_counted() {
+    let running = Setup::default().start();
+    let send = async |series: &[Vec<u8>]| {
+        running.send(Request::post("/").header("content-type", V2), compress(&request_v2(series))).await
+    };
+    let far = NOW + 100_000_000;
+    let good = series_v2(&[1, 2, 3, 4], &[(NOW, NOW - 7), (far, NOW - 1), (NOW + 1, 0), (NOW + 2, NOW - 5)]);
+    // Two equal series of which one sample is too new: the starts of the others stay with them.
+    let answer = send(&[good.clone(), good]).await;
+    assert_refused(&answer, 400, "too-far-in-future");
+    assert_eq!(written(&answer), [Some("6"), Some("0"), Some("0")]);
+    let expected = (r#"{__name__="good", job="a"}"#.to_owned(), vec![NOW, NOW + 1, NOW + 2]);
+    assert_eq!(running.ingester().series(), [expected.clone(), expected]);
+    {
+        let stored = running.ingester().stored.lock();
+        for series in stored[0].1.iter() {
+            assert_eq!(series.sample_starts, [NOW - 7, 0, NOW - 5]);
+        }
+    }
+    let mut with_histogram = labels(&[]);
+    field(&mut with_histogram, 0x0A, &[1, 2]);
+    let mut stale = vec![0x19];
+    stale.extend_from_slice(&skald_model::stale_nan().to_le_bytes());
+    stale.push(0x78);
+    varint::put_uvarint(&mut stale, NOW as u64);
+    field(&mut with_histogram, 0x1A, &stale);
+    let mut exemplar = vec![0x0A, 2, 3, 4, 0x18];
+    varint::put_uvarint(&mut exemplar, NOW as u64);
+    field(&mut with_histogram, 0x22, &exemplar);
+    let answer = send(&[with_histogram, series_v2(&[1, 2], &[(NOW, 0)])]).await;
+    assert_eq!((answer.status, written(&answer)), (200, [Some("1"), Some("1"), Some("1")]), "{}", answer.text);
+
+    let answer = send(&[series_v2(&[1, 9], &[(NOW, 0)]), series_v2(&[1, 2], &[(NOW, 0)])]).await;
+    assert_refused(&answer, 400, "label-reference-invalid");
+    assert_eq!(written(&answer)[0], Some("1"));
+    assert_refused(&send(&[series_v2(&[1, 2], &[])]).await, 400, "series-without-samples");
+    // Whatever is wrong, a 2.0 sender is told that nothing was stored.
+    let answer = running.send(Request::post("/").header("content-type", V2), "not snappy").await;
+    assert_refused(&answer, 400, "malformed-snappy");
+    assert_eq!(written(&answer), [Some("0"); 3]);
+    let answer = running.post(compress(&self::good())).await;
+    assert_eq!(written(&answer), [Some("1"), None, Some("0")]);
+}
+
 fn down() -> Arc<FakeIngester> {
     FakeIngester::answering(Err(ServiceError::new(ErrorKind::Unavailable, "down", "down")))
 }
@@ -671,7 +750,7 @@ fn refusing(samples: u64) -> Arc<FakeIngester> {
         count: samples,
         message: "older".to_owned(),
     };
-    FakeIngester::answering(Ok(PushReply { samples: 0, exemplars: 0, rejections: vec![rejection] }))
+    FakeIngester::answering(Ok(PushReply { rejections: vec![rejection], ..PushReply::default() }))
 }
 
 async fn write_to_group(replicas: Vec<Arc<FakeIngester>>) -> Answer {

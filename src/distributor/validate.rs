@@ -22,6 +22,8 @@ const MAX_EXEMPLAR_CHARS: usize = 128;
 pub(super) fn reject_undecodable(rejected: Rejected<'_>, rejections: &mut Rejections) {
     let (reason, what) = match rejected.defect {
         Defect::NoLabels => ("missing-metric-name", "a series has no labels, so no metric name"),
+        Defect::NoSamples => ("series-without-samples", "a series has neither samples nor histograms"),
+        Defect::LabelReference => ("label-reference-invalid", "a label refers to no symbol, or has no value"),
         Defect::EmptyLabelName => ("label-invalid", "a label name is empty"),
         Defect::LabelNameNotUtf8 => ("label-invalid", "a label name is not valid UTF-8"),
         Defect::LabelValueNotUtf8 => ("label-value-invalid", "a label value is not valid UTF-8"),
@@ -30,12 +32,15 @@ pub(super) fn reject_undecodable(rejected: Rejected<'_>, rejections: &mut Reject
         Defect::ExemplarLabelsInvalid => ("exemplar-labels-invalid", "an exemplar's labels are not valid"),
         Defect::MetadataWithoutName => ("metadata-missing-metric-name", "a metadata entry names no metric"),
         Defect::MetadataNotUtf8 => ("metadata-invalid", "a metadata entry is not valid UTF-8"),
+        Defect::MetadataReference => ("metadata-reference-invalid", "a series' metadata refers to no symbol"),
     };
     let message = || match rejected.metadata {
         0 => format!("{what}: {}", shown(rejected.labels)),
         _ => what.to_owned(),
     };
-    rejections.add(RejectedKind::Sample, reason, rejected.samples, message);
+    // The sample that a series should have had counts: its sender has to learn of it.
+    let missing = usize::from(rejected.defect == Defect::NoSamples);
+    rejections.add(RejectedKind::Sample, reason, rejected.samples + missing, message);
     rejections.add(RejectedKind::Exemplar, reason, rejected.exemplars, message);
     rejections.add(RejectedKind::Metadata, reason, rejected.metadata, message);
 }
@@ -94,14 +99,16 @@ impl Check<'_> {
         let times = self.past..=self.future;
         if !column(&batch.samples, &entry.samples).iter().all(|sample| times.contains(&sample.timestamp)) {
             let labels = batch.labels_of(entry).to_labels();
-            retain(&mut batch.samples, &mut entry.samples, |s| self.in_time(s.timestamp, &labels));
+            let (samples, starts) = (&mut batch.samples, &mut batch.sample_starts);
+            retain(samples, starts, &mut entry.samples, |s| self.in_time(s.timestamp, &labels));
         }
         if !entry.histograms.is_empty() {
             let labels = batch.labels_of(entry).to_labels();
-            retain(&mut batch.histograms, &mut entry.histograms, |sample| self.histogram(sample, &labels));
+            let (histograms, starts) = (&mut batch.histograms, &mut batch.histogram_starts);
+            retain(histograms, starts, &mut entry.histograms, |sample| self.histogram(sample, &labels));
         }
         if !entry.exemplars.is_empty() {
-            retain(&mut batch.exemplars, &mut entry.exemplars, |exemplar| self.exemplar(exemplar));
+            retain(&mut batch.exemplars, &mut [], &mut entry.exemplars, |exemplar| self.exemplar(exemplar));
         }
         !(entry.samples.is_empty() && entry.histograms.is_empty() && entry.exemplars.is_empty())
     }
@@ -182,7 +189,11 @@ impl Check<'_> {
     }
 
     fn histogram(&mut self, sample: &mut HistogramSample, labels: &Labels) -> bool {
-        if !self.limits.native_histograms_ingestion_enabled || !self.in_time(sample.timestamp, labels) {
+        if !self.limits.native_histograms_ingestion_enabled {
+            self.rejections.dropped_histograms += 1;
+            return false;
+        }
+        if !self.in_time(sample.timestamp, labels) {
             return false;
         }
         let Err((reason, what)) = self.buckets(&mut sample.value) else { return true };
@@ -273,12 +284,17 @@ fn column<'a, T>(column: &'a [T], run: &Range<u32>) -> &'a [T] {
     &column[run.start as usize..run.end as usize]
 }
 
-/// Keeps of a series' run in a column what `keep` says yes to, in order, and shortens the run.
-fn retain<T>(column: &mut [T], run: &mut Range<u32>, mut keep: impl FnMut(&mut T) -> bool) {
+/// Keeps of a series' run in a column what `keep` says yes to, in order and with its start timestamp, and shortens the run.
+fn retain<T>(column: &mut [T], starts: &mut [TimestampMs], run: &mut Range<u32>, mut keep: impl FnMut(&mut T) -> bool) {
     let mut kept = run.start as usize;
     for i in run.start as usize..run.end as usize {
         if keep(&mut column[i]) {
             column.swap(kept, i);
+            // The column of starts may end before the samples do.
+            let start = starts.get(i).copied().unwrap_or(0);
+            if let Some(place) = starts.get_mut(kept) {
+                *place = start;
+            }
             kept += 1;
         }
     }

@@ -16,6 +16,8 @@ use crate::tenant::TenantId;
 pub struct PushReply {
     /// Float and histogram samples stored, those that were there already included.
     pub samples: u64,
+    /// Histogram samples among them.
+    pub histograms: u64,
     /// Exemplars stored.
     pub exemplars: u64,
     /// What was refused, one entry per kind and reason, in the order of first occurrence.

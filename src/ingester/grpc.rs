@@ -50,12 +50,19 @@ fn push_message(batch: &WriteBatch) -> messages::PushRequest {
         message.label_lengths.push(series.labels.as_bytes().len() as u32);
         hashes.extend_from_slice(&series.hash.to_le_bytes());
         message.sample_counts.push(series.samples.len() as u32);
+        if series.sample_starts.iter().any(|start| *start != 0) {
+            message.start_timestamps.resize(message.timestamps.len(), 0);
+            message.start_timestamps.extend_from_slice(series.sample_starts);
+        }
         for sample in series.samples {
             message.timestamps.push(sample.timestamp);
             message.value_bits.push(sample.value.to_bits());
         }
         message.histogram_counts.push(series.histograms.len() as u32);
-        message.histograms.extend(series.histograms.iter().map(messages::Histogram::from_sample));
+        let starts = series.histogram_starts.iter().copied().chain(std::iter::repeat(0));
+        message.histograms.extend(series.histograms.iter().zip(starts).map(|(sample, start_timestamp)| {
+            messages::Histogram { start_timestamp, ..messages::Histogram::from_sample(sample) }
+        }));
         message.exemplar_counts.push(series.exemplars.len() as u32);
         message.exemplars.extend(series.exemplars.iter().map(messages::Exemplar::from));
     }
@@ -81,6 +88,7 @@ fn push_batch(message: messages::PushRequest) -> Result<WriteBatch, MalformedMes
     let mut builder = WriteBatchBuilder::over(body.clone());
     let mut at = 0_usize;
     let mut floats = message.timestamps.into_iter().zip(message.value_bits);
+    let mut starts = message.start_timestamps.into_iter();
     let mut histograms = message.histograms.into_iter();
     let mut exemplars = message.exemplars.into_iter();
     for i in 0..series {
@@ -91,11 +99,13 @@ fn push_batch(message: messages::PushRequest) -> Result<WriteBatch, MalformedMes
         at = end;
         for _ in 0..message.sample_counts[i] {
             let (timestamp, bits) = floats.next().ok_or_else(short)?;
-            builder.sample(timestamp, f64::from_bits(bits));
+            builder.started_sample(timestamp, f64::from_bits(bits), starts.next().unwrap_or(0));
         }
         for _ in 0..message.histogram_counts[i] {
-            let sample = histograms.next().ok_or_else(short)?.into_sample();
-            builder.histogram(sample.timestamp, sample.value);
+            let message = histograms.next().ok_or_else(short)?;
+            let start = message.start_timestamp;
+            let sample = message.into_sample();
+            builder.started_histogram(sample.timestamp, sample.value, start);
         }
         for _ in 0..message.exemplar_counts[i] {
             builder.exemplar(exemplars.next().ok_or_else(short)?.try_into()?);
@@ -120,6 +130,7 @@ fn reply_message(reply: PushReply) -> messages::PushResponse {
     };
     messages::PushResponse {
         samples: reply.samples,
+        histograms: reply.histograms,
         exemplars: reply.exemplars,
         rejections: reply.rejections.into_iter().map(rejection).collect(),
     }
@@ -138,6 +149,7 @@ fn reply(message: messages::PushResponse) -> PushReply {
     };
     PushReply {
         samples: message.samples,
+        histograms: message.histograms,
         exemplars: message.exemplars,
         rejections: message.rejections.into_iter().map(rejection).collect(),
     }
@@ -281,5 +293,31 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
         let metadata = self.0.metadata(&tenant, (!metric.is_empty()).then_some(metric.as_str())).await?;
         let metadata = metadata.iter().map(messages::Metadata::from).collect();
         Ok(Response::new(messages::MetadataResponse { metadata }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skald_model::{Histogram, HistogramValue};
+
+    use super::*;
+
+    #[test]
+    fn starts_survive_the_wire() {
+        let mut builder = WriteBatchBuilder::default();
+        let value = || HistogramValue::Integer(Arc::new(Histogram::default()));
+        builder.series([("a", "1")]).sample(10, 1.0);
+        builder.series([("a", "2")]).sample(10, 1.0).started_sample(20, 2.0, 15).sample(30, 3.0);
+        builder.series([("a", "3")]).sample(10, 1.0).histogram(5, value()).started_histogram(6, value(), 4);
+        builder.series([("a", "4")]).started_sample(10, 1.0, -9);
+        let batch = builder.build();
+        let back = push_batch(push_message(&batch)).unwrap();
+        assert_eq!((back.sample_starts, back.histogram_starts), (vec![0, 0, 15, 0, 0, -9], vec![0, 4]));
+        let mut builder = WriteBatchBuilder::default();
+        builder.series([("a", "1")]).sample(1, 1.0);
+        let plain = push_message(&builder.build());
+        assert!(plain.start_timestamps.is_empty());
     }
 }

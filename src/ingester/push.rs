@@ -179,6 +179,7 @@ fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, config:
     };
     PushReply {
         samples: appended.samples + appended.histograms,
+        histograms: appended.histograms,
         exemplars: appended.exemplars,
         rejections: appended.rejections.iter().map(rejection).collect(),
     }

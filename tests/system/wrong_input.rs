@@ -167,12 +167,12 @@ async fn wrong_headers_are_refused() {
     let proto: (&str, &[u8]) = ("Content-Type", b"application/x-protobuf");
     let snappy: (&str, &[u8]) = ("Content-Encoding", b"snappy");
     let tenant = "X-Scope-OrgID";
-    let v2: (&str, &[u8]) = ("Content-Type", b"application/x-protobuf;proto=io.prometheus.write.v2.Request");
+    let v3: (&str, &[u8]) = ("Content-Type", b"application/x-protobuf;proto=io.prometheus.write.v3.Request");
     let long = [b'x'; 200];
     type Header<'a> = (&'a str, &'a [u8]);
     let cases: Vec<(&str, Vec<Header>, u16)> = vec![
         ("JSON", vec![("Content-Type", b"application/json"), snappy], 415),
-        ("remote write 2.0", vec![v2, snappy], 415),
+        ("remote write 3.0", vec![v3, snappy], 415),
         ("gzip", vec![proto, ("Content-Encoding", b"gzip")], 415),
         ("zstd", vec![proto, ("Content-Encoding", b"zstd")], 415),
         ("a path for a tenant", vec![proto, snappy, (tenant, b"../other")], 400),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skald_model::{FloatHistogram, Histogram, HistogramSample, HistogramValue, ResetHint, Span};
+use skald_model::{FloatHistogram, Histogram, HistogramSample, HistogramValue, ResetHint, Span, TimestampMs};
 
 use super::DecodeError;
 use super::wire::{Reader, Wire, tag};
@@ -28,6 +28,8 @@ const RESET_HINT: u32 = tag(14, Wire::Varint);
 const TIMESTAMP: u32 = tag(15, Wire::Varint);
 const CUSTOM_VALUES: u32 = tag(16, Wire::Bytes);
 const CUSTOM_VALUE: u32 = tag(16, Wire::Fixed64);
+/// Only 2.0 has it; in 1.0 it is an unknown field, of any type.
+const START_TIMESTAMP: u32 = tag(17, Wire::Varint);
 /// Fields 1 to 16.
 const HISTOGRAM_FIELDS: u32 = 0x1_FFFE;
 
@@ -39,6 +41,7 @@ const SPAN_FIELDS: u32 = 1 << 1 | 1 << 2;
 #[derive(Default)]
 struct Message {
     timestamp: i64,
+    start: i64,
     reset_hint: ResetHint,
     schema: i32,
     zero_threshold: f64,
@@ -56,8 +59,9 @@ struct Message {
     custom_values: Vec<f64>,
 }
 
-/// Reads one `Histogram` message. Whether it makes sense is for its consumer to check.
-pub(super) fn read(mut reader: Reader<'_>) -> Result<HistogramSample, DecodeError> {
+/// Reads one `Histogram` message, and its start timestamp, 0 when it has none. Whether it makes sense is for its consumer to
+/// check.
+pub(super) fn read(mut reader: Reader<'_>) -> Result<(HistogramSample, TimestampMs), DecodeError> {
     let mut m = Message::default();
     while let Some(tag) = reader.tag()? {
         match tag {
@@ -83,10 +87,12 @@ pub(super) fn read(mut reader: Reader<'_>) -> Result<HistogramSample, DecodeErro
             CUSTOM_VALUE => m.custom_values.push(reader.double()?),
             RESET_HINT => m.reset_hint = reset_hint(reader.varint()?),
             TIMESTAMP => m.timestamp = reader.varint()? as i64,
+            START_TIMESTAMP => m.start = reader.varint()? as i64,
             _ => reader.skip(tag, HISTOGRAM_FIELDS)?,
         }
     }
-    Ok(HistogramSample { timestamp: m.timestamp, value: m.into_value() })
+    let start = m.start;
+    Ok((HistogramSample { timestamp: m.timestamp, value: m.into_value() }, start))
 }
 
 impl Message {

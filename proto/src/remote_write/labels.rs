@@ -25,7 +25,7 @@ pub struct LabelShape {
 }
 
 impl LabelShape {
-    const EMPTY: Self =
+    pub(super) const EMPTY: Self =
         Self { count: 0, longest_name: 0, longest_value: 0, has_metric_name: false, legacy_names: true };
 
     /// Measures labels.
@@ -38,7 +38,7 @@ impl LabelShape {
     }
 
     #[inline]
-    fn add(&mut self, name: &[u8], value: &[u8], legacy_name: bool) {
+    pub(super) fn add(&mut self, name: &[u8], value: &[u8], legacy_name: bool) {
         self.count += 1;
         self.longest_name = self.longest_name.max(name.len() as u32);
         self.longest_value = self.longest_value.max(value.len() as u32);
@@ -311,6 +311,10 @@ pub(super) fn encode<'l, 'a: 'l>(
 }
 
 impl<'a> RawLabel<'a> {
+    pub(super) fn new(name: &'a [u8], value: &'a [u8]) -> Self {
+        Self { name, value, encoded: &[] }
+    }
+
     /// Name and value of a label that has been arranged.
     pub(super) fn text(&self) -> (&'a str, &'a str) {
         // Checked by `arrange`; the cheap fallback keeps this free of panics.

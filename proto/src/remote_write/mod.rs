@@ -1,8 +1,8 @@
-//! remote_write 1.0: from a request body to a [`WriteBatch`] in one borrowing walk.
+//! remote_write 1.0 and 2.0: from a request body to a [`WriteBatch`] in one borrowing walk.
 //!
-//! [`snappy`] bounds and decompresses the body; [`wire`] reads protobuf without copying; [`request`] walks the messages
-//! and fills the columns; [`labels`] recognises labels that are already canonical, or makes them so; [`histogram`] reads
-//! native histograms.
+//! [`snappy`] bounds and decompresses the body; [`wire`] reads protobuf without copying; [`request`] and [`request_v2`] walk
+//! the messages and fill the columns of [`sink`]; [`labels`] recognises labels that are already canonical, or makes them so;
+//! [`histogram`] reads native histograms.
 //!
 //! Absent on purpose: limits of a tenant and anything that needs a clock. What is *refused* here ([`DecodeError`], the
 //! whole request) is not protobuf, not snappy, or too large; what is *left out* ([`Rejected`], one series, exemplar or
@@ -11,9 +11,13 @@
 mod histogram;
 mod labels;
 mod request;
+mod request_v2;
+mod sink;
 mod snappy;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_v2;
 mod wire;
 
 use std::fmt;
@@ -25,6 +29,15 @@ use crate::WriteBatch;
 pub(crate) use histogram::heap_bytes as histogram_heap_bytes;
 pub use labels::{LabelShape, is_legacy_label_name, is_legacy_metric_name};
 pub use snappy::declared_bytes;
+
+/// How a body is encoded. The media type tells, not the body: each version reads the other's messages as empty ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// `prometheus.WriteRequest`: every series with its labels.
+    V1,
+    /// `io.prometheus.write.v2.Request`: labels are references to symbols; there are start timestamps.
+    V2,
+}
 
 /// A decoded request, and the allocations to decode the next one with.
 #[derive(Debug, Default)]
@@ -38,28 +51,44 @@ pub struct Received {
 impl Received {
     /// Decodes a compressed request body into this, replacing what was there.
     ///
-    /// `max_bytes` bounds the decompressed size. What could not be represented is left out and told to `on_reject`.
+    /// `max_bytes` bounds the decompressed size, and labels that had to be written out. What could not be represented is left out and told to `on_reject`.
     /// After an error the content is unspecified, but may be decoded into again.
     pub fn decode(
         &mut self,
+        version: Version,
         compressed: &[u8],
         max_bytes: usize,
         on_reject: &mut dyn FnMut(Rejected<'_>),
     ) -> Result<(), DecodeError> {
         let body = snappy::decompress(compressed, max_bytes, self.take_body())?;
-        self.decode_message(body, on_reject)
+        self.decode_body(version, body, max_bytes, on_reject)
     }
 
-    /// Decodes an uncompressed `prometheus.WriteRequest` message into this, replacing what was there.
+    /// Decodes an uncompressed message into this, replacing what was there.
     pub fn decode_message(
         &mut self,
+        version: Version,
         message: Bytes,
+        on_reject: &mut dyn FnMut(Rejected<'_>),
+    ) -> Result<(), DecodeError> {
+        self.decode_body(version, message, usize::MAX, on_reject)
+    }
+
+    fn decode_body(
+        &mut self,
+        version: Version,
+        message: Bytes,
+        max_bytes: usize,
         on_reject: &mut dyn FnMut(Rejected<'_>),
     ) -> Result<(), DecodeError> {
         self.batch.clear();
         self.shapes.clear();
         self.batch.body = Bytes::new();
-        request::decode(&message, self, on_reject)?;
+        match version {
+            Version::V1 => request::decode(&message, self, on_reject)?,
+            // Offsets into what is written out are 32 bits wide.
+            Version::V2 => request_v2::decode(&message, max_bytes.min(u32::MAX as usize / 2), self, on_reject)?,
+        }
         self.batch.body = message;
         Ok(())
     }
@@ -89,7 +118,7 @@ pub enum DecodeError {
     /// Not a snappy block.
     #[error("malformed snappy block: {0}")]
     Snappy(String),
-    /// Not a `prometheus.WriteRequest`.
+    /// Not a message of its version.
     #[error("malformed protobuf at byte {at}: {what}")]
     Protobuf {
         /// Offset in the decompressed message.
@@ -127,6 +156,10 @@ pub struct Rejected<'a> {
 pub enum Defect {
     /// A series has no label at all.
     NoLabels,
+    /// A series has neither a float nor a histogram sample; 2.0 does not allow that.
+    NoSamples,
+    /// A label refers to a symbol that is not there, or has a name only.
+    LabelReference,
     /// A label name is empty.
     EmptyLabelName,
     /// A label name is not UTF-8.
@@ -143,6 +176,8 @@ pub enum Defect {
     MetadataWithoutName,
     /// A metadata entry is not UTF-8.
     MetadataNotUtf8,
+    /// A series' metadata refers to a symbol that is not there.
+    MetadataReference,
 }
 
 /// Labels as a sender gave them, unchecked: for messages.

@@ -1,11 +1,12 @@
 //! The walk over a `WriteRequest`: one pass, columns filled as it goes.
 
-use skald_model::{Exemplar, FloatSample, LabelBytes, Labels, MetricMetadata, MetricType};
+use skald_model::{Exemplar, FloatSample, Labels, MetricMetadata, MetricType};
 
 use super::labels::{self, LabelShape, NameMemo, NameOrder, RawLabel};
+use super::sink::Sink;
 use super::wire::{Reader, Wire, tag};
-use super::{DecodeError, Defect, RawLabels, Received, Rejected, histogram};
-use crate::write_batch::{LabelSlice, LabelSource, SeriesEntry, WriteBatch};
+use super::{DecodeError, Defect, Received, Rejected, histogram};
+use crate::write_batch::{LabelSlice, LabelSource};
 
 const REQUEST_SERIES: u32 = tag(1, Wire::Bytes);
 const REQUEST_METADATA: u32 = tag(3, Wire::Bytes);
@@ -32,28 +33,18 @@ const METADATA_HELP: u32 = tag(4, Wire::Bytes);
 const METADATA_UNIT: u32 = tag(5, Wire::Bytes);
 const METADATA_FIELDS: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5;
 
-/// Histograms, exemplars and metadata may take this many times the message's own size. Series and float samples stay
-/// below eight times by themselves. A histogram of two bytes would take a hundred times; a real one takes less than seven.
-const MAX_WIDENING: usize = 16;
-/// Allowance for small messages, where Rust's fixed sizes weigh more.
-const WIDENING_FLOOR: usize = 1 << 20;
-
 /// Fills the cleared `out` from `message`; label slices refer to `message`.
 pub(super) fn decode(
     message: &[u8],
     out: &mut Received,
     on_reject: &mut dyn FnMut(Rejected<'_>),
 ) -> Result<(), DecodeError> {
-    let limit = message.len().saturating_mul(MAX_WIDENING).max(WIDENING_FLOOR);
     let mut walk = Walk {
-        batch: &mut out.batch,
-        shapes: &mut out.shapes,
-        on_reject,
+        sink: Sink::new(message, out, on_reject),
         memo: NameMemo::default(),
         scratch: Vec::new(),
         series_order: NameOrder::default(),
         exemplar_order: NameOrder::default(),
-        budget: limit,
     };
     let mut request = Reader::new(message);
     while let Some(tag) = request.tag()? {
@@ -63,39 +54,27 @@ pub(super) fn decode(
             _ => request.skip(tag, REQUEST_FIELDS).map(|()| true)?,
         };
         if !done {
-            return Err(DecodeError::TooWide { message: message.len(), limit });
+            return Err(walk.sink.too_wide());
         }
     }
     Ok(())
 }
 
 struct Walk<'a, 'out> {
-    batch: &'out mut WriteBatch,
-    shapes: &'out mut Vec<LabelShape>,
-    on_reject: &'out mut dyn FnMut(Rejected<'_>),
+    sink: Sink<'out>,
     memo: NameMemo<'a>,
     /// Labels of the series or exemplar at hand, when they are not canonical.
     scratch: Vec<RawLabel<'a>>,
     /// Order of the label names of the last such series, and exemplar.
     series_order: NameOrder<'a>,
     exemplar_order: NameOrder<'a>,
-    /// Bytes that may still be allocated for parts with a fixed size far above their encoding's.
-    budget: usize,
-}
-
-/// Lengths of the columns before a series.
-#[derive(Clone, Copy)]
-struct Mark {
-    samples: u32,
-    histograms: u32,
-    exemplars: u32,
 }
 
 impl<'a> Walk<'a, '_> {
     /// `Ok(false)` when the budget is used up.
     #[inline]
     fn series(&mut self, message: Reader<'a>) -> Result<bool, DecodeError> {
-        let mark = self.mark();
+        let mark = self.sink.mark();
         let start = message.at();
         let mut fields = message;
         let mut shape = labels::canonical(&mut fields, &mut self.memo);
@@ -104,7 +83,7 @@ impl<'a> Walk<'a, '_> {
             match tag {
                 SERIES_SAMPLE => {
                     let sample = sample(fields.message()?)?;
-                    self.batch.samples.push(sample);
+                    self.sink.batch.samples.push(sample);
                 }
                 SERIES_LABEL => {
                     fields.message()?;
@@ -117,17 +96,15 @@ impl<'a> Walk<'a, '_> {
                     }
                 }
                 SERIES_HISTOGRAM => {
-                    let sample = histogram::read(fields.message()?)?;
-                    if !self.charge(histogram::heap_bytes(&sample)) {
+                    let (sample, _) = histogram::read(fields.message()?)?;
+                    if !self.sink.histogram(sample, 0) {
                         return Ok(false);
                     }
-                    self.batch.histograms.push(sample);
                 }
                 _ => fields.skip(tag, SERIES_FIELDS)?,
             }
         }
-        let end = self.mark();
-        if (end.samples, end.histograms, end.exemplars) == (mark.samples, mark.histograms, mark.exemplars) {
+        if self.sink.mark() == mark {
             // Nothing to store: an empty series must not cost more than its bytes.
             return Ok(true);
         }
@@ -138,39 +115,13 @@ impl<'a> Walk<'a, '_> {
             _ => match self.rebuild_labels(message)? {
                 Ok(rebuilt) => rebuilt,
                 Err(defect) => {
-                    self.reject_series(defect, mark);
+                    self.sink.reject_series(defect, &self.scratch, mark);
                     return Ok(true);
                 }
             },
         };
-        let bytes = match labels.source {
-            LabelSource::Body => &message.bytes()[start..labels_end],
-            LabelSource::Rebuilt => &self.batch.rebuilt[labels.start as usize..labels.end as usize],
-        };
-        self.batch.series.push(SeriesEntry {
-            hash: LabelBytes::new_unchecked(bytes).hash(),
-            labels,
-            samples: mark.samples..end.samples,
-            histograms: mark.histograms..end.histograms,
-            exemplars: mark.exemplars..end.exemplars,
-        });
-        self.shapes.push(shape);
+        self.sink.series(message.bytes(), labels, shape, mark);
         Ok(true)
-    }
-
-    fn mark(&self) -> Mark {
-        // Each part takes at least two bytes of a message below 2 GiB.
-        Mark {
-            samples: self.batch.samples.len() as u32,
-            histograms: self.batch.histograms.len() as u32,
-            exemplars: self.batch.exemplars.len() as u32,
-        }
-    }
-
-    fn charge(&mut self, bytes: usize) -> bool {
-        let left = self.budget.checked_sub(bytes);
-        self.budget = left.unwrap_or(0);
-        left.is_some()
     }
 
     /// Encodes labels anew that were not canonical; leaves them in `scratch` as sent when they have a defect.
@@ -184,7 +135,7 @@ impl<'a> Walk<'a, '_> {
             Ok(arranged) => arranged,
             Err(defect) => return Ok(Err(defect)),
         };
-        let rebuilt = &mut self.batch.rebuilt;
+        let rebuilt = &mut self.sink.batch.rebuilt;
         let start = rebuilt.len();
         let shape = labels::encode(arranged, rebuilt);
         let slice = LabelSlice { source: LabelSource::Rebuilt, start: start as u32, end: rebuilt.len() as u32 };
@@ -209,22 +160,6 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    fn reject_series(&mut self, defect: Defect, mark: Mark) {
-        let batch = &mut *self.batch;
-        let samples = batch.samples.len() - mark.samples as usize;
-        let histograms = batch.histograms.len() - mark.histograms as usize;
-        (self.on_reject)(Rejected {
-            defect,
-            labels: RawLabels(&self.scratch),
-            samples: samples + histograms,
-            exemplars: batch.exemplars.len() - mark.exemplars as usize,
-            metadata: 0,
-        });
-        batch.samples.truncate(mark.samples as usize);
-        batch.histograms.truncate(mark.histograms as usize);
-        batch.exemplars.truncate(mark.exemplars as usize);
-    }
-
     /// `Ok(false)` when the budget is used up.
     fn exemplar(&mut self, message: Reader<'a>) -> Result<bool, DecodeError> {
         let mut fields = message;
@@ -246,16 +181,11 @@ impl<'a> Walk<'a, '_> {
         let labels = match labels {
             Ok(labels) => labels,
             Err(defect) => {
-                let labels = RawLabels(&self.scratch);
-                (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 1, metadata: 0 });
+                self.sink.reject_exemplar(defect, &self.scratch);
                 return Ok(true);
             }
         };
-        if !self.charge(size_of::<Exemplar>() + 48 + labels.as_bytes().len()) {
-            return Ok(false);
-        }
-        self.batch.exemplars.push(Exemplar { labels, value, timestamp });
-        Ok(true)
+        Ok(self.sink.exemplar(Exemplar { labels, value, timestamp }))
     }
 
     /// `Ok(false)` when the budget is used up.
@@ -278,16 +208,11 @@ impl<'a> Walk<'a, '_> {
                 MetricMetadata { metric, metric_type, help, unit }
             }
             _ => {
-                let labels = RawLabels(&[]);
-                (self.on_reject)(Rejected { defect, labels, samples: 0, exemplars: 0, metadata: 1 });
+                self.sink.reject_metadata(defect);
                 return Ok(true);
             }
         };
-        if !self.charge(size_of::<MetricMetadata>() + 48 + metric.len() + help.len() + unit.len()) {
-            return Ok(false);
-        }
-        self.batch.metadata.push(entry);
-        Ok(true)
+        Ok(self.sink.metadata(entry))
     }
 }
 

@@ -9,22 +9,22 @@ use super::*;
 
 /// Writes protobuf with every liberty the format allows.
 #[derive(Default, Clone)]
-struct Message(Vec<u8>);
+pub(super) struct Message(pub(super) Vec<u8>);
 
 impl Message {
-    fn varint(mut self, field: u32, value: u64) -> Self {
+    pub(super) fn varint(mut self, field: u32, value: u64) -> Self {
         varint::put_uvarint(&mut self.0, u64::from(field << 3));
         varint::put_uvarint(&mut self.0, value);
         self
     }
 
-    fn double(mut self, field: u32, value: f64) -> Self {
+    pub(super) fn double(mut self, field: u32, value: f64) -> Self {
         varint::put_uvarint(&mut self.0, u64::from(field << 3 | 1));
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
 
-    fn bytes(mut self, field: u32, value: impl AsRef<[u8]>) -> Self {
+    pub(super) fn bytes(mut self, field: u32, value: impl AsRef<[u8]>) -> Self {
         varint::put_uvarint(&mut self.0, u64::from(field << 3 | 2));
         varint::put_uvarint(&mut self.0, value.as_ref().len() as u64);
         self.0.extend_from_slice(value.as_ref());
@@ -40,12 +40,12 @@ impl Message {
         self
     }
 
-    fn msg(self, field: u32, value: Message) -> Self {
+    pub(super) fn msg(self, field: u32, value: Message) -> Self {
         self.bytes(field, value.0)
     }
 }
 
-fn label(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Message {
+pub(super) fn label(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Message {
     Message::default().bytes(1, name).bytes(2, value)
 }
 
@@ -58,19 +58,25 @@ fn sample(timestamp: i64, value: f64) -> Message {
 }
 
 #[derive(Debug, Default)]
-struct Outcome {
-    received: Received,
-    rejected: Vec<(Defect, String, usize, usize)>,
+pub(super) struct Outcome {
+    pub(super) received: Received,
+    pub(super) rejected: Vec<(Defect, String, usize, usize)>,
 }
 
 fn try_decode(request: Message) -> Result<Outcome, DecodeError> {
+    try_decode_as(Version::V1, request)
+}
+
+pub(super) fn try_decode_as(version: Version, request: Message) -> Result<Outcome, DecodeError> {
     let mut outcome = Outcome::default();
     let compressed = snap::raw::Encoder::new().compress_vec(&request.0).unwrap();
-    outcome.received.decode(&compressed, 1 << 27, &mut |r| {
+    outcome.received.decode(version, &compressed, 1 << 27, &mut |r| {
         outcome.rejected.push((r.defect, r.labels.to_string(), r.samples, r.exemplars + r.metadata));
     })?;
     let Received { batch, shapes } = &outcome.received;
     assert_eq!(batch.series.len(), shapes.len());
+    assert!(batch.sample_starts.len() <= batch.samples.len());
+    assert!(batch.histogram_starts.len() <= batch.histograms.len());
     for (view, shape) in batch.iter().zip(shapes) {
         let labels = LabelBytes::check(view.labels.as_bytes()).expect("labels of a batch are canonical");
         assert_eq!(view.hash, labels.hash());
@@ -310,7 +316,7 @@ fn malformed_protobuf_is_refused() {
 #[test]
 fn lying_snappy_lengths_allocate_nothing() {
     let mut received = Received::default();
-    let mut decode = |body: &[u8], max| received.decode(body, max, &mut |_| ()).unwrap_err();
+    let mut decode = |body: &[u8], max| received.decode(Version::V1, body, max, &mut |_| ()).unwrap_err();
     let mut gigabytes = Vec::new();
     varint::put_uvarint(&mut gigabytes, 2 << 30);
     gigabytes.extend_from_slice(&[0; 50]);
@@ -333,7 +339,7 @@ fn lying_snappy_lengths_allocate_nothing() {
 fn densest_snappy_is_accepted() {
     let body = Message::default().bytes(15, vec![0; 1 << 20]);
     let compressed = snap::raw::Encoder::new().compress_vec(&body.0).unwrap();
-    Received::default().decode(&compressed, 1 << 21, &mut |_| ()).unwrap();
+    Received::default().decode(Version::V1, &compressed, 1 << 21, &mut |_| ()).unwrap();
 }
 
 #[test]
@@ -343,7 +349,7 @@ fn truncated_bodies_are_refused() {
     });
     let compressed = snap::raw::Encoder::new().compress_vec(&request.0).unwrap();
     for len in 0..compressed.len() {
-        let error = Received::default().decode(&compressed[..len], 1 << 20, &mut |_| ()).unwrap_err();
+        let error = Received::default().decode(Version::V1, &compressed[..len], 1 << 20, &mut |_| ()).unwrap_err();
         assert!(matches!(error, DecodeError::Snappy(_)), "{len}: {error}");
     }
 }
@@ -352,7 +358,7 @@ fn truncated_bodies_are_refused() {
 fn cost_of(part: Message, size: usize) -> Result<usize, DecodeError> {
     let message = part.0.repeat(size / part.0.len());
     let mut received = Received::default();
-    received.decode_message(message.into(), &mut |_| ()).map(|()| received.heap_bytes())
+    received.decode_message(Version::V1, message.into(), &mut |_| ()).map(|()| received.heap_bytes())
 }
 
 #[test]
@@ -384,9 +390,9 @@ fn allocations_are_reused() {
     });
     let compressed = snap::raw::Encoder::new().compress_vec(&request.0).unwrap();
     let mut received = Received::default();
-    received.decode(&compressed, 1 << 20, &mut |_| ()).unwrap();
+    received.decode(Version::V1, &compressed, 1 << 20, &mut |_| ()).unwrap();
     let before = (received.batch.body.as_ptr(), received.batch.samples.as_ptr(), received.batch.series.as_ptr());
-    received.decode(&compressed, 1 << 20, &mut |_| ()).unwrap();
+    received.decode(Version::V1, &compressed, 1 << 20, &mut |_| ()).unwrap();
     let after = (received.batch.body.as_ptr(), received.batch.samples.as_ptr(), received.batch.series.as_ptr());
     assert_eq!(before, after);
 }
@@ -410,7 +416,7 @@ fn golden_bodies() {
         let expected: serde_json::Value = serde_json::from_str(line).unwrap();
         let file = expected["file"].as_str().unwrap();
         let body = std::fs::read(folder.join(file)).unwrap();
-        received.decode(&body, 32 << 20, &mut |r| panic!("{file}: {r:?}")).unwrap();
+        received.decode(Version::V1, &body, 32 << 20, &mut |r| panic!("{file}: {r:?}")).unwrap();
         let batch = &received.batch;
         assert!(batch.rebuilt.is_empty(), "{file}: labels were not recognised as canonical");
         let integer = batch.histograms.iter().filter(|h| matches!(h.value, HistogramValue::Integer(_))).count();
@@ -507,7 +513,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
         let _ = try_decode(Message(bytes.clone()));
-        let _ = Received::default().decode(&bytes, 1 << 20, &mut |_| ());
+        let _ = Received::default().decode(Version::V1, &bytes, 1 << 20, &mut |_| ());
     }
 }
 
