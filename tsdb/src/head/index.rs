@@ -1,7 +1,6 @@
 //! What the head looks series up by: symbols and postings, behind one lock.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
@@ -17,9 +16,6 @@ use crate::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
 const ENTRY_COST: Deferral = Deferral::WhenCheaper { entry_bytes: 400, entry_values: 4 };
 /// Values up to which no order is kept: they are scanned, or sorted, as fast.
 const FEW_VALUES: usize = 512;
-/// A prefix that this share of a label's values has (one of so many) leaves no less to do than none: the texts of values in
-/// order lie all over the memory, and waiting for it takes eight times as long as looking at them.
-const LARGE_SHARE: usize = 8;
 /// Sets are united in a bitmap of all series if they have this share of them together.
 const BITMAP_SHARE: usize = 256;
 
@@ -169,12 +165,19 @@ impl Index {
         Some((symbol, self.names.get(&symbol)?))
     }
 
-    /// The values of a label, ascending by their texts.
-    fn in_order(&self, label: &Label) -> Arc<Vec<Symbol>> {
-        if label.values.len() <= FEW_VALUES {
-            return Arc::new(value_order::sort(&self.symbols, label.values.keys().copied().collect()));
+    /// Visits the values of a label that start with `prefix`, ascending by their texts, until told to end.
+    fn visit_in_order(&self, label: &Label, prefix: &str, mut visit: impl FnMut(Symbol, &str) -> bool) {
+        let all = label.values.keys().copied();
+        if label.values.len() > FEW_VALUES {
+            let order = label.order.get(&self.symbols, all, |value| label.values.contains_key(&value));
+            return order.for_each(prefix, visit);
         }
-        label.order.get(&self.symbols, label.values.keys().copied(), |value| label.values.contains_key(&value))
+        let with_prefix = all.filter(|value| self.symbols.text(*value).starts_with(prefix)).collect();
+        for value in value_order::sort(&self.symbols, with_prefix) {
+            if !visit(value, self.symbols.text(value)) {
+                return;
+            }
+        }
     }
 
     /// Visits the values of a label that start with `prefix` and are wanted, in no order.
@@ -186,19 +189,17 @@ impl Index {
         mut visit: impl FnMut(Symbol),
     ) {
         let Some(label) = self.names.get(&name) else { return };
-        let text = |value: Symbol| self.symbols.text(value);
-        if !prefix.is_empty() && label.values.len() > FEW_VALUES {
-            let order = self.in_order(label);
-            let from = order.partition_point(|value| text(*value) < prefix);
-            let count = order[from..].partition_point(|value| text(*value).starts_with(prefix));
-            if count.saturating_mul(LARGE_SHARE) < label.values.len() {
-                let with_prefix = &order[from..from + count];
-                with_prefix.iter().filter(|value| is_wanted(text(**value))).for_each(|value| visit(*value));
-                return;
-            }
+        if label.values.len() > FEW_VALUES && (!prefix.is_empty() || label.order.is_made()) {
+            return self.visit_in_order(label, prefix, |value, text| {
+                if is_wanted(text) {
+                    visit(value);
+                }
+                true
+            });
         }
         self.in_memory_order(label, |value| {
-            if (prefix.is_empty() || text(value).starts_with(prefix)) && is_wanted(text(value)) {
+            let text = self.symbols.text(value);
+            if text.starts_with(prefix) && is_wanted(text) {
                 visit(value);
             }
         });
@@ -228,9 +229,11 @@ impl Index {
         self.names.keys().map(|name| self.symbols.text(*name))
     }
 
-    /// Every value of a label, ascending by their texts.
-    pub(super) fn values_in_order(&self, name: Symbol) -> Arc<Vec<Symbol>> {
-        self.names.get(&name).map(|label| self.in_order(label)).unwrap_or_default()
+    /// Visits every value of a label, ascending, until told to end.
+    pub(super) fn values_in_order(&self, name: Symbol, mut visit: impl FnMut(&str) -> bool) {
+        if let Some(label) = self.names.get(&name) {
+            self.visit_in_order(label, "", |_, text| visit(text));
+        }
     }
 
     /// The values of a label that satisfy all matchers, which are about this label, in no order. That the label is absent

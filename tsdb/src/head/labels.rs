@@ -118,17 +118,29 @@ impl Head {
     pub fn label_values(&self, name: &str, selectors: &[Vec<Matcher>], limit: Option<usize>) -> Vec<String> {
         let index = self.index.read();
         let Some(wanted) = index.name_symbol(name) else { return Vec::new() };
-        let values = match selectors {
-            [] => index.values_in_order(wanted),
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut progress = Progress::default();
+        let mut values: Vec<String> = Vec::new();
+        let mut take = |text: &str| {
+            let takes = values.len() < limit && progress.goes_on(text.len() + 4 * size_of::<String>());
+            if takes {
+                values.push(text.to_owned());
+            }
+            takes
+        };
+        let found = match selectors {
+            [] => {
+                index.values_in_order(wanted, take);
+                return values;
+            }
             // Every value that there is belongs to a series.
             [matchers] if matchers.iter().all(|matcher| matcher.name() == name) => {
-                Arc::new(index.sorted(index.matching_values(wanted, matchers)))
+                index.matching_values(wanted, matchers)
             }
-            _ => Arc::new(index.sorted(self.symbols_of(&index, selectors, |n, value| (n == wanted).then_some(value)))),
+            _ => self.symbols_of(&index, selectors, |n, value| (n == wanted).then_some(value)),
         };
-        let mut progress = Progress::default();
-        let texts = values.iter().map(|value| index.symbols.text(*value)).take(limit.unwrap_or(usize::MAX));
-        texts.take_while(|text| progress.goes_on(text.len() + 4 * size_of::<String>())).map(str::to_owned).collect()
+        index.sorted(found).into_iter().all(|value| take(index.symbols.text(value)));
+        values
     }
 
     /// The distinct symbols that `pick` takes out of the label pairs of the series selected.
