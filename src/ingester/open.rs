@@ -274,6 +274,10 @@ impl<R: Replay> Replay for Observed<'_, R> {
         self.inner.stretch(replayed, workers)
     }
 
+    fn series(&self) -> usize {
+        self.inner.series()
+    }
+
     fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
         let percent = (bytes_done * 100).checked_div(bytes_total).unwrap_or(100);
         if self.last_percent != Some(percent) {

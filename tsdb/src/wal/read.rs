@@ -1,21 +1,44 @@
 //! Reading segments in stretches: verified, decompressed, not yet understood.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header, is_snapshot};
+use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header};
 use super::record::count_floats;
 use super::{Damage, HeadId, SegmentId};
 use crate::disk::DiskFile;
 
-/// Payload bytes after which a stretch ends. A larger one lets more samples of a page be replayed while the page is in
-/// the processor's cache; two stretches are in memory at a time, and what one decodes to.
-const STRETCH_BYTES: usize = 16 << 20;
-/// The same in a snapshot, whose bytes stand for several times as many: label sets and chunks' addresses are unpacked.
+/// Rounds of all series' samples that a stretch of the log holds. With several, one visit to a page's memory takes several
+/// samples of its series; two stretches are in memory at a time, and what one decodes to.
+const ROUNDS: usize = 2;
+/// Bytes of a sample in the log, about.
+const SAMPLE_BYTES: usize = 8;
+/// Float samples of a stretch: 40 MiB decoded at most. Below the first, a stretch costs more than what is in it.
+const STRETCH_SAMPLES: RangeInclusive<usize> = 256 << 10..=2 << 20;
+/// Payload bytes of a stretch of a snapshot, which stand for several times as many: label sets and chunks' addresses are
+/// unpacked.
 const SNAPSHOT_STRETCH_BYTES: usize = 4 << 20;
-/// Float samples after which a stretch ends: some 40 MiB decoded.
-const STRETCH_SAMPLES: usize = 2 << 20;
+
+/// Where a stretch ends, whichever it comes to first.
+#[derive(Clone, Copy)]
+pub(super) struct StretchSize {
+    /// Payload bytes.
+    bytes: usize,
+    /// Float samples.
+    samples: usize,
+}
+
+impl StretchSize {
+    /// Of the log, where there are so many series: what is read ahead should be little beside the heads.
+    pub(super) fn of_log(series: usize) -> Self {
+        let samples = (series * ROUNDS).clamp(*STRETCH_SAMPLES.start(), *STRETCH_SAMPLES.end());
+        Self { bytes: samples * SAMPLE_BYTES, samples }
+    }
+
+    /// Of a snapshot.
+    pub(super) const OF_SNAPSHOT: Self = Self { bytes: SNAPSHOT_STRETCH_BYTES, samples: usize::MAX };
+}
 
 pub(super) struct SegmentFile {
     pub(super) id: SegmentId,
@@ -68,7 +91,7 @@ impl Reader {
     }
 
     /// Fills `stretch` anew; `false` at the end of the last segment.
-    pub(super) fn read(&mut self, stretch: &mut Stretch) -> bool {
+    pub(super) fn read(&mut self, size: StretchSize, stretch: &mut Stretch) -> bool {
         stretch.events.clear();
         stretch.bytes.clear();
         (stretch.begins, stretch.ends, stretch.samples, stretch.file_bytes) = (false, false, 0, 0);
@@ -86,7 +109,7 @@ impl Reader {
         if let Some((segment, scanner)) = &mut self.current {
             stretch.segment = segment.id;
             let from = if stretch.begins { 0 } else { scanner.offset() };
-            stretch.ends = fill(segment.id, scanner, stretch);
+            stretch.ends = fill(segment.id, scanner, size, stretch);
             let to = if stretch.ends { segment.len } else { scanner.offset() };
             stretch.file_bytes = to.saturating_sub(from);
         }
@@ -132,9 +155,8 @@ fn open(segment: &SegmentFile, stretch: &mut Stretch) -> Option<Scanner> {
 }
 
 /// Reads until the stretch is full; whether the segment ended.
-fn fill(id: SegmentId, scanner: &mut Scanner, stretch: &mut Stretch) -> bool {
-    let bytes = if is_snapshot(id) { SNAPSHOT_STRETCH_BYTES } else { STRETCH_BYTES };
-    while stretch.bytes.len() < bytes && stretch.samples < STRETCH_SAMPLES {
+fn fill(id: SegmentId, scanner: &mut Scanner, size: StretchSize, stretch: &mut Stretch) -> bool {
+    while stretch.bytes.len() < size.bytes && stretch.samples < size.samples {
         let scanned = match scanner.next() {
             Ok(scanned) => scanned,
             Err(error) => {

@@ -11,7 +11,7 @@ use skald_model::varint::get_uvarint;
 use super::commit::{State, parse_segment_name, segment_name};
 use super::frame::{FrameInfo, FrameKind, Scanned, Scanner};
 use super::ledger::Ledger;
-use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
+use super::read::{Event, Frame, Reader, SegmentFile, Stretch, StretchSize};
 use super::restore::{Restored, SnapshotReport};
 use super::snapshot::{KEPT, is_unfinished, parse_snapshot_name, snapshot_name};
 use super::{Cut, Generation, HeadId, HeadState, Held, Keep, Position, Record, SegmentId, Wal, WalError, WalOptions};
@@ -34,6 +34,10 @@ pub trait Replay {
     }
     /// What comes next in the segment, or in a snapshot.
     fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> Missed;
+    /// Series there are by now; more of the log is read at a time when there are many.
+    fn series(&self) -> usize {
+        0
+    }
     /// How far the reading is.
     fn progress(&mut self, bytes_done: u64, bytes_total: u64) {
         let _ = (bytes_done, bytes_total);
@@ -330,10 +334,10 @@ impl Recovery<'_> {
         }
         let mut reader = Reader::new(segments);
         let (mut current, mut ahead) = (Stretch::default(), Stretch::default());
-        let mut more = reader.read(&mut current);
+        let mut more = reader.read(StretchSize::of_log(self.replay.series()), &mut current);
         while more {
-            let workers = self.workers;
-            let mut read_ahead = || more = reader.read(&mut ahead);
+            let (workers, size) = (self.workers, StretchSize::of_log(self.replay.series()));
+            let mut read_ahead = || more = reader.read(size, &mut ahead);
             workers.alongside(&mut read_ahead, &mut || self.stretch(&current));
             std::mem::swap(&mut current, &mut ahead);
         }

@@ -8,7 +8,7 @@ use skald_model::TimestampMs;
 use skald_model::varint::{get_uvarint, get_varint};
 
 use super::frame::{FrameKind, SEGMENT_HEADER_LEN, Scanned, Scanner, SegmentHeader, check_segment_header, snapshot_id};
-use super::read::{Event, Frame, Reader, SegmentFile, Stretch};
+use super::read::{Event, Frame, Reader, SegmentFile, Stretch, StretchSize};
 use super::recovery::Recovery;
 use super::snapshot::{Held, Snapshot, snapshot_name};
 use super::{HeadId, HeadState, Position, Record, Replayed, SegmentId, WalError};
@@ -113,10 +113,10 @@ impl Recovery<'_> {
         self.learn_heads(&file);
         let mut reader = Reader::new([file]);
         let (mut current, mut ahead) = (Stretch::default(), Stretch::default());
-        let mut more = reader.read(&mut current);
+        let mut more = reader.read(StretchSize::OF_SNAPSHOT, &mut current);
         while more {
             let workers = self.workers;
-            let mut read_ahead = || more = reader.read(&mut ahead);
+            let mut read_ahead = || more = reader.read(StretchSize::OF_SNAPSHOT, &mut ahead);
             workers.alongside(&mut read_ahead, &mut || self.restore_stretch(&current, &mut reading));
             std::mem::swap(&mut current, &mut ahead);
         }

@@ -94,6 +94,10 @@ impl<M: FnMut(HeadId, &HeadState) -> Arc<Head>> Replay for ReplayHeads<M> {
         keeps
     }
 
+    fn series(&self) -> usize {
+        self.heads.values().map(|head| head.series_count()).sum()
+    }
+
     /// Series are looked up in parallel and created one after another; samples are decoded by frame and stored by page,
     /// both in parallel. A page takes its samples in the order of the log, so every series does.
     fn stretch(&mut self, replayed: Vec<Replayed<'_>>, workers: &dyn Workers) -> Missed {
