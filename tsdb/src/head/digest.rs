@@ -16,7 +16,7 @@ use skald_model::{BlockRange, LabelBytes, Labels, QueryRange};
 
 use super::recode;
 use super::sample::{TimedSample, fingerprint, float_fingerprint};
-use super::select::Pin;
+use super::select::Pinned;
 use super::stored::PageChunk;
 use super::{Head, PAGE_SERIES, locate};
 use crate::SeriesChunks;
@@ -129,18 +129,6 @@ fn closed(range: BlockRange) -> QueryRange {
     QueryRange { min: range.min, max: range.max.saturating_sub(1) }
 }
 
-/// Keeps what was there at the start, and slots with their series.
-struct Pinned<'a> {
-    head: &'a Head,
-    pin: Pin,
-}
-
-impl Drop for Pinned<'_> {
-    fn drop(&mut self) {
-        self.head.unpin(&self.pin);
-    }
-}
-
 impl Head {
     /// The aligned ranges in which there are samples, ascending.
     pub fn ranges(&self) -> Vec<BlockRange> {
@@ -156,7 +144,7 @@ impl Head {
             .iter()
             .map(|hashes| PartDigest { hashes: *hashes, series: 0, digest: SampleDigest::default() })
             .collect();
-        let pinned = Pinned { head: self, pin: self.pin() };
+        let pinned = Pinned::new(self);
         let mut progress = Progress::default();
         for number in 0..self.pages.read().len() {
             let wanted = self.hashes_of_page(number, hashes);
@@ -180,7 +168,7 @@ impl Head {
     /// The first series by hash, within `hashes`, that have samples of `range`, with a digest each: about `max_series`
     /// of them. What comes behind the last one's hash is asked for next; fewer than `max_series` are the end.
     pub fn series_digests(&self, range: BlockRange, hashes: HashRange, max_series: usize) -> Vec<SeriesDigest> {
-        let pinned = Pinned { head: self, pin: self.pin() };
+        let pinned = Pinned::new(self);
         let max_series = max_series.max(1);
         let (mut found, mut from) = (Vec::new(), Some(hashes.first));
         // Series without samples of the range do not count: further ones take their places.
@@ -202,7 +190,7 @@ impl Head {
     /// The series with these hashes, with all their chunks that may hold samples of `range`, those that can be read. A
     /// hash of no series is passed over.
     pub fn series_by_hash(&self, range: BlockRange, hashes: &[u128]) -> Vec<SeriesChunks> {
-        let pinned = Pinned { head: self, pin: self.pin() };
+        let pinned = Pinned::new(self);
         let slots: Vec<SeriesRef> = {
             let appender = self.appender.lock();
             let is_it = |slot: &SeriesRef, hash: u128| {
@@ -298,7 +286,7 @@ impl Head {
             let (number, at) = locate(*slot);
             let mut chunks: Vec<PageChunk> = Vec::new();
             if let Some(page) = pages.get(number) {
-                page.read().chunks(at, range, pinned.pin.hidden(), rules, &mut chunks);
+                page.read().chunks(at, range, pinned.hidden(), rules, &mut chunks);
             }
             chunks
         });

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use skald_model::{Exemplar, Labels, Matcher, QueryRange};
 
 use super::append::RejectReason;
+use super::select::Pinned;
 use super::{Head, locate};
 use crate::postings::SeriesRef;
 
@@ -107,7 +108,7 @@ impl Head {
     /// Exemplars within `range` of the series that satisfy one of the lists of matchers, ascending by labels.
     pub fn exemplars(&self, selectors: &[Vec<Matcher>], range: QueryRange) -> Vec<SeriesExemplars> {
         // Pinned, so that no slot changes its series between the store and the labels.
-        let pin = self.pin();
+        let _pinned = Pinned::new(self);
         let mut by_slot: Vec<(SeriesRef, Vec<Exemplar>)> = Vec::new();
         for (slot, exemplars) in &self.exemplars.lock().by_series {
             let in_range = exemplars.iter().map(|(_, exemplar)| exemplar).filter(|e| range.contains(e.timestamp));
@@ -134,7 +135,6 @@ impl Head {
             }
         }
         drop(index);
-        self.unpin(&pin);
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         found
     }

@@ -1,23 +1,17 @@
-//! What the head looks series up by: symbols and postings, behind one lock.
+//! What the head looks series up by: symbols and postings, behind one lock. [`super::reading`] looks.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use skald_model::{LabelBytes, Labels, MatchOp, Matcher};
+use parking_lot::Mutex;
+use skald_model::{LabelBytes, Labels};
 
-use super::ref_set::{self, RefSet};
+use super::reading::List;
+use super::ref_set::RefSet;
 use super::symbols::{Symbol, SymbolTable};
-use super::value_order::{self, ValueOrder};
-use crate::bounded::Progress;
-use crate::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
-
-/// What looking at one series' labels costs: as much as so many bytes of postings lists, or so many values scanned.
-const ENTRY_COST: Deferral = Deferral::WhenCheaper { entry_bytes: 400, entry_values: 4 };
-/// Values up to which no order is kept: they are scanned, or sorted, as fast.
-const FEW_VALUES: usize = 512;
-/// Sets are united in a bitmap of all series if they have this share of them together.
-const BITMAP_SHARE: usize = 256;
+use super::value_order::ValueOrder;
+use crate::postings::SeriesRef;
 
 /// Symbols and postings of one head.
 #[derive(Default)]
@@ -26,17 +20,28 @@ pub(super) struct Index {
     /// By label name.
     names: HashMap<Symbol, Label, foldhash::fast::FixedState>,
     all: Option<RefSet>,
+    newcomers: Mutex<Newcomers>,
+    /// Series that were ever removed.
+    removals: u64,
 }
 
 /// One label name.
 #[derive(Default)]
-struct Label {
+pub(super) struct Label {
     /// Per value, the series that have the pair.
-    values: Values,
-    order: ValueOrder,
+    pub(super) values: Values,
+    /// Nobody waits for this lock's holder while it holds the index'.
+    pub(super) order: Arc<ValueOrder>,
 }
 
-type Values = HashMap<Symbol, RefSet, foldhash::fast::FixedState>;
+/// Series that came while somebody reads.
+#[derive(Default)]
+struct Newcomers {
+    readings: usize,
+    series: Vec<SeriesRef>,
+}
+
+pub(super) type Values = HashMap<Symbol, RefSet, foldhash::fast::FixedState>;
 
 impl Index {
     /// Interns the labels of a new series and enters it; `None` when the head has four billion symbols.
@@ -61,11 +66,16 @@ impl Index {
             Some(all) => all.insert(slot),
             None => self.all = Some(RefSet::One(slot)),
         }
+        let newcomers = self.newcomers.get_mut();
+        if newcomers.readings > 0 {
+            newcomers.series.push(slot);
+        }
         Some(pairs)
     }
 
     /// Takes a series out and releases its symbols.
     pub(super) fn remove(&mut self, slot: SeriesRef, pairs: &[(Symbol, Symbol)]) {
+        self.removals += 1;
         for (name, value) in pairs {
             if let Some(label) = self.names.get_mut(name) {
                 if label.values.get_mut(value).is_some_and(|set| set.remove(slot)) {
@@ -96,179 +106,74 @@ impl Index {
         }
     }
 
-    /// How to find the series that satisfy all matchers.
-    pub(super) fn plan(&self, matchers: &[Matcher]) -> Plan<List> {
-        let Ok(plan) = postings::plan(self, matchers, ENTRY_COST);
-        plan
+    /// Series that were ever removed.
+    pub(super) fn removals(&self) -> u64 {
+        self.removals
     }
 
-    /// The series that a plan finds, ascending by slot, before its deferred matchers are looked at.
-    pub(super) fn evaluate(&self, plan: &Plan<List>) -> Vec<SeriesRef> {
-        let Ok(found) = plan.evaluate_unions(|lists| Ok::<_, Infallible>(self.unite(lists)));
-        found
+    /// Somebody reads who lets go of the lock: newcomers are noted from now on. Returns how many were before.
+    pub(super) fn begin_reading(&self) -> usize {
+        let mut newcomers = self.newcomers.lock();
+        newcomers.readings += 1;
+        newcomers.series.len()
     }
 
-    /// The series of any of the lists, ascending.
-    fn unite(&self, lists: &[List]) -> Vec<SeriesRef> {
-        match lists {
-            [] => return Vec::new(),
-            [List::All] => return self.all.as_ref().map(RefSet::to_vec).unwrap_or_default(),
-            [List::Pair(name, value)] => return self.set(*name, *value).map(RefSet::to_vec).unwrap_or_default(),
-            _ => {}
-        }
-        let Some(last) = self.all.as_ref().and_then(RefSet::max) else { return Vec::new() };
-        let mut progress = Progress::default();
-        let total = lists.iter().fold(0_u64, |sum, list| sum + self.series_count(list));
-        if total.saturating_mul(BITMAP_SHARE as u64) < u64::from(last) {
-            let mut found = Vec::with_capacity(total as usize);
-            self.for_each_set(lists, &mut progress, |set| set.append_to(&mut found));
-            found.sort_unstable();
-            found.dedup();
-            return found;
-        }
-        let mut bits = vec![0; last as usize / 64 + 1];
-        self.for_each_set(lists, &mut progress, |set| set.mark(&mut bits));
-        let mut found = Vec::with_capacity(bits.iter().map(|word| word.count_ones() as usize).sum());
-        ref_set::for_each_bit(&bits, |series| found.push(series));
-        found
-    }
-
-    fn for_each_set(&self, lists: &[List], progress: &mut Progress, mut visit: impl FnMut(&RefSet)) {
-        // Neighbouring lists are of one label.
-        let mut label = None;
-        for list in lists {
-            match list {
-                List::All => self.all.iter().for_each(&mut visit),
-                List::Label(name) => {
-                    let sets = self.names.get(name).into_iter().flat_map(|label| label.values.values());
-                    sets.take_while(|_| progress.goes_on(0)).for_each(&mut visit);
-                }
-                List::Pair(name, value) => {
-                    if label.is_none_or(|(known, _)| known != name) {
-                        label = self.names.get(name).map(|label| (name, label));
-                    }
-                    label.and_then(|(_, label)| label.values.get(value)).into_iter().for_each(&mut visit);
-                }
-            }
-            if !progress.goes_on(0) {
-                return;
-            }
+    /// What [`Index::begin_reading`] began is over.
+    pub(super) fn end_reading(&self) {
+        let mut newcomers = self.newcomers.lock();
+        newcomers.readings -= 1;
+        if newcomers.readings == 0 {
+            newcomers.series = Vec::new();
         }
     }
 
-    fn set(&self, name: Symbol, value: Symbol) -> Option<&RefSet> {
-        self.names.get(&name)?.values.get(&value)
+    /// The series that came since then, ascending.
+    pub(super) fn newcomers_since(&self, before: usize) -> Vec<SeriesRef> {
+        let mut series = self.newcomers.lock().series.get(before..).unwrap_or_default().to_vec();
+        series.sort_unstable();
+        series
     }
 
-    fn label(&self, name: &str) -> Option<(Symbol, &Label)> {
-        let symbol = self.symbols.get(name)?;
-        Some((symbol, self.names.get(&symbol)?))
+    /// One label.
+    pub(super) fn label(&self, name: Symbol) -> Option<&Label> {
+        self.names.get(&name)
     }
 
-    /// Visits the values of a label that start with `prefix`, ascending by their texts, until told to end.
-    fn visit_in_order(&self, label: &Label, prefix: &str, mut visit: impl FnMut(Symbol, &str) -> bool) {
-        let all = label.values.keys().copied();
-        if label.values.len() > FEW_VALUES {
-            let order = label.order.get(&self.symbols, all, |value| label.values.contains_key(&value));
-            return order.for_each(prefix, visit);
-        }
-        let with_prefix = all.filter(|value| self.symbols.text(*value).starts_with(prefix)).collect();
-        for value in value_order::sort(&self.symbols, with_prefix) {
-            if !visit(value, self.symbols.text(value)) {
-                return;
-            }
+    /// The series of a list; none of a label's, which are many sets.
+    pub(super) fn set(&self, list: &List) -> Option<&RefSet> {
+        match list {
+            List::All => self.all.as_ref(),
+            List::Label(_) => None,
+            List::Pair(name, value) => self.names.get(name)?.values.get(value),
         }
     }
 
-    /// Visits the values of a label that start with `prefix` and are wanted, in no order.
-    fn scan_values(
-        &self,
-        name: Symbol,
-        prefix: &str,
-        is_wanted: &mut dyn FnMut(&str) -> bool,
-        mut visit: impl FnMut(Symbol),
-    ) {
-        let Some(label) = self.names.get(&name) else { return };
-        if label.values.len() > FEW_VALUES && (!prefix.is_empty() || label.order.is_made()) {
-            return self.visit_in_order(label, prefix, |value, text| {
-                if is_wanted(text) {
-                    visit(value);
-                }
-                true
-            });
-        }
-        self.in_memory_order(label, |value| {
-            let text = self.symbols.text(value);
-            if text.starts_with(prefix) && is_wanted(text) {
-                visit(value);
-            }
-        });
+    /// Series of a list; of a label's, at most so many.
+    pub(super) fn count(&self, list: &List) -> u64 {
+        let list = if matches!(list, List::Label(_)) { &List::All } else { list };
+        self.set(list).map_or(0, |set| set.len() as u64)
     }
 
-    /// The values of a label in the order in which their texts lie in memory, more or less: the table has them in none, and
-    /// most of the time of a scan would be spent waiting for memory.
-    fn in_memory_order(&self, label: &Label, mut visit: impl FnMut(Symbol)) {
-        if label.values.len() <= FEW_VALUES {
-            return label.values.keys().copied().for_each(visit);
-        }
-        let mut bits = vec![0_u64; self.symbols.bound() / 64 + 1];
-        for value in label.values.keys() {
-            bits[*value as usize / 64] |= 1 << (value % 64);
-        }
-        ref_set::for_each_bit(&bits, &mut visit);
+    /// The series with the highest number.
+    pub(super) fn last_series(&self) -> Option<SeriesRef> {
+        self.all.as_ref().and_then(RefSet::max)
+    }
+
+    /// The symbol of a value that a series has for the label.
+    pub(super) fn value_symbol(&self, name: Symbol, value: &str) -> Option<Symbol> {
+        let value = self.symbols.get(value)?;
+        self.names.get(&name)?.values.contains_key(&value).then_some(value)
     }
 
     /// Number of series with the label pair.
     pub(super) fn series_with(&self, name: &str, value: &str) -> usize {
         let pair = self.symbols.get(name).zip(self.symbols.get(value));
-        pair.and_then(|(name, value)| self.set(name, value)).map_or(0, RefSet::len)
+        pair.map_or(0, |(name, value)| self.count(&List::Pair(name, value)) as usize)
     }
 
     /// Every label name, in no order.
     pub(super) fn label_names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(|name| self.symbols.text(*name))
-    }
-
-    /// Visits every value of a label, ascending, until told to end.
-    pub(super) fn values_in_order(&self, name: Symbol, mut visit: impl FnMut(&str) -> bool) {
-        if let Some(label) = self.names.get(&name) {
-            self.visit_in_order(label, "", |_, text| visit(text));
-        }
-    }
-
-    /// The values of a label that satisfy all matchers, which are about this label, in no order. That the label is absent
-    /// satisfies nothing here.
-    pub(super) fn matching_values(&self, name: Symbol, matchers: &[Matcher]) -> Vec<Symbol> {
-        let mut progress = Progress::default();
-        let mut is_wanted = |text: &str| progress.goes_on(0) && matchers.iter().all(|matcher| matcher.matches(text));
-        let named = matchers.iter().find_map(|matcher| match matcher.op() {
-            MatchOp::Equal => Some(vec![matcher.value()]),
-            MatchOp::Regex => Some(matcher.set_matches()?.iter().map(String::as_str).collect()),
-            MatchOp::NotEqual | MatchOp::NotRegex => None,
-        });
-        let mut found = Vec::new();
-        match named {
-            Some(values) => {
-                let known = values.iter().filter_map(|value| self.symbols.get(value));
-                found.extend(
-                    known.filter(|value| self.set(name, *value).is_some() && is_wanted(self.symbols.text(*value))),
-                );
-            }
-            None => {
-                let regexes = matchers.iter().filter(|matcher| matcher.op() == MatchOp::Regex);
-                // The longer the shortest prefix, the fewer values are looked at.
-                let prefixes = regexes.map(Matcher::prefixes).max_by_key(|all| all.iter().map(|one| one.len()).min());
-                for prefix in prefixes.unwrap_or_else(|| vec![""]) {
-                    self.scan_values(name, prefix, &mut is_wanted, |value| found.push(value));
-                }
-            }
-        }
-        found
-    }
-
-    /// Symbols of texts, ascending by these.
-    pub(super) fn sorted(&self, symbols: Vec<Symbol>) -> Vec<Symbol> {
-        value_order::sort(&self.symbols, symbols)
     }
 
     /// The symbol of a name, when some series has the label.
@@ -306,63 +211,12 @@ impl Index {
     pub(super) fn heap_bytes(&self) -> usize {
         let of = |Label { values, order }: &Label| {
             let sets = values.values().map(RefSet::heap_bytes).sum::<usize>();
-            values.allocation_size() + sets + order.heap_bytes()
+            values.allocation_size() + sets + size_of::<ValueOrder>() + order.heap_bytes()
         };
         self.symbols.heap_bytes()
             + self.names.allocation_size()
             + self.names.values().map(of).sum::<usize>()
             + self.all.as_ref().map_or(0, RefSet::heap_bytes)
-    }
-}
-
-/// Names one postings list of the index.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum List {
-    All,
-    /// All series that have a label.
-    Label(Symbol),
-    Pair(Symbol, Symbol),
-}
-
-impl PostingsSource for Index {
-    type List = List;
-    type Error = Infallible;
-
-    fn lookup(&self, name: &str, value: &str) -> Result<Option<List>, Infallible> {
-        let pair = self.symbols.get(name).zip(self.symbols.get(value));
-        Ok(pair.filter(|(name, value)| self.set(*name, *value).is_some()).map(|(n, v)| List::Pair(n, v)))
-    }
-
-    fn scan(
-        &self,
-        name: &str,
-        prefix: &str,
-        is_wanted: &mut dyn FnMut(&str) -> bool,
-        lists: &mut Vec<List>,
-    ) -> Result<(), Infallible> {
-        if let Some(name) = self.symbols.get(name) {
-            self.scan_values(name, prefix, is_wanted, |value| lists.push(List::Pair(name, value)));
-        }
-        Ok(())
-    }
-
-    fn with_label(&self, name: &str) -> Option<List> {
-        self.label(name).map(|(symbol, _)| List::Label(symbol))
-    }
-
-    fn all(&self) -> Result<Option<List>, Infallible> {
-        Ok(self.all.as_ref().map(|_| List::All))
-    }
-
-    fn series_count(&self, list: &List) -> u64 {
-        let set = match list {
-            List::All | List::Label(_) => self.all.as_ref(),
-            List::Pair(name, value) => self.set(*name, *value),
-        };
-        set.map_or(0, |set| set.len() as u64)
-    }
-
-    fn value_count(&self, name: &str) -> u64 {
-        self.label(name).map_or(0, |(_, label)| label.values.len() as u64)
+            + self.newcomers.lock().series.capacity() * size_of::<SeriesRef>()
     }
 }

@@ -28,6 +28,7 @@ mod labels;
 mod metadata;
 mod move_chunks;
 mod page;
+mod reading;
 mod recode;
 mod ref_set;
 mod replay;

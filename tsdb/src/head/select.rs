@@ -51,6 +51,29 @@ impl Pin {
     }
 }
 
+/// Keeps what was there at the start, and slots with their series, while something is looked up.
+pub(super) struct Pinned<'a> {
+    head: &'a Head,
+    pin: Pin,
+}
+
+impl<'a> Pinned<'a> {
+    pub(super) fn new(head: &'a Head) -> Self {
+        Self { head, pin: head.pin() }
+    }
+
+    /// What blocks show this reader instead of the head.
+    pub(super) fn hidden(&self) -> Cut {
+        self.pin.hidden()
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.head.unpin(&self.pin);
+    }
+}
+
 impl Head {
     /// Selects the series that satisfy all matchers; their chunks that may hold samples of `range` follow by batches.
     ///
@@ -72,11 +95,8 @@ impl Head {
         if !meets || range.is_empty() {
             return select;
         }
-        let index = self.index.read();
-        // After the index: every series found there has its page.
-        select.pages = self.pages.read().clone();
-        let found = self.matching(&index, &select.pages, matchers);
-        drop(index);
+        let found;
+        (found, select.pages) = self.read(|reading| self.matching(reading, matchers));
         select.series = found.len();
         let runs = found.chunks(RUN_SERIES).take_while(|_| bounded::goes_on());
         select.runs = runs.map(|run| self.sort(run, &select.pages)).collect();

@@ -18,6 +18,7 @@ use skald_model::TimestampMs;
 use skald_model::varint::{put_uvarint, put_varint};
 
 use super::chunk_files::{ChunkFiles, Pin};
+use super::select::Pinned;
 use super::symbols::Symbol;
 use super::{Head, locate};
 use crate::wal::{FrameKind, Held, Position, Snapshot, SnapshotWriter, Wal, WalBatch, WalError};
@@ -147,13 +148,7 @@ impl Head {
     /// All of them at once: they are a bounded number.
     fn write_exemplars(&self, wal: &Wal, writer: &mut SnapshotWriter) -> Result<Stage, WalError> {
         // Pinned, so that no slot changes its series; those that are gone have no labels.
-        let pin = self.pin();
-        let written = self.write_pinned_exemplars(wal, writer);
-        self.unpin(&pin);
-        written.map(|()| Stage::Metadata { after: None })
-    }
-
-    fn write_pinned_exemplars(&self, wal: &Wal, writer: &mut SnapshotWriter) -> Result<(), WalError> {
+        let _pinned = Pinned::new(self);
         let (position, exemplars) = {
             let appender = self.appender.lock();
             let store = self.exemplars.lock();
@@ -188,7 +183,7 @@ impl Head {
                 payload.clear();
             }
         }
-        Ok(())
+        Ok(Stage::Metadata { after: None })
     }
 
     fn write_metadata(&self, writer: &mut SnapshotWriter, after: Option<&str>) -> Result<Stage, WalError> {

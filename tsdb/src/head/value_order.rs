@@ -10,7 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use skald_model::varint;
 
-use super::symbols::{Symbol, SymbolTable};
+use super::reading::{PIECE, Reading};
+use super::symbols::Symbol;
 use crate::bounded;
 
 /// Changes that are worth noting beyond a share of the values; with more, the order is made anew.
@@ -23,6 +24,9 @@ const BLOCK_VALUES: usize = 64;
 /// The order of one label's values.
 #[derive(Default)]
 pub(super) struct ValueOrder {
+    /// Held by who makes the order or keeps it up to date. The index' lock is taken under it, so nobody waits for it who
+    /// holds that.
+    making: Mutex<()>,
     /// Innermost: nothing else is locked under it.
     state: Mutex<State>,
 }
@@ -32,6 +36,8 @@ struct State {
     sorted: Option<Arc<Sorted>>,
     /// Values that came or went since. A symbol that went may have come again as another text.
     changed: Vec<Symbol>,
+    /// With more changes than this the order is not worth keeping up to date.
+    max_changes: usize,
     /// Somebody has asked since the last compaction.
     asked: bool,
 }
@@ -39,34 +45,51 @@ struct State {
 impl ValueOrder {
     /// Notes that a value came or went.
     #[inline]
-    pub(super) fn note(&mut self, value: Symbol) {
-        let state = self.state.get_mut();
-        if let Some(sorted) = &state.sorted {
-            if state.changed.len() >= sorted.len / 2 + MIN_CHANGES {
-                *state = State::default();
-            } else {
-                state.changed.push(value);
-            }
+    pub(super) fn note(&self, value: Symbol) {
+        let mut state = self.state.lock();
+        if state.sorted.is_none() {
+            return;
+        }
+        if state.changed.len() >= state.max_changes {
+            *state = State::default();
+        } else {
+            state.changed.push(value);
         }
     }
 
-    /// All values, ascending by their texts. `values` lists them in any order, `has` tells whether one is among them.
-    pub(super) fn get(
-        &self,
-        symbols: &SymbolTable,
-        values: impl Iterator<Item = Symbol>,
-        has: impl Fn(Symbol) -> bool,
-    ) -> Arc<Sorted> {
+    /// All values of the label `name`, which this is the order of. The reading does not hold the index' lock afterwards.
+    pub(super) fn get(&self, reading: &Reading<'_>, name: Symbol) -> Arc<Sorted> {
+        reading.let_go();
+        let _making = self.making.lock();
+        let (before, changed) = reading.with(1, |index| {
+            let mut state = self.state.lock();
+            let label = index.label(name);
+            state.asked = true;
+            state.max_changes = label.map_or(0, |label| label.values.len()) / 2 + MIN_CHANGES;
+            let changed = std::mem::take(&mut state.changed);
+            match &state.sorted {
+                Some(sorted) => (Arc::clone(sorted), changed),
+                None => {
+                    // With an empty one there, changes are noted from here on.
+                    let empty = Arc::<Sorted>::default();
+                    state.sorted = Some(Arc::clone(&empty));
+                    (empty, label.into_iter().flat_map(|label| label.values.keys().copied()).collect())
+                }
+            }
+        });
+        if changed.is_empty() {
+            reading.let_go();
+            return before;
+        }
+        let sorted = Arc::new(before.after(reading, name, &changed));
         let mut state = self.state.lock();
-        state.asked = true;
-        let sorted = match state.sorted.take() {
-            None => Arc::new(Sorted::new(symbols, values.collect())),
-            Some(sorted) if state.changed.is_empty() => sorted,
-            Some(sorted) => Arc::new(sorted.changed(symbols, &state.changed, has)),
-        };
-        state.changed = Vec::new();
-        // Work that was told to end has not sorted everything.
-        state.sorted = bounded::goes_on().then(|| Arc::clone(&sorted));
+        if state.sorted.as_ref().is_some_and(|sorted| Arc::ptr_eq(sorted, &before)) {
+            // Work that was told to end has not sorted everything.
+            match bounded::goes_on() {
+                true => state.sorted = Some(Arc::clone(&sorted)),
+                false => *state = State::default(),
+            }
+        }
         sorted
     }
 
@@ -76,8 +99,8 @@ impl ValueOrder {
     }
 
     /// Throws the order away if nobody has asked since this was called before.
-    pub(super) fn compact(&mut self) {
-        let state = self.state.get_mut();
+    pub(super) fn compact(&self) {
+        let mut state = self.state.lock();
         if !std::mem::take(&mut state.asked) {
             *state = State::default();
         }
@@ -106,62 +129,72 @@ struct Block {
 }
 
 impl Sorted {
-    /// Sorts values.
-    pub(super) fn new(symbols: &SymbolTable, values: Vec<Symbol>) -> Self {
-        let mut sorted = Self::default();
-        sorted.push(symbols, &sort(symbols, values));
-        sorted
-    }
-
-    /// Appends values that come behind all that there are.
-    fn push(&mut self, symbols: &SymbolTable, values: &[Symbol]) {
-        self.len += values.len();
-        self.blocks.extend(values.chunks(BLOCK_VALUES).map(|values| Arc::new(Block::new(symbols, values))));
-    }
-
-    /// The values after some `changed`: those that `has` says are there belong to their new places, others went.
-    fn changed(&self, symbols: &SymbolTable, changed: &[Symbol], has: impl Fn(Symbol) -> bool) -> Self {
-        let mut is_changed = vec![0_u64; symbols.bound() / 64 + 1];
-        let mut fresh = Vec::new();
-        for value in changed {
-            // A symbol beyond all others is one that went, and its page with it.
-            is_changed.resize(is_changed.len().max(*value as usize / 64 + 1), 0);
-            let (word, bit) = (&mut is_changed[*value as usize / 64], 1 << (value % 64));
-            if *word & bit == 0 && has(*value) {
-                fresh.push(*value);
-            }
-            *word |= bit;
+    /// The order after some values `changed`: those that the label still has belong to their new places, others went.
+    fn after(&self, reading: &Reading<'_>, name: Symbol, changed: &[Symbol]) -> Self {
+        let mut is_changed = Vec::new();
+        let mut fresh = Texts::default();
+        for piece in changed.chunks(PIECE) {
+            reading.with(piece.len(), |index| {
+                for value in piece {
+                    let (word, bit) = (*value as usize / 64, 1_u64 << (value % 64));
+                    if is_changed.len() <= word {
+                        is_changed.resize(word + 1, 0);
+                    }
+                    if is_changed[word] & bit == 0
+                        && index.label(name).is_some_and(|label| label.values.contains_key(value))
+                    {
+                        fresh.push(*value, index.symbols.text(*value));
+                    }
+                    is_changed[word] |= bit;
+                }
+            });
         }
         let went =
             |value: Symbol| is_changed.get(value as usize / 64).is_some_and(|word| word >> (value % 64) & 1 == 1);
-        let fresh = sort(symbols, fresh);
-        let mut fresh = &fresh[..];
+        reading.let_go();
+        fresh.sort();
+        let mut fresh = fresh.iter().peekable();
+        let mut open = OpenBlock::default();
         let mut sorted = Self::default();
-        // Values in order, not yet in a block.
-        let mut open: Vec<Symbol> = Vec::new();
+        let mut text = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             let next = self.blocks.get(index + 1).map(|next| next.first());
-            let here =
-                next.map_or(fresh.len(), |next| fresh.partition_point(|value| symbols.text(*value).as_bytes() < next));
-            let (before_next, rest) = fresh.split_at(here);
-            fresh = rest;
-            let stays = before_next.is_empty() && !block.symbols.iter().any(|value| went(*value));
-            if stays && (open.is_empty() || open.len() >= BLOCK_VALUES / 2) {
-                sorted.push(symbols, &std::mem::take(&mut open));
-                sorted.len += block.symbols.len();
-                sorted.blocks.push(Arc::clone(block));
+            let is_here = |text: &str| next.is_none_or(|next| text.as_bytes() < next);
+            let stays =
+                !block.symbols.iter().any(|value| went(*value)) && !fresh.peek().is_some_and(|(_, t)| is_here(t));
+            if stays && (open.symbols.is_empty() || open.symbols.len() >= BLOCK_VALUES / 2) {
+                open.close(&mut sorted);
+                sorted.push(Arc::clone(block));
                 continue;
             }
-            let kept = block.symbols.iter().copied().filter(|value| !went(*value)).collect();
-            open.extend(merge(symbols, kept, before_next));
-            if open.len() >= 2 * BLOCK_VALUES {
-                sorted.push(symbols, &std::mem::take(&mut open));
+            let mut at = 0;
+            for value in &block.symbols {
+                block.next(&mut at, &mut text);
+                while let Some((value, before)) = fresh.next_if(|(_, fresh)| fresh.as_bytes() < &text[..]) {
+                    open.push(value, before.as_bytes(), &mut sorted);
+                }
+                if !went(*value) {
+                    open.push(*value, &text, &mut sorted);
+                }
+            }
+            while let Some((value, behind)) = fresh.next_if(|(_, text)| is_here(text)) {
+                open.push(value, behind.as_bytes(), &mut sorted);
             }
         }
         // All that came, when there was nothing before.
-        open.extend_from_slice(fresh);
-        sorted.push(symbols, &open);
+        for (value, text) in fresh {
+            if open.symbols.len() >= BLOCK_VALUES {
+                open.close(&mut sorted);
+            }
+            open.push(value, text.as_bytes(), &mut sorted);
+        }
+        open.close(&mut sorted);
         sorted
+    }
+
+    fn push(&mut self, block: Arc<Block>) {
+        self.len += block.symbols.len();
+        self.blocks.push(block);
     }
 
     /// Visits the values that start with `prefix`, ascending, until told to end.
@@ -196,24 +229,10 @@ impl Sorted {
 }
 
 impl Block {
-    fn new(symbols: &SymbolTable, values: &[Symbol]) -> Self {
-        let mut texts = Vec::with_capacity(values.len() * 16);
-        let mut before: &[u8] = &[];
-        for value in values {
-            let text = symbols.text(*value).as_bytes();
-            let shared = before.iter().zip(text).take_while(|(a, b)| a == b).count();
-            varint::put_uvarint(&mut texts, shared as u64);
-            varint::put_uvarint(&mut texts, (text.len() - shared) as u64);
-            texts.extend_from_slice(&text[shared..]);
-            before = text;
-        }
-        Self { symbols: values.into(), texts: texts.into() }
-    }
-
     /// The text at `at`, put into `text` in place of the one before it.
     #[inline]
     fn next(&self, at: &mut usize, text: &mut Vec<u8>) {
-        // Written above: it is as it should be.
+        // Written by `OpenBlock`: it is as it should be.
         let shared = varint::get_uvarint(&self.texts, at).unwrap_or_default() as usize;
         let len = varint::get_uvarint(&self.texts, at).unwrap_or_default() as usize;
         text.truncate(shared);
@@ -229,102 +248,165 @@ impl Block {
     }
 }
 
-/// Sorts symbols by their texts. Texts are compared by eight bytes behind what all have in common; only where these are
-/// equal are the texts themselves looked at, which lie all over the memory.
-pub(super) fn sort(symbols: &SymbolTable, mut values: Vec<Symbol>) -> Vec<Symbol> {
-    let Some(first) = values.first().map(|value| symbols.text(*value).as_bytes()) else { return values };
-    let mut common = first.len();
-    for value in &values {
-        let text = symbols.text(*value).as_bytes();
-        common = first[..common].iter().zip(text).take_while(|(a, b)| a == b).count();
-    }
-    let key = |value: Symbol| {
-        let rest = &symbols.text(value).as_bytes()[common..];
-        // Texts hold the byte 0 too: a shorter one may have the key of a longer one, and comes before it as a text.
-        let mut key = [0; 8];
-        let len = rest.len().min(8);
-        key[..len].copy_from_slice(&rest[..len]);
-        u64::from_be_bytes(key)
-    };
-    let mut keyed: Vec<(u64, Symbol)> = values.iter().map(|value| (key(*value), *value)).collect();
-    let compare =
-        |(a, x): &(u64, Symbol), (b, y): &(u64, Symbol)| a.cmp(b).then_with(|| symbols.text(*x).cmp(symbols.text(*y)));
-    for run in keyed.chunks_mut(RUN_VALUES).take_while(|_| bounded::goes_on()) {
-        run.sort_unstable_by(compare);
-    }
-    if keyed.len() > RUN_VALUES && bounded::goes_on() {
-        // Finds the runs, and merges them.
-        keyed.sort_by(compare);
-    }
-    values.clear();
-    values.extend(keyed.into_iter().map(|(_, value)| value));
-    values
+/// A block to which values are added.
+#[derive(Default)]
+struct OpenBlock {
+    symbols: Vec<Symbol>,
+    texts: Vec<u8>,
+    last: Vec<u8>,
 }
 
-/// Merges a few values into others; both ascending.
-fn merge(symbols: &SymbolTable, many: Vec<Symbol>, few: &[Symbol]) -> Vec<Symbol> {
-    if few.is_empty() {
-        return many;
+impl OpenBlock {
+    fn push(&mut self, value: Symbol, text: &[u8], into: &mut Sorted) {
+        // Room for more than a full block: else one value more would push another one into the next block, and so on.
+        if self.symbols.len() == 2 * BLOCK_VALUES {
+            self.close(into);
+        }
+        let shared = self.last.iter().zip(text).take_while(|(a, b)| a == b).count();
+        varint::put_uvarint(&mut self.texts, shared as u64);
+        varint::put_uvarint(&mut self.texts, (text.len() - shared) as u64);
+        self.texts.extend_from_slice(&text[shared..]);
+        self.symbols.push(value);
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&text[shared..]);
     }
-    let mut merged = Vec::with_capacity(many.len() + few.len());
-    let mut rest = &many[..];
-    for value in few {
-        let text = symbols.text(*value);
-        let before = rest.partition_point(|other| symbols.text(*other) < text);
-        merged.extend_from_slice(&rest[..before]);
-        merged.push(*value);
-        rest = &rest[before..];
+
+    fn close(&mut self, into: &mut Sorted) {
+        if !self.symbols.is_empty() {
+            into.push(Arc::new(Block { symbols: self.symbols.as_slice().into(), texts: self.texts.as_slice().into() }));
+        }
+        self.symbols.clear();
+        self.texts.clear();
+        self.last.clear();
     }
-    merged.extend_from_slice(rest);
-    merged
+}
+
+/// Copies of some values' texts, one behind the other.
+#[derive(Default)]
+pub(super) struct Texts {
+    bytes: String,
+    /// Symbol, and where its text is.
+    values: Vec<(Symbol, usize, u32)>,
+}
+
+impl Texts {
+    /// Adds one.
+    pub(super) fn push(&mut self, value: Symbol, text: &str) {
+        self.values.push((value, self.bytes.len(), text.len() as u32));
+        self.bytes.push_str(text);
+    }
+
+    /// The values and their texts.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Symbol, &str)> {
+        self.values.iter().map(|value| (value.0, self.text(value)))
+    }
+
+    fn text(&self, (_, start, len): &(Symbol, usize, u32)) -> &str {
+        self.bytes.get(*start..*start + *len as usize).unwrap_or_default()
+    }
+
+    /// Sorts them by their texts. These are compared by eight bytes behind what all have in common; only where these are
+    /// equal are the texts themselves looked at, which lie all over the memory.
+    pub(super) fn sort(&mut self) {
+        let Some(first) = self.values.first().map(|value| self.text(value).as_bytes()) else { return };
+        let mut common = first.len();
+        for (_, text) in self.iter() {
+            common = first[..common].iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
+        }
+        let key = |text: &str| {
+            let rest = &text.as_bytes()[common..];
+            // Texts hold the byte 0 too: a shorter one may have the key of a longer one, and comes before it as a text.
+            let mut key = [0; 8];
+            let len = rest.len().min(8);
+            key[..len].copy_from_slice(&rest[..len]);
+            u64::from_be_bytes(key)
+        };
+        let mut keyed: Vec<_> = self.values.iter().map(|value| (key(self.text(value)), *value)).collect();
+        let compare = |(a, x): &(u64, _), (b, y): &(u64, _)| a.cmp(b).then_with(|| self.text(x).cmp(self.text(y)));
+        for run in keyed.chunks_mut(RUN_VALUES).take_while(|_| bounded::goes_on()) {
+            run.sort_unstable_by(compare);
+        }
+        if keyed.len() > RUN_VALUES && bounded::goes_on() {
+            // Finds the runs, and merges them.
+            keyed.sort_by(compare);
+        }
+        self.values = keyed.into_iter().map(|(_, value)| value).collect();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use parking_lot::RwLock;
     use proptest::prelude::*;
+    use skald_model::LabelBytes;
 
+    use super::super::index::Index;
     use super::*;
+
+    /// An index of series with one label.
+    #[derive(Default)]
+    struct Rig {
+        index: RwLock<Index>,
+        series: BTreeMap<String, (u32, Vec<(Symbol, Symbol)>)>,
+        next: u32,
+    }
+
+    impl Rig {
+        fn insert(&mut self, text: String) {
+            if !self.series.contains_key(&text) {
+                let mut bytes = Vec::new();
+                LabelBytes::encode(&mut bytes, "l", &text);
+                let pairs = self.index.write().insert(self.next, LabelBytes::new_unchecked(&bytes)).unwrap();
+                self.series.insert(text, (self.next, pairs));
+                self.next += 1;
+            }
+        }
+
+        fn remove_first(&mut self) {
+            if let Some((_, (slot, pairs))) = self.series.pop_first() {
+                self.index.write().remove(slot, &pairs);
+            }
+        }
+
+        fn order(&self) -> Option<Arc<ValueOrder>> {
+            let index = self.index.read();
+            index.name_symbol("l").and_then(|name| index.label(name)).map(|label| Arc::clone(&label.order))
+        }
+
+        fn sorted(&self) -> Arc<Sorted> {
+            let reading = Reading::new(&self.index, false);
+            let name = reading.name_symbol("l");
+            self.order().zip(name).map(|(order, name)| order.get(&reading, name)).unwrap_or_default()
+        }
+    }
 
     proptest! {
         #[test]
         fn keeps_up_with_values_that_come_and_go(
             steps in proptest::collection::vec(("pre[abé\0]{0,12}", 0..24_u8), 0..1200), asks in 4..24_u8,
         ) {
-            let (mut symbols, mut order) = (SymbolTable::default(), ValueOrder::default());
-            let mut model: BTreeMap<String, Symbol> = BTreeMap::new();
+            let mut rig = Rig::default();
             for (text, step) in steps {
-                match if step >= asks { 9 } else { step % 4 } {
-                    0 | 1 | 3 => {
-                        model.entry(text).or_insert_with_key(|text| {
-                            let symbol = symbols.intern(text).unwrap();
-                            order.note(symbol);
-                            symbol
-                        });
-                    }
-                    2 => {
-                        if let Some((_, symbol)) = model.pop_first() {
-                            symbols.release(symbol);
-                            order.note(symbol);
-                        }
-                    }
-                    _ => {
-                        let has = |symbol: Symbol| model.values().any(|other| *other == symbol);
-                        let sorted = order.get(&symbols, model.values().rev().copied(), has);
-                        prop_assert_eq!(sorted.len, model.len());
+                match step {
+                    _ if step >= asks => {
+                        let sorted = rig.sorted();
+                        prop_assert_eq!(sorted.len, rig.series.len());
                         let start: String = text.chars().take(4).collect();
                         for prefix in ["", &start, &text, "prf"] {
                             let mut seen = Vec::new();
-                            sorted.for_each(prefix, |symbol, text| {
-                                seen.push((text.to_owned(), symbol));
+                            sorted.for_each(prefix, |value, text| {
+                                seen.push((text.to_owned(), value));
                                 true
                             });
-                            let of_model = model.iter().filter(|(text, _)| text.starts_with(prefix));
-                            let expected: Vec<_> = of_model.map(|(text, symbol)| (text.clone(), *symbol)).collect();
+                            let of_model = rig.series.iter().filter(|(text, _)| text.starts_with(prefix));
+                            let expected: Vec<_> = of_model.map(|(text, (_, pairs))| (text.clone(), pairs[0].1)).collect();
                             prop_assert_eq!(seen, expected);
                         }
                     }
+                    _ if step % 4 == 2 => rig.remove_first(),
+                    _ => rig.insert(text),
                 }
             }
         }
@@ -332,15 +414,30 @@ mod tests {
 
     #[test]
     fn an_order_nobody_asks_for_is_given_back() {
-        let (mut symbols, mut order) = (SymbolTable::default(), ValueOrder::default());
-        let values: Vec<Symbol> = (0..100).map(|i| symbols.intern(&format!("{i}")).unwrap()).collect();
-        order.get(&symbols, values.iter().copied(), |_| true);
+        let mut rig = Rig::default();
+        (0..100).for_each(|i| rig.insert(format!("{i}")));
+        rig.sorted();
+        let order = rig.order().unwrap();
         order.compact();
         assert!(order.heap_bytes() >= 400, "it was asked for");
         order.compact();
         assert_eq!(order.heap_bytes(), 0);
-        order.get(&symbols, values.iter().copied(), |_| true);
+        rig.sorted();
         (0..10_000).for_each(|value| order.note(value));
         assert!(order.heap_bytes() < 10_000, "more changes than it is worth: {}", order.heap_bytes());
+    }
+
+    #[test]
+    fn a_new_value_costs_a_block() {
+        let mut rig = Rig::default();
+        (0..10_000).for_each(|i| rig.insert(format!("value-{i:05}")));
+        let before = rig.sorted();
+        rig.insert("value-04711b".to_owned());
+        let after = rig.sorted();
+        let kept = after.blocks.iter().filter(|block| before.blocks.iter().any(|other| Arc::ptr_eq(block, other)));
+        assert!(kept.count() + 2 >= before.blocks.len(), "{} blocks", before.blocks.len());
+        assert_eq!(after.len, 10_001);
+        let bytes = after.heap_bytes() as f64 / 10_001.0;
+        assert!(bytes < 12.0, "{bytes} bytes a value");
     }
 }

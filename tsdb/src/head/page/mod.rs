@@ -9,7 +9,10 @@ mod snapshot;
 
 pub(super) use snapshot::{samples_of, skip_series};
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use parking_lot::RwLock;
 use skald_model::{HistogramValue, TimestampMs};
 
 use super::chunk_files::StoredChunk;
@@ -28,6 +31,9 @@ use crate::wal::Generation;
 /// Series per page. Large enough that the page's own cost vanishes, small enough that a flush, which holds the page's
 /// lock while it copies what lives, takes well below a millisecond.
 pub(super) const PAGE_SERIES: usize = 1024;
+
+/// The pages of a head, at some moment.
+pub(super) type Pages = [Arc<RwLock<Page>>];
 
 /// What the chunk the next sample goes to is coded as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -126,9 +126,67 @@ fn what_is_left_to_the_labels_is_checked_on_them() {
     let mut many = Many::new();
     many.add(0..3000, 100);
     let matcher = |op, name: &str, value: &str| Matcher::new(op, name, value).unwrap();
-    let index = many.rig.head.index.read();
     let matchers = [Matcher::equal("pod", "app-7"), matcher(MatchOp::Regex, "id", ".*1.*")];
-    assert_eq!(index.plan(&matchers).deferred(), &matchers[1..], "ten series are left, and 3,000 values");
-    drop(index);
+    many.rig.head.read(|reading| {
+        assert_eq!(reading.plan(&matchers).deferred(), &matchers[1..], "ten series are left, and 3,000 values");
+    });
     many.check(&[matchers.to_vec()]);
+}
+
+/// Whoever reads in pieces sees every series that was there all the time, and none that does not match.
+#[test]
+fn series_that_come_and_go_meanwhile_do_not_show() {
+    const FAR: TimestampMs = 1_000_000_000;
+    let matcher = |op, name: &str, value: &str| Matcher::new(op, name, value).unwrap();
+    let (regex, not_regex) = (MatchOp::Regex, MatchOp::NotRegex);
+    let lists = [
+        vec![matcher(regex, "id", "/id/1.*")],
+        vec![matcher(regex, "id", ".*/.*7.*"), matcher(not_regex, "pod", ".*3.*")],
+        vec![matcher(not_regex, "pod", ".*[02468]")],
+        vec![Matcher::equal("odd", ""), matcher(not_regex, "id", ".*[0-4]")],
+        vec![matcher(regex, "id", ".+")],
+    ];
+    let mut many = Many::new();
+    many.add(0..600, FAR);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (head, wal, sets) = (&many.rig.head, &many.rig.wal, &many.sets);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..60 {
+                let time = 1000 * round;
+                for i in 0..40 {
+                    let labels = set(1000 + (7 * round as usize + i) % 900);
+                    many.rig.floats(&labels, &[(time, 1.0)]);
+                }
+                let cut = head.begin_cut(wal, time + 1).unwrap();
+                let _ = head.finish_cut(wal, cut).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for list in &lists {
+                        let holds = |labels: &&Labels| {
+                            list.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default()))
+                        };
+                        let expected: BTreeSet<&Labels> = sets.iter().filter(holds).collect();
+                        let found = head.series(std::slice::from_ref(list), None);
+                        let strange = found.iter().find(|labels| !holds(labels) || labels.get("id").is_none());
+                        assert_eq!(strange, None, "{list:?}");
+                        assert!(found.is_sorted_by(|a, b| a < b), "{list:?}");
+                        let found: BTreeSet<&Labels> = found.iter().collect();
+                        assert!(found.is_superset(&expected), "{list:?}");
+                        let values = head.label_values("pod", std::slice::from_ref(list), None);
+                        let values: BTreeSet<&str> = values.iter().map(String::as_str).collect();
+                        assert!(expected.iter().all(|labels| values.contains(labels.get("pod").unwrap())), "{list:?}");
+                        assert!(values.iter().all(|value| value.starts_with("app-")), "{values:?}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(head.drop_covered(wal), Dropped::Done);
+    many.check(&[vec![matcher(regex, "id", ".+")]]);
+    assert!(head.index.read().newcomers_since(0).is_empty(), "nobody reads any more");
 }
