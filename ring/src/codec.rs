@@ -73,6 +73,11 @@ impl<'a> Reader<'a> {
         self.left.is_empty()
     }
 
+    /// All that is left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.left
+    }
+
     /// The next byte.
     pub fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         Ok(self.take(1, what)?[0])

@@ -7,6 +7,8 @@
 //! Roles that own blocks or jobs have an [`InstanceRing`] instead, where each instance has tokens of its own. A [`Lifecycle`]
 //! is an instance's own part: registering, heartbeats, leaving.
 //!
+//! States are spread by a [`Store`]: [`Replica`]s that merge what they hear, over gossip, over a simulated network, or alone.
+//!
 //! A series' [`token`] is a point of a space of 2³² tokens. [`ranges`] divides that space evenly among numbered groups, as
 //! a pure function of how many there are; a [`Ring`] looks tokens up in it.
 //!
@@ -22,18 +24,20 @@ pub mod ranges;
 pub mod replica_groups;
 pub mod ring;
 pub mod state;
+pub mod store;
 pub mod subring;
 pub mod token;
 pub mod value;
 
+pub use self::ring::{GroupId, MAX_GROUPS, Ring, RingError};
 pub use group::{GroupRules, Membership, MembershipError};
 pub use instance::{Build, Instance, InstanceId, InstanceState};
 pub use instance_ring::{InstanceRing, InstanceRingRules, Operation, ReplicaSet, key_token};
 pub use lifecycle::{AutoForget, Lifecycle, LifecycleEvent, ScaleIn, Step, prepare_scale_in, scale_in_progress};
 pub use observer::{Member, Now, Observer, members};
 pub use replica_groups::{Claim, Conflict, GroupState, GroupView, ReplicaGroups};
-pub use ring::{GroupId, MAX_GROUPS, Ring, RingError};
 pub use state::{GroupMode, GroupRegister, Heartbeat, Registration, RingState, Tombstone, Version};
+pub use store::{Cluster, Replica, Store};
 pub use subring::{Positions, Subring};
 pub use token::{Token, metadata_token, series_token};
 pub use value::Value;

@@ -13,6 +13,7 @@
 //! Of equal versions that differ, which takes two processes that claim one id, the greater by all fields wins everywhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_uvarint, put_varint};
@@ -83,7 +84,8 @@ pub struct GroupRegister {
 /// What is known of one instance. Nothing in it is forgotten by its own tombstone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Record {
-    registration: Option<Registration>,
+    /// Shared, because states are copied for every change while readers hold them.
+    registration: Option<Arc<Registration>>,
     heartbeat: Option<Heartbeat>,
     tombstone: Option<Tombstone>,
 }
@@ -111,12 +113,12 @@ pub struct RingState {
 impl RingState {
     /// The instances that are registered, Left ones included, by id.
     pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
-        self.instances.values().filter_map(|record| record.registration.as_ref())
+        self.instances.values().filter_map(|record| record.registration.as_deref())
     }
 
     /// What an instance last said about itself.
     pub fn registration(&self, id: &InstanceId) -> Option<&Registration> {
-        self.instances.get(id)?.registration.as_ref()
+        self.instances.get(id)?.registration.as_deref()
     }
 
     /// The last heartbeat heard of the registered incarnation; 0 when none was.
@@ -160,7 +162,7 @@ impl RingState {
     pub fn of_instance(registration: Registration, heartbeat: u64) -> Self {
         let heartbeat = Heartbeat { incarnation: registration.version.incarnation, count: heartbeat };
         let id = registration.instance.id.clone();
-        let record = Record { registration: Some(registration), heartbeat: Some(heartbeat), tombstone: None };
+        let record = Record { registration: Some(Arc::new(registration)), heartbeat: Some(heartbeat), tombstone: None };
         Self { instances: BTreeMap::from([(id, record)]), groups: BTreeMap::new() }
     }
 
@@ -258,6 +260,20 @@ impl Value for RingState {
         changed
     }
 
+    fn lacks(&self, other: &Self) -> bool {
+        let nothing = Record::default();
+        let in_records = other.instances.iter().any(|(id, theirs)| {
+            let own = self.instances.get(id).unwrap_or(&nothing);
+            let buried = own.tombstone.map(|tombstone| tombstone.incarnation);
+            let news = |incarnation: u64| buried.is_none_or(|buried| buried < incarnation);
+            theirs.tombstone > own.tombstone
+                || (theirs.heartbeat > own.heartbeat && theirs.heartbeat.is_some_and(|it| news(it.incarnation)))
+                || (theirs.registration > own.registration
+                    && theirs.registration.as_ref().is_some_and(|it| news(it.version.incarnation)))
+        });
+        in_records || other.groups.iter().any(|(group, theirs)| self.groups.get(group) < Some(theirs))
+    }
+
     fn entries(&self) -> Vec<EntryKey> {
         let mut entries = Vec::new();
         for (id, record) in &self.instances {
@@ -321,7 +337,8 @@ impl Value for RingState {
                 let version = Version { incarnation, counter: reader.uvarint("counter", u64::MAX)? };
                 let instance = Instance::decode(reader)?;
                 let id = instance.id.clone();
-                let record = Record { registration: Some(Registration { version, instance }), ..Record::default() };
+                let record =
+                    Record { registration: Some(Arc::new(Registration { version, instance })), ..Record::default() };
                 Ok(Self { instances: BTreeMap::from([(id, record)]), groups: BTreeMap::new() })
             }
             HEARTBEAT => {

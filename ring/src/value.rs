@@ -18,6 +18,9 @@ pub trait Value: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'stati
     /// Takes in what `other` has that is newer; the entries that changed here.
     fn merge(&mut self, other: &Self) -> Vec<EntryKey>;
 
+    /// Whether a merge of `other` would change anything. Most of what is gossiped has been heard already.
+    fn lacks(&self, other: &Self) -> bool;
+
     /// The names of all entries.
     fn entries(&self) -> Vec<EntryKey>;
 

@@ -66,6 +66,13 @@ proptest! {
         prop_assert_eq!(merged(a.clone(), &a), a);
     }
 
+    #[test]
+    fn a_state_lacks_what_a_merge_would_change(a in any_state(), b in any_state()) {
+        let mut after = a.clone();
+        after.merge(&b);
+        prop_assert_eq!(a.lacks(&b), after != a);
+    }
+
     /// What a merge says has changed is enough to tell others.
     #[test]
     fn changed_entries_carry_the_change(a in any_state(), b in any_state()) {
