@@ -134,6 +134,20 @@ impl Cluster {
     }
 }
 
+/// A node's proof that it belongs to a cluster.
+#[cfg(feature = "gossip")]
+impl Cluster {
+    /// What `node` shows beside its name.
+    pub(super) fn proof(&self, node: &str) -> Vec<u8> {
+        self.seal(node.as_bytes())
+    }
+
+    /// Whether `proof` is that of `node`.
+    pub(super) fn accepts(&self, node: &str, proof: &[u8]) -> Result<(), MessageError> {
+        if self.open(proof)? == node.as_bytes() { Ok(()) } else { Err(MessageError::Signature) }
+    }
+}
+
 /// Entries of one slot, on their way into a body.
 #[derive(Debug, Default)]
 pub(super) struct Section {

@@ -5,6 +5,8 @@
 //! Who carries them is another question: nobody ([`Replica::alone`]), a [`simulation`] that delays, loses and cuts off, or gossip
 //! over sockets.
 
+#[cfg(feature = "gossip")]
+pub mod gossip;
 pub mod message;
 pub mod queue;
 pub mod replica;
