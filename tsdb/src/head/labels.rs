@@ -99,6 +99,7 @@ impl Head {
                 }
             }
             if found.len() > RUN_SERIES {
+                reading.let_go();
                 // Finds the runs, and merges them.
                 all.sort();
             }
@@ -146,6 +147,7 @@ impl Head {
                 }
                 _ => self.texts_of(reading, selectors, |n, value| (n == wanted).then_some(value)),
             };
+            reading.let_go();
             found.sort();
             found.iter().all(|(_, text)| take(text));
             values

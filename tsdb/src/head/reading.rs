@@ -204,6 +204,7 @@ impl<'a> Reading<'a> {
                 texts.push(value, text);
             }
         });
+        self.let_go();
         texts.sort();
         texts.iter().all(|(value, text)| visit(value, text));
     }
