@@ -16,7 +16,7 @@ use crate::token::{Token, fnv1a, mix};
 pub const DEFAULT_TOKENS: u32 = 512;
 
 /// What an instance owns `count` ends of, in no order.
-pub fn instance_tokens(id: &InstanceId, count: u32) -> impl Iterator<Item = Token> {
+pub fn instance_tokens(id: &InstanceId, count: u32) -> impl Iterator<Item = Token> + use<> {
     let seed = fnv1a(id.as_str().as_bytes());
     (0..count).map(move |index| (mix(seed ^ mix(u64::from(index))) >> 32) as Token)
 }
