@@ -114,7 +114,11 @@ fn append(
 ) {
     let bytes = LabelBytes::from_labels(&Labels::from_pairs([("__name__", name), ("a", "b")]));
     let labels = LabelBytes::new_unchecked(&bytes);
-    let series = SeriesAppend { labels, hash: labels.hash(), samples, histograms, exemplars };
+    // Every other sample has a start timestamp.
+    let starts: Vec<i64> = (0..samples.len().max(histograms.len()) as i64).map(|i| i % 2 * 7).collect();
+    let (sample_starts, histogram_starts) = (&starts[..samples.len()], &starts[..histograms.len()]);
+    let hash = labels.hash();
+    let series = SeriesAppend { labels, hash, samples, sample_starts, histograms, histogram_starts, exemplars };
     head.append(wal, [series], &AppendLimits::default()).expect("there is room");
 }
 

@@ -89,7 +89,9 @@ impl Ingester {
                 labels: series.labels,
                 hash: series.hash,
                 samples: series.samples,
+                sample_starts: series.sample_starts,
                 histograms: series.histograms,
+                histogram_starts: series.histogram_starts,
                 exemplars: series.exemplars,
             });
             let appended = tenant.head.append(&shared.wal, series, &limits).map_err(append_error)?;

@@ -85,7 +85,9 @@ fn append(head: &Head, wal: &Wal, series: &[Series], samples: &[FloatSample]) {
             labels: LabelBytes::new_unchecked(&series.labels),
             hash: series.hash,
             samples: std::slice::from_ref(sample),
+            sample_starts: &[],
             histograms: &[],
+            histogram_starts: &[],
             exemplars: &[],
         });
         let appended = head.append(wal, request, &AppendLimits::default()).expect("the disk has space");

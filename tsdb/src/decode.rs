@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skald_model::{Columns, QueryRange, ResetHint, TimestampMs};
 
-use crate::chunk::{Chunk, ChunkError, Encoding, histogram, xor, xor2};
+use crate::chunk::{Chunk, ChunkError, started};
 
 /// Appends the samples of one series' chunks that lie in `range` to `out`, which is cleared first.
 ///
@@ -53,18 +53,11 @@ pub(crate) fn for_each_run(
 /// Appends one chunk's samples that lie in `range`. A chunk with samples outside its own times is damaged: whoever relied
 /// on them would put samples in the wrong order.
 fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
-    let times = match chunk.encoding {
-        Encoding::Xor | Encoding::Xor2 => {
-            let before = out.float_timestamps.len();
-            let decode = if chunk.encoding == Encoding::Xor { xor::decode } else { xor2::decode };
-            decode(&chunk.data, range, out)?;
-            &out.float_timestamps[before..]
-        }
-        Encoding::Histogram | Encoding::FloatHistogram => {
-            let before = out.histogram_timestamps.len();
-            histogram::decode(chunk.encoding, &chunk.data, range, out)?;
-            &out.histogram_timestamps[before..]
-        }
+    let before = (out.float_timestamps.len(), out.histogram_timestamps.len());
+    started::decode(chunk.encoding, &chunk.data, range, out)?;
+    let times = match chunk.encoding.is_float() {
+        true => &out.float_timestamps[before.0..],
+        false => &out.histogram_timestamps[before.1..],
     };
     let inside = |time: Option<&TimestampMs>| time.is_none_or(|t| (chunk.min_time..=chunk.max_time).contains(t));
     if inside(times.first()) && inside(times.last()) { Ok(()) } else { Err(ChunkError::Malformed("time")) }
@@ -100,7 +93,7 @@ impl Merge {
         range: QueryRange,
         out: &mut Columns,
     ) -> Result<(), ChunkError> {
-        let is_float = |&chunk: &usize| matches!(chunks[chunk].encoding, Encoding::Xor | Encoding::Xor2);
+        let is_float = |&chunk: &usize| chunks[chunk].encoding.is_float();
         if overlapping.iter().all(is_float) && (overlapping.len() <= MAX_PAIRWISE || is_shallow(chunks, overlapping)) {
             return self.decode_floats(chunks, overlapping, range, out);
         }
@@ -123,6 +116,7 @@ impl Merge {
             let columns = &self.columns[sample.lane];
             if !sample.is_histogram {
                 out.push_float(sample.time, columns.float_values[sample.index]);
+                out.start_last_float(columns.float_starts.get(sample.index).copied().unwrap_or(0));
                 continue;
             }
             let mut histogram = columns.histograms[sample.index].clone();
@@ -131,6 +125,7 @@ impl Merge {
                 Arc::make_mut(&mut histogram).reset_hint = ResetHint::Unknown;
             }
             out.push_histogram(sample.time, histogram);
+            out.start_last_histogram(columns.histogram_starts.get(sample.index).copied().unwrap_or(0));
         }
         Ok(())
     }
@@ -157,9 +152,15 @@ impl Merge {
             tail.clear();
             tail.float_timestamps.extend_from_slice(&out.float_timestamps[keep..]);
             tail.float_values.extend_from_slice(&out.float_values[keep..]);
+            tail.float_starts.extend_from_slice(out.float_starts.get(keep..).unwrap_or_default());
             out.float_timestamps.truncate(keep);
             out.float_values.truncate(keep);
-            merge_floats(tail, next, out);
+            out.float_starts.truncate(keep);
+            if tail.float_starts.is_empty() && next.float_starts.is_empty() {
+                merge_floats(tail, next, out);
+            } else {
+                merge_started_floats(tail, next, out);
+            }
         }
         Ok(())
     }
@@ -204,6 +205,26 @@ fn merge_floats(first: &Columns, second: &Columns, out: &mut Columns) {
     out.float_values.extend_from_slice(&second.float_values[j..]);
 }
 
+/// The same where samples have start timestamps, sample by sample.
+fn merge_started_floats(first: &Columns, second: &Columns, out: &mut Columns) {
+    let (mut i, mut j) = (0, 0);
+    loop {
+        let (a, b) = (first.float_timestamps.get(i), second.float_timestamps.get(j));
+        let (columns, at) = match (a, b) {
+            (None, None) => return,
+            (Some(a), Some(b)) if b < a => (second, &mut j),
+            (None, Some(_)) => (second, &mut j),
+            (Some(a), b) => {
+                j += usize::from(b == Some(a));
+                (first, &mut i)
+            }
+        };
+        out.push_float(columns.float_timestamps[*at], columns.float_values[*at]);
+        out.start_last_float(columns.float_starts.get(*at).copied().unwrap_or(0));
+        *at += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -212,6 +233,7 @@ mod tests {
     use skald_model::Histogram;
 
     use super::*;
+    use crate::chunk::Encoding;
     use crate::chunk::histogram::{Appended, HistogramAppender, Integer, ResetHeader};
     use crate::chunk::xor::XorAppender;
 

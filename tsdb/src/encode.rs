@@ -1,10 +1,13 @@
 //! Samples as chunks, where they are not appended to a head: compaction and late samples.
 
+use std::borrow::Cow;
+
 use skald_model::{Columns, FloatHistogram, Histogram, HistogramValue, QueryRange, ResetHint, TimestampMs};
 
 use crate::chunk::histogram::{
-    Appended, Float, HistogramAppender, Integer, InvalidHistogram, Kind, ResetHeader, decode_samples,
+    Appended, Float, HistogramAppender, Integer, InvalidHistogram, Kind, ResetHeader, for_each_sample,
 };
+use crate::chunk::started::{self, StartWriter};
 use crate::chunk::xor::{self, XorAppender};
 use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
 use crate::decode::{Merge, for_each_run};
@@ -12,11 +15,17 @@ use crate::decode::{Merge, for_each_run};
 /// Most samples of a chunk, as Prometheus' compaction has it.
 const MAX_SAMPLES: u16 = 120;
 
-/// Encodes one series' samples, given in time order, into chunks of at most 120 samples.
+/// Encodes one series' samples, given in time order, into chunks of at most 120 samples. Start timestamps stand beside, as
+/// heads have them; [`started::for_block`] makes chunks for blocks of them.
 #[derive(Debug, Default)]
 pub struct ChunkEncoder {
     done: Vec<Chunk>,
     open: Open,
+    /// Of the open chunk.
+    starts: StartWriter,
+    /// Samples of the open chunk, and the last one's time.
+    samples: usize,
+    last_time: TimestampMs,
 }
 
 /// The chunk that takes the next sample, if that is of its kind.
@@ -36,6 +45,37 @@ enum Open {
 impl ChunkEncoder {
     /// Adds a float.
     pub fn push_float(&mut self, time: TimestampMs, value: f64) {
+        self.push_started_float(time, value, 0);
+    }
+
+    /// Adds a float with its start timestamp; 0 is none.
+    pub fn push_started_float(&mut self, time: TimestampMs, value: f64, start: TimestampMs) {
+        self.encode_float(time, value);
+        self.note(time, start);
+    }
+
+    /// Adds a native histogram with its start timestamp; 0 is none.
+    pub fn push_started_histogram(
+        &mut self,
+        time: TimestampMs,
+        histogram: &HistogramValue,
+        start: TimestampMs,
+    ) -> Result<(), InvalidHistogram> {
+        match histogram {
+            HistogramValue::Integer(histogram) => self.push_integer(time, histogram)?,
+            HistogramValue::Float(histogram) => self.push_float_histogram(time, histogram)?,
+        }
+        self.note(time, start);
+        Ok(())
+    }
+
+    /// The open chunk has got a sample.
+    fn note(&mut self, time: TimestampMs, start: TimestampMs) {
+        self.starts.push(self.samples, self.last_time, time, start);
+        (self.samples, self.last_time) = (self.samples + 1, time);
+    }
+
+    fn encode_float(&mut self, time: TimestampMs, value: f64) {
         if let Open::Float { appender, data, .. } = &mut self.open
             && appender.num_samples() < MAX_SAMPLES
             && appender.append(data, time, value).is_ok()
@@ -52,10 +92,7 @@ impl ChunkEncoder {
 
     /// Adds a native histogram; integer ones stay such.
     pub fn push_histogram(&mut self, time: TimestampMs, histogram: &HistogramValue) -> Result<(), InvalidHistogram> {
-        match histogram {
-            HistogramValue::Integer(histogram) => self.push_integer(time, histogram),
-            HistogramValue::Float(histogram) => self.push_float_histogram(time, histogram),
-        }
+        self.push_started_histogram(time, histogram, 0)
     }
 
     fn push_integer(&mut self, time: TimestampMs, histogram: &Histogram) -> Result<(), InvalidHistogram> {
@@ -87,7 +124,7 @@ impl ChunkEncoder {
     }
 
     fn close(&mut self) {
-        self.done.extend(match std::mem::take(&mut self.open) {
+        let closed = match std::mem::take(&mut self.open) {
             Open::None => None,
             Open::Float { appender, min_time, data } => {
                 let max_time = appender.last_time();
@@ -95,7 +132,10 @@ impl ChunkEncoder {
             }
             Open::Integer(appender) => Some(finished(appender)),
             Open::FloatHistogram(appender) => Some(finished(appender)),
-        });
+        };
+        self.done.extend(closed.map(|chunk| started::with_column(chunk, &self.starts)));
+        self.starts.clear();
+        self.samples = 0;
     }
 }
 
@@ -132,28 +172,43 @@ fn finished<K: Kind>(appender: HistogramAppender<K>) -> Chunk {
 pub fn encode_columns(columns: &Columns) -> Result<Vec<Chunk>, InvalidHistogram> {
     if columns.histogram_timestamps.is_empty() {
         let mut chunks = Vec::new();
-        encode_floats(&columns.float_timestamps, &columns.float_values, &mut chunks);
+        encode_floats(columns, &mut chunks);
         return Ok(chunks);
     }
     let mut encoder = ChunkEncoder::default();
-    let mut floats = columns.float_timestamps.iter().zip(&columns.float_values).peekable();
-    for (&time, histogram) in columns.histogram_timestamps.iter().zip(&columns.histograms) {
-        while let Some((&time, &value)) = floats.next_if(|float| *float.0 < time) {
-            encoder.push_float(time, value);
+    let start_of = |starts: &[TimestampMs], at: usize| starts.get(at).copied().unwrap_or(0);
+    let float = |at: usize, encoder: &mut ChunkEncoder| {
+        let (time, value) = (columns.float_timestamps[at], columns.float_values[at]);
+        encoder.push_started_float(time, value, start_of(&columns.float_starts, at));
+    };
+    let mut floats = 0..columns.float_timestamps.len();
+    for (at, (&time, histogram)) in columns.histogram_timestamps.iter().zip(&columns.histograms).enumerate() {
+        while floats.start < floats.end && columns.float_timestamps[floats.start] < time {
+            float(floats.start, &mut encoder);
+            floats.start += 1;
         }
+        let start = start_of(&columns.histogram_starts, at);
         encoder.push_float_histogram(time, histogram)?;
+        encoder.note(time, start);
     }
-    floats.for_each(|(&time, &value)| encoder.push_float(time, value));
-    Ok(encoder.finish())
+    floats.for_each(|at| float(at, &mut encoder));
+    // What was just encoded decodes.
+    started::for_block(&encoder.finish(), true).map(Cow::into_owned).map_err(|_| InvalidHistogram)
 }
 
-/// Adds chunks of these samples, which ascend.
-fn encode_floats(times: &[TimestampMs], values: &[f64], out: &mut Vec<Chunk>) {
+/// Adds chunks of the floats, which ascend.
+fn encode_floats(columns: &Columns, out: &mut Vec<Chunk>) {
     let per_chunk = usize::from(MAX_SAMPLES);
+    let Columns { float_timestamps: times, float_values: values, float_starts, .. } = columns;
+    let mut starts = float_starts.chunks(per_chunk);
     for (times, values) in times.chunks(per_chunk).zip(values.chunks(per_chunk)) {
+        let starts = starts.next().filter(|starts| starts.iter().any(|start| *start != 0));
         if let (Some(&min_time), Some(&max_time)) = (times.first(), times.last()) {
-            let data = xor::encode(times, values).into();
-            out.push(Chunk { min_time, max_time, encoding: Encoding::Xor, data });
+            let (encoding, data) = match starts {
+                None => (Encoding::Xor, xor::encode(times, values)),
+                Some(starts) => (Encoding::Xor2, xor2::encode(times, values, starts)),
+            };
+            out.push(Chunk { min_time, max_time, encoding, data: data.into() });
         }
     }
 }
@@ -169,7 +224,7 @@ pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
     let mut out = Vec::with_capacity(chunks.len());
     let mut samples: Vec<Sample> = Vec::new();
     let (mut merge, mut columns) = (Merge::default(), Columns::default());
-    let is_float = |chunk: &usize| matches!(chunks[*chunk].encoding, Encoding::Xor | Encoding::Xor2);
+    let is_float = |chunk: &usize| chunks[*chunk].encoding.is_float();
     for_each_run(chunks, (0..chunks.len()).collect(), |run| {
         if let [alone] = run {
             out.push(chunks[*alone].clone());
@@ -178,7 +233,7 @@ pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
         if run.iter().all(is_float) {
             columns.clear();
             merge.decode(chunks, run, QueryRange::ALL, &mut columns)?;
-            encode_floats(&columns.float_timestamps, &columns.float_values, &mut out);
+            encode_floats(&columns, &mut out);
             return Ok(());
         }
         samples.clear();
@@ -190,13 +245,13 @@ pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
         let mut encoder = ChunkEncoder::default();
         for sample in &samples {
             match &sample.value {
-                Value::Float(value) => encoder.push_float(sample.time, *value),
+                Value::Float(value) => encoder.push_started_float(sample.time, *value, sample.start),
                 Value::Histogram(histogram) => encoder
-                    .push_histogram(sample.time, histogram)
+                    .push_started_histogram(sample.time, histogram, sample.start)
                     .map_err(|InvalidHistogram| ChunkError::Malformed("histogram"))?,
             }
         }
-        out.extend(encoder.finish());
+        out.extend_from_slice(&started::for_block(&encoder.finish(), true)?);
         Ok(())
     })?;
     Ok(out)
@@ -207,6 +262,7 @@ struct Sample {
     time: TimestampMs,
     chunk: usize,
     value: Value,
+    start: TimestampMs,
 }
 
 enum Value {
@@ -216,22 +272,16 @@ enum Value {
 
 /// Adds all samples of a chunk, as they were written.
 fn decode(chunk: &Chunk, index: usize, out: &mut Vec<Sample>) -> Result<(), ChunkError> {
-    let mut columns = Columns::default();
-    match chunk.encoding {
-        Encoding::Xor => xor::decode(&chunk.data, QueryRange::ALL, &mut columns)?,
-        Encoding::Xor2 => xor2::decode(&chunk.data, QueryRange::ALL, &mut columns)?,
-        Encoding::Histogram | Encoding::FloatHistogram => {
-            let mut histograms = Vec::new();
-            decode_samples(chunk.encoding, &chunk.data, QueryRange::ALL, &mut histograms)?;
-            out.extend(histograms.into_iter().map(|sample| Sample {
-                time: sample.timestamp,
-                chunk: index,
-                value: Value::Histogram(sample.value),
-            }));
-        }
+    if !chunk.encoding.is_float() {
+        return for_each_sample(chunk.encoding, &chunk.data, QueryRange::ALL, |sample, start| {
+            out.push(Sample { time: sample.timestamp, chunk: index, value: Value::Histogram(sample.value), start });
+        });
     }
-    let floats = columns.float_timestamps.iter().zip(&columns.float_values);
-    out.extend(floats.map(|(&time, &value)| Sample { time, chunk: index, value: Value::Float(value) }));
+    let mut columns = Columns::default();
+    started::decode(chunk.encoding, &chunk.data, QueryRange::ALL, &mut columns)?;
+    let starts = columns.float_starts.iter().copied().chain(std::iter::repeat(0));
+    let floats = columns.float_timestamps.iter().zip(&columns.float_values).zip(starts);
+    out.extend(floats.map(|((&time, &value), start)| Sample { time, chunk: index, value: Value::Float(value), start }));
     Ok(())
 }
 

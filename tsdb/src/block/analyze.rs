@@ -190,5 +190,9 @@ fn encoding_name(encoding: Encoding) -> &'static str {
         Encoding::Histogram => "histogram",
         Encoding::FloatHistogram => "float histogram",
         Encoding::Xor2 => "xor2",
+        Encoding::HistogramStarts => "histogram with starts",
+        Encoding::FloatHistogramStarts => "float histogram with starts",
+        // Heads only have these.
+        Encoding::StartedXor | Encoding::StartedHistogram | Encoding::StartedFloatHistogram => "started",
     }
 }

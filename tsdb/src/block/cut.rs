@@ -5,13 +5,13 @@ use std::sync::Arc;
 use skald_model::{Columns, HistogramSample, HistogramValue, QueryRange, TimestampMs};
 
 use crate::SeriesChunks;
-use crate::chunk::histogram::{Appended, Float, HistogramAppender, Integer, Kind, ResetHeader, decode_samples};
-use crate::chunk::xor::{self, XorAppender};
-use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
+use crate::chunk::histogram::{Appended, Float, HistogramAppender, Integer, Kind, ResetHeader, for_each_sample};
+use crate::chunk::xor::XorAppender;
+use crate::chunk::{Chunk, ChunkError, Encoding, started};
 
 impl SeriesChunks {
     /// Takes the deleted samples out of the chunks, so that nothing is left to hide. Only chunks that hold deleted samples
-    /// are encoded anew (floats as [`Encoding::Xor`]); those of nothing else go. On an error the series is unusable.
+    /// are encoded anew (floats as [`Encoding::Xor`], or [`Encoding::Xor2`] where they have start timestamps); those of nothing else go. On an error the series is unusable.
     pub fn cut_deleted(&mut self) -> Result<(), ChunkError> {
         let deleted = std::mem::take(&mut self.deleted);
         if deleted.is_empty() {
@@ -32,17 +32,34 @@ impl SeriesChunks {
 
 /// Adds chunks with the samples of `chunk` whose times `keep` wants.
 fn recode(chunk: &Chunk, keep: impl Fn(TimestampMs) -> bool, out: &mut Vec<Chunk>) -> Result<(), ChunkError> {
-    let mut columns = Columns::default();
-    match chunk.encoding {
-        Encoding::Xor => xor::decode(&chunk.data, QueryRange::ALL, &mut columns)?,
-        Encoding::Xor2 => xor2::decode(&chunk.data, QueryRange::ALL, &mut columns)?,
-        Encoding::Histogram | Encoding::FloatHistogram => {
-            let mut samples = Vec::new();
-            decode_samples(chunk.encoding, &chunk.data, QueryRange::ALL, &mut samples)?;
-            samples.retain(|sample| keep(sample.timestamp));
-            return recode_histograms(chunk, &samples, out);
-        }
+    let mut starts = Vec::new();
+    let mut plain = Vec::new();
+    if chunk.encoding.is_float() {
+        recode_floats(chunk, keep, &mut starts, &mut plain)?;
+    } else {
+        let mut samples = Vec::new();
+        for_each_sample(chunk.encoding, &chunk.data, QueryRange::ALL, |sample, start| {
+            if keep(sample.timestamp) {
+                starts.push((sample.timestamp, start));
+                samples.push(sample);
+            }
+        })?;
+        recode_histograms(chunk, &samples, &mut plain)?;
     }
+    out.extend(started::give_starts(plain, &starts)?);
+    Ok(())
+}
+
+fn recode_floats(
+    chunk: &Chunk,
+    keep: impl Fn(TimestampMs) -> bool,
+    starts: &mut Vec<(TimestampMs, TimestampMs)>,
+    out: &mut Vec<Chunk>,
+) -> Result<(), ChunkError> {
+    let mut columns = Columns::default();
+    started::decode(chunk.encoding, &chunk.data, QueryRange::ALL, &mut columns)?;
+    let given = columns.float_starts.iter().copied().chain(std::iter::repeat(0));
+    starts.extend(columns.float_timestamps.iter().copied().zip(given).filter(|(time, _)| keep(*time)));
     let (mut appender, mut data) = (XorAppender::new(), Vec::new());
     let mut times = None;
     for (&time, &value) in columns.float_timestamps.iter().zip(&columns.float_values) {
@@ -60,7 +77,8 @@ fn recode(chunk: &Chunk, keep: impl Fn(TimestampMs) -> bool, out: &mut Vec<Chunk
 
 /// Adds chunks of what is left of the histograms of `chunk`.
 fn recode_histograms(chunk: &Chunk, samples: &[HistogramSample], out: &mut Vec<Chunk>) -> Result<(), ChunkError> {
-    let flags = chunk.data.get(2).copied().unwrap_or_default();
+    let has_starts = chunk.encoding != chunk.encoding.plain();
+    let flags = chunk.data.get(if has_starts { 0 } else { 2 }).copied().unwrap_or_default();
     let header = match ResetHeader::from_flags(flags) {
         ResetHeader::Gauge => ResetHeader::Gauge,
         // What the header says of the sample before holds only for the chunk's first sample.
@@ -68,7 +86,7 @@ fn recode_histograms(chunk: &Chunk, samples: &[HistogramSample], out: &mut Vec<C
         _ => ResetHeader::Unknown,
     };
     let time = |sample: &HistogramSample| sample.timestamp;
-    if chunk.encoding == Encoding::Histogram {
+    if chunk.encoding.plain() == Encoding::Histogram {
         let integer = |s: &HistogramSample| match &s.value {
             HistogramValue::Integer(histogram) => Some((time(s), histogram.clone())),
             HistogramValue::Float(_) => None,

@@ -6,7 +6,7 @@ use skald_model::{TimestampMs, varint};
 
 use super::segment::{Frame, MAX_CHUNK_LEN};
 use super::{BlockError, ChunkMeta};
-use crate::chunk::{Chunk, Encoding, num_samples};
+use crate::chunk::{Chunk, Encoding, sample_count};
 
 /// Chunks one behind the other: `len uvarint | encoding u8 | data | crc32c(encoding, data) u32` each.
 #[derive(Default)]
@@ -48,6 +48,7 @@ impl FramedChunks {
     /// Frames a chunk.
     pub(super) fn push(&mut self, chunk: &Chunk) -> Result<(), BlockError> {
         let Chunk { min_time, max_time, encoding, ref data } = *chunk;
+        debug_assert!(!encoding.has_column(), "blocks hold Prometheus' encodings");
         let start = self.bytes.len();
         varint::put_uvarint(&mut self.bytes, data.len() as u64);
         let checked = self.bytes.len();
@@ -73,7 +74,7 @@ impl FramedChunks {
             min_time: meta.min_time,
             max_time: meta.max_time,
             encoding,
-            num_samples: num_samples(&bytes[frame.data()]).unwrap_or(0),
+            num_samples: sample_count(encoding, &bytes[frame.data()]),
             range: start..self.bytes.len(),
         });
         Ok(())

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::SeriesChunks;
 use crate::block::section::Section;
-use crate::chunk::{Chunk, Encoding};
+use crate::chunk::Chunk;
 use crate::decode::decode_series;
 use crate::disk::Disk;
 use crate::encode::without_overlaps;
@@ -153,9 +153,9 @@ impl SalvageReport {
             let samples = u64::from(chunk.num_samples());
             self.kept.num_chunks += 1;
             self.kept.num_samples += samples;
-            match chunk.encoding {
-                Encoding::Xor | Encoding::Xor2 => self.kept.num_float_samples += samples,
-                Encoding::Histogram | Encoding::FloatHistogram => self.kept.num_histogram_samples += samples,
+            match chunk.encoding.is_float() {
+                true => self.kept.num_float_samples += samples,
+                false => self.kept.num_histogram_samples += samples,
             }
         }
     }

@@ -98,7 +98,11 @@ impl Frame {
         }
         let encoding = bytes[self.encoding_at];
         let found = u64::from(encoding);
-        Encoding::from_byte(encoding).ok_or(BlockError::Unsupported { file, what: "chunk encoding", found })
+        Encoding::from_byte(encoding).filter(|encoding| !encoding.has_column()).ok_or(BlockError::Unsupported {
+            file,
+            what: "chunk encoding",
+            found,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use skald_model::{Columns, Labels, QueryRange};
 
 use super::local::WantedChunk;
 use super::{BlockError, BlockFile, BlockMeta, BlockStats, ChunkMeta, ChunkRef, LocalBlock, SeriesEntry};
-use crate::chunk::{Chunk, Encoding};
+use crate::chunk::Chunk;
 use crate::decode::decode_series;
 use crate::disk::Disk;
 use crate::postings::{PostingsSource, SeriesRef};
@@ -194,9 +194,9 @@ impl Check<'_> {
         let (counted, samples) = (&mut self.report.counted, u64::from(chunk.num_samples()));
         counted.num_chunks += 1;
         counted.num_samples += samples;
-        match chunk.encoding {
-            Encoding::Xor | Encoding::Xor2 => counted.num_float_samples += samples,
-            Encoding::Histogram | Encoding::FloatHistogram => counted.num_histogram_samples += samples,
+        match chunk.encoding.is_float() {
+            true => counted.num_float_samples += samples,
+            false => counted.num_histogram_samples += samples,
         }
         let mut columns = Columns::default();
         let decoded = decode_series(std::slice::from_ref(chunk), QueryRange::ALL, &mut columns);

@@ -17,7 +17,7 @@ use super::symbols::SortedSymbols;
 use super::toc::{INDEX_HEADER_LEN, TOC_LEN, Toc, index_magic};
 use super::tombstones::{TOMBSTONES_FILE, Tombstones};
 use super::{BlockError, BlockFile, ChunkMeta, INDEX_FILE};
-use crate::chunk::{Chunk, Encoding};
+use crate::chunk::Chunk;
 use crate::disk::Disk;
 use crate::postings::SeriesRef;
 
@@ -254,9 +254,9 @@ impl BlockWriter {
         for chunk in chunks.chunks() {
             let samples = u64::from(chunk.num_samples);
             self.stats.num_samples += samples;
-            match chunk.encoding {
-                Encoding::Xor | Encoding::Xor2 => self.stats.num_float_samples += samples,
-                Encoding::Histogram | Encoding::FloatHistogram => self.stats.num_histogram_samples += samples,
+            match chunk.encoding.is_float() {
+                true => self.stats.num_float_samples += samples,
+                false => self.stats.num_histogram_samples += samples,
             }
         }
         Ok(())

@@ -272,17 +272,30 @@ impl XorWindow {
             out.put(0, 1);
             return;
         }
+        self.put_changed(out, xor, (0b10, 2), (0b11, 2));
+    }
+
+    /// Writes an `xor` that is not 0: behind the code `reuse` inside the window, behind `new` with a new one. Codes are bits
+    /// and their number.
+    #[inline(always)]
+    pub(super) fn put_changed<S: ByteSink>(
+        &mut self,
+        out: &mut BitWriter<'_, S>,
+        xor: u64,
+        reuse: (u64, u32),
+        new: (u64, u32),
+    ) {
         let leading = (xor.leading_zeros() as u8).min(31);
         let trailing = xor.trailing_zeros() as u8;
         if leading >= self.leading && trailing >= self.trailing {
-            out.put(0b10, 2);
+            out.put(reuse.0, reuse.1);
             out.put(xor >> self.trailing, u32::from(64 - self.leading - self.trailing));
             return;
         }
         *self = Self { leading, trailing };
         let significant = 64 - leading - trailing;
         // A length of 64 does not fit six bits and is written as 0; a length of 0 does not occur.
-        out.put(0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), 13);
+        out.put(new.0 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), new.1 + 11);
         out.put(xor >> trailing, u32::from(significant));
     }
 

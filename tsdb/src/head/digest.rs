@@ -7,6 +7,8 @@
 //!
 //! A closed chunk that cannot be read counts as missing: its samples are imported like others, and fill the gap.
 //!
+//! Start timestamps are no part of it: blocks may lack them, and of two senders of a sample the first one's is kept.
+//!
 //! Only the head's samples count, not those of blocks cut from it. Members cut at different moments, so whoever compares a
 //! range that one of them has cut adds that one's blocks by [`SampleDigest::of_chunks`].
 
@@ -21,7 +23,7 @@ use super::stored::PageChunk;
 use super::{Head, PAGE_SERIES, locate};
 use crate::SeriesChunks;
 use crate::bounded::Progress;
-use crate::chunk::{Chunk, ChunkError, Encoding, xor, xor2};
+use crate::chunk::{Chunk, ChunkError, started};
 use crate::postings::SeriesRef;
 use crate::wal::Cut;
 
@@ -107,19 +109,15 @@ impl SampleDigest {
 }
 
 fn fingerprints(chunk: &Chunk, range: QueryRange, out: &mut Vec<(i64, u64)>) -> Result<(), ChunkError> {
-    match chunk.encoding {
-        Encoding::Xor | Encoding::Xor2 => {
-            let mut columns = skald_model::Columns::default();
-            let decode = if chunk.encoding == Encoding::Xor { xor::decode } else { xor2::decode };
-            decode(&chunk.data, range, &mut columns)?;
-            let samples = columns.float_timestamps.iter().zip(&columns.float_values);
-            out.extend(samples.map(|(time, value)| (*time, float_fingerprint(*time, *value))));
-        }
-        Encoding::Histogram | Encoding::FloatHistogram => {
-            let mut samples: Vec<TimedSample> = Vec::new();
-            recode::decode(chunk.encoding, &chunk.data, range, &mut samples)?;
-            out.extend(samples.iter().map(|sample| (sample.time, fingerprint(sample.time, &sample.value))));
-        }
+    if chunk.encoding.is_float() {
+        let mut columns = skald_model::Columns::default();
+        started::decode(chunk.encoding, &chunk.data, range, &mut columns)?;
+        let samples = columns.float_timestamps.iter().zip(&columns.float_values);
+        out.extend(samples.map(|(time, value)| (*time, float_fingerprint(*time, *value))));
+    } else {
+        let mut samples: Vec<TimedSample> = Vec::new();
+        recode::decode(chunk.encoding, &chunk.data, range, &mut samples)?;
+        out.extend(samples.iter().map(|sample| (sample.time, fingerprint(sample.time, &sample.value))));
     }
     Ok(())
 }

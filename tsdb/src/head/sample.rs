@@ -16,6 +16,8 @@ pub(super) enum SampleValue {
 pub(super) struct TimedSample {
     pub(super) time: TimestampMs,
     pub(super) value: SampleValue,
+    /// Its start timestamp; 0 is none. No part of what a sample is: one is the same with another start.
+    pub(super) start: TimestampMs,
 }
 
 impl SampleValue {

@@ -4,7 +4,7 @@ use skald_model::{QueryRange, TimestampMs};
 
 use super::recode;
 use super::sample::{SampleValue, TimedSample};
-use crate::chunk::{Chunk, Encoding};
+use crate::chunk::Chunk;
 use crate::wal::{Cut, Generation};
 
 /// Samples that gather before they are encoded.
@@ -75,11 +75,11 @@ impl Side {
         let Some(last) = self.chunks.last() else { return };
         let goes_on = samples.first().is_some_and(|first| last.chunk.max_time < first.time);
         let fits = usize::from(last.chunk.num_samples()) + samples.len() <= MAX_CHUNK_SAMPLES;
-        if last.generation != self.generation || last.chunk.encoding != Encoding::Xor || !goes_on || !fits {
+        if last.generation != self.generation || !last.chunk.encoding.is_float() || !goes_on || !fits {
             return;
         }
         let mut joined = Vec::with_capacity(MAX_CHUNK_SAMPLES);
-        if recode::decode(Encoding::Xor, &last.chunk.data, QueryRange::ALL, &mut joined).is_ok() {
+        if recode::decode(last.chunk.encoding, &last.chunk.data, QueryRange::ALL, &mut joined).is_ok() {
             self.data_bytes -= last.chunk.data.len();
             self.chunks.pop();
             joined.append(samples);

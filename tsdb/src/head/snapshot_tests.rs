@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skald_model::{Exemplar, LabelBytes, Labels, MetricMetadata, MetricType, QueryRange};
 
-use super::tests::{OPTIONS, Rig, append, contents, float, histogram, labels, open_chunk_files};
+use super::tests::{OPTIONS, Rig, append, contents, float, histogram, labels, open_chunk_files, started};
 use super::{AppendLimits, Head, MetadataLimits, ReplayHeads, SeriesAppend};
 use crate::Alone;
 use crate::disk::{Disk, MemDisk, RealDisk};
@@ -21,9 +21,32 @@ const VERSION_1: &[u8] = include_bytes!("testdata/snapshot-version1");
 const VERSION_2: &[u8] = include_bytes!("testdata/snapshot-version2");
 const VERSION_2_CHUNKS: &[u8] = include_bytes!("testdata/snapshot-version2.chunks");
 
-/// What the files of each version hold: every kind of chunk, open, closed and late, exemplars and metadata.
+/// The same of version 3, and samples with start timestamps.
+const VERSION_3: &[u8] = include_bytes!("testdata/snapshot-version3");
+const VERSION_3_CHUNKS: &[u8] = include_bytes!("testdata/snapshot-version3.chunks");
+
+/// What the files of the first versions hold: every kind of chunk, open, closed and late, exemplars and metadata.
 fn sample() -> Rig {
-    let mut rig = Rig::new(OPTIONS);
+    let mut rig = unfinished_sample();
+    assert!(rig.snapshot(100));
+    rig
+}
+
+/// What those of version 3 hold: open, closed and late chunks with start timestamps, too.
+fn sample_with_starts() -> Rig {
+    let mut rig = unfinished_sample();
+    let floats = [float(10, 1.0), float(20, 2.5), started(float(30, 3.0), 25), float(1010, 1.0)];
+    let late = [started(float(15, 1.0), 15), started(float(1020, 4.0), 1010)];
+    let histograms = [started(histogram(30, 4), 7), histogram(1030, 6), started(histogram(1040, 7), 7)];
+    for (series, samples) in [(3, &floats[..]), (3, &late), (4, &histograms)] {
+        append(&rig.head, &rig.wal, &[(&labels(series), samples)], &AppendLimits::default()).unwrap();
+    }
+    assert!(rig.snapshot(100));
+    rig
+}
+
+fn unfinished_sample() -> Rig {
+    let rig = Rig::new(OPTIONS);
     rig.floats(&labels(0), &[(10, 1.0), (20, 2.5), (1010, -0.5), (15, 7.0)]);
     let histograms = [histogram(30, 4), histogram(40, 5), histogram(1030, 6)];
     append(&rig.head, &rig.wal, &[(&labels(1), &histograms)], &AppendLimits::default()).unwrap();
@@ -35,14 +58,15 @@ fn sample() -> Rig {
         labels: label_bytes,
         hash: label_bytes.hash(),
         samples: &[],
+        sample_starts: &[],
         histograms: &[],
+        histogram_starts: &[],
         exemplars: &[exemplar],
     };
     rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
     let (metric, help, unit) = ("m0".into(), "help".into(), String::new());
     let metadata = MetricMetadata { metric, metric_type: MetricType::Gauge, help, unit };
     rig.head.append_metadata(&rig.wal, &[metadata], MetadataLimits::NONE).unwrap();
-    assert!(rig.snapshot(100));
     rig
 }
 
@@ -60,17 +84,22 @@ fn disk_with(name: &str, bytes: &[u8]) -> MemDisk {
 
 #[test]
 fn earlier_versions_are_still_read() {
-    let written = sample();
+    let (written, with_starts) = (sample(), sample_with_starts());
     let chunks = Path::new("/chunks/0000000001.chunks");
     if let Ok(path) = std::env::var("SKALD_WRITE_SNAPSHOT") {
-        RealDisk.write_atomically(Path::new(&path), &written.disk.read(&newest(&written)).unwrap()).unwrap();
-        RealDisk.write_atomically(Path::new(&format!("{path}.chunks")), &written.disk.read(chunks).unwrap()).unwrap();
+        RealDisk.write_atomically(Path::new(&path), &with_starts.disk.read(&newest(&with_starts)).unwrap()).unwrap();
+        RealDisk
+            .write_atomically(Path::new(&format!("{path}.chunks")), &with_starts.disk.read(chunks).unwrap())
+            .unwrap();
     }
     check_sample(&written, disk_with("snapshot-0000000002", VERSION_1));
-    let disk = disk_with("snapshot-0000000002", VERSION_2);
-    disk.create_dir_all(Path::new("/chunks")).unwrap();
-    disk.create(chunks).unwrap().append(VERSION_2_CHUNKS).unwrap();
-    check_sample(&written, disk);
+    let versions = [(&written, VERSION_2, VERSION_2_CHUNKS), (&with_starts, VERSION_3, VERSION_3_CHUNKS)];
+    for (written, snapshot, in_chunks) in versions {
+        let disk = disk_with("snapshot-0000000002", snapshot);
+        disk.create_dir_all(Path::new("/chunks")).unwrap();
+        disk.create(chunks).unwrap().append(in_chunks).unwrap();
+        check_sample(written, disk);
+    }
 }
 
 fn check_sample(written: &Rig, disk: MemDisk) {
@@ -90,14 +119,14 @@ fn check_sample(written: &Rig, disk: MemDisk) {
 #[test]
 fn an_unknown_version_is_refused() {
     let mut bytes = VERSION_1.to_vec();
-    bytes[4] = 3;
+    bytes[4] = 4;
     let crc = crc32c::crc32c(&bytes[..16]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     let disk = disk_with("snapshot-0000000002", &bytes);
     let files = open_chunk_files(&disk);
     let mut replay = ReplayHeads::new(files.clone(), |id, _| Arc::new(Head::new(id, OPTIONS, files.clone())));
     let opened = Wal::open(Arc::new(disk), Path::new("/wal"), WalOptions::default(), &mut replay, &Alone);
-    assert!(matches!(opened.err(), Some(WalError::Version { version: 3, .. })));
+    assert!(matches!(opened.err(), Some(WalError::Version { version: 4, .. })));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skald_model::{
-    BlockRange, Exemplar, FloatSample, Histogram, HistogramSample, HistogramValue, LabelBytes, Labels, Matcher,
-    MetricMetadata, MetricType, QueryRange, Span, TimestampMs,
+    BlockRange, Columns, Exemplar, FloatSample, Histogram, HistogramSample, HistogramValue, LabelBytes, Labels,
+    Matcher, MetricMetadata, MetricType, QueryRange, Span, TimestampMs,
 };
 
 use super::recode;
@@ -28,12 +28,13 @@ mod reads;
 mod repair;
 mod rig;
 mod samples;
+mod starts;
 
 pub(super) use self::model::batch;
 use self::rig::{Opened, open};
 pub(super) use self::rig::{Rig, open_chunk_files};
-pub(super) use self::samples::{Contents, append, contents, float, histogram, labels};
-use self::samples::{add, check_block_chunks, reasons, text};
+pub(super) use self::samples::{Contents, append, contents, float, histogram, labels, started};
+use self::samples::{add, check_block_chunks, full_text, reasons};
 
 const RANGE: i64 = 1000;
 pub(super) const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE, out_of_order_window_ms: 1500 };

@@ -5,6 +5,7 @@ use skald_model::{Exemplar, HistogramValue, LabelBytes, MetricMetadata, Timestam
 
 use super::frame::{FrameKind, MAX_PAYLOAD, TARGET_PAYLOAD, put_counted_frame, put_frame};
 use super::{Generation, HeadId, Held, SegmentId, histogram};
+use crate::chunk::started::StartWriter;
 
 /// Bytes a spare batch may keep allocated between commits.
 const KEEP_BYTES: usize = 256 << 10;
@@ -34,6 +35,8 @@ pub struct WalBatch {
     open_held: Held,
     open_ref: Option<u32>,
     scratch: Vec<u8>,
+    /// A column of starts, complete.
+    starts: Vec<u8>,
 }
 
 /// Float samples not yet framed, one vector per column of the format.
@@ -50,6 +53,7 @@ struct FloatColumns {
     times: Vec<u8>,
     widths: Vec<u8>,
     values: Vec<u8>,
+    starts: StartWriter,
 }
 
 impl WalBatch {
@@ -115,14 +119,31 @@ impl WalBatch {
         }
     }
 
-    /// Adds a native histogram sample.
-    pub fn histogram(&mut self, series_ref: u32, timestamp: TimestampMs, value: &HistogramValue) {
-        self.open(FrameKind::Histograms);
+    /// Adds a float sample with its start timestamp.
+    pub fn started_float(&mut self, series_ref: u32, timestamp: TimestampMs, value: f64, start: TimestampMs) {
+        let columns = &mut self.floats;
+        columns.starts.push(columns.count, columns.last_time, timestamp, start);
+        self.float(series_ref, timestamp, value);
+        let columns = &self.floats;
+        if columns.values.len() + columns.refs.len() + columns.times.len() + columns.starts.byte_len() >= TARGET_PAYLOAD
+        {
+            self.close_floats();
+        }
+    }
+
+    /// Adds a native histogram sample with its start timestamp; 0 is none.
+    pub fn histogram(&mut self, series_ref: u32, timestamp: TimestampMs, value: &HistogramValue, start: TimestampMs) {
+        // Where some have starts, the others go with them: their order stays, and frames stay large.
+        let started = start != 0 || self.open_kind == Some(FrameKind::StartedHistograms);
+        self.open(if started { FrameKind::StartedHistograms } else { FrameKind::Histograms });
         let series = u64::from(self.open_ref != Some(series_ref));
         self.open_held.add(Held { series, samples: 1, min_time: timestamp, max_time: timestamp });
         self.open_ref = Some(series_ref);
         put_uvarint(&mut self.open, u64::from(series_ref));
         put_varint(&mut self.open, timestamp);
+        if started {
+            put_varint(&mut self.open, start);
+        }
         histogram::encode(&mut self.open, value);
         self.close_if_full();
     }
@@ -196,7 +217,7 @@ impl WalBatch {
         let mut payload = std::mem::take(&mut self.open);
         let held = std::mem::replace(&mut self.open_held, Held::NOTHING);
         self.open_ref = None;
-        if kind == FrameKind::Histograms {
+        if matches!(kind, FrameKind::Histograms | FrameKind::StartedHistograms) {
             let mut prefixed = std::mem::take(&mut self.scratch);
             prefixed.clear();
             put_uvarint(&mut prefixed, u64::from(self.generation.0));
@@ -208,7 +229,7 @@ impl WalBatch {
         self.oversize |= payload.len() > MAX_PAYLOAD;
         let compressed = self.compress && payload.len() >= 128 && self.compress(&payload);
         let framed = if compressed { &self.scratch } else { &payload };
-        if matches!(kind, FrameKind::Histograms | FrameKind::Series) {
+        if matches!(kind, FrameKind::Histograms | FrameKind::StartedHistograms | FrameKind::Series) {
             put_counted_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed, held);
         } else {
             put_frame(&mut self.bytes, self.segment, kind, compressed, self.head, framed);
@@ -244,12 +265,19 @@ impl WalBatch {
         put_uvarint(payload, columns.count as u64);
         put_uvarint(payload, columns.refs.len() as u64);
         put_uvarint(payload, columns.times.len() as u64);
+        let mut kind = FrameKind::Floats;
+        if !columns.starts.is_empty() {
+            kind = FrameKind::StartedFloats;
+            self.starts.clear();
+            columns.starts.write(&mut self.starts);
+            put_bytes(payload, &self.starts);
+        }
         for column in [&columns.refs, &columns.times, &columns.widths, &columns.values] {
             payload.extend_from_slice(column);
         }
         let FloatColumns { count, series, oldest, newest, .. } = *columns;
         let held = Held { series, samples: count as u64, min_time: oldest, max_time: newest };
-        put_counted_frame(&mut self.bytes, self.segment, FrameKind::Floats, false, self.head, payload, held);
+        put_counted_frame(&mut self.bytes, self.segment, kind, false, self.head, payload, held);
         self.newest = self.newest.max(Some(columns.newest));
         columns.clear();
     }
@@ -261,6 +289,7 @@ impl FloatColumns {
         for column in [&mut self.refs, &mut self.times, &mut self.widths, &mut self.values] {
             column.clear();
         }
+        self.starts.clear();
     }
 }
 

@@ -22,11 +22,11 @@ const MARKER: u8 = 0xD5;
 const COUNTED_MARKER: u8 = 0xD6;
 const COMPRESSED: u8 = 0x80;
 const MAGIC: [u8; 4] = *b"SKWL";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The oldest that is still read.
 const OLDEST: u8 = 1;
 const SNAPSHOT_MAGIC: [u8; 4] = *b"SKWS";
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest that is still read.
 const OLDEST_SNAPSHOT: u8 = 1;
 /// What tells the checksums of a snapshot's frames from those of the segment of its number.
@@ -72,9 +72,18 @@ pub enum FrameKind {
     LogBegins = 15,
     /// The chunk files a snapshot refers to.
     SnapshotFiles = 16,
+    /// Float samples of which some have start timestamps.
+    StartedFloats = 17,
+    /// Native histogram samples likewise.
+    StartedHistograms = 18,
 }
 
 impl FrameKind {
+    /// Whether its payload is samples of a log.
+    pub(super) fn has_samples(self) -> bool {
+        matches!(self, Self::Floats | Self::Histograms | Self::StartedFloats | Self::StartedHistograms)
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Head,
@@ -93,6 +102,8 @@ impl FrameKind {
             14 => Self::SnapshotEnd,
             15 => Self::LogBegins,
             16 => Self::SnapshotFiles,
+            17 => Self::StartedFloats,
+            18 => Self::StartedHistograms,
             _ => return None,
         })
     }

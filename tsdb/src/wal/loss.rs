@@ -2,7 +2,7 @@
 
 use skald_model::QueryRange;
 
-use super::{FrameInfo, FrameKind, HeadId, Held, RecoveryReport, SegmentId};
+use super::{FrameInfo, HeadId, Held, RecoveryReport, SegmentId};
 
 /// Something acknowledged that may be missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Loss {
 
     fn of_record(part: LostPart, bytes: u64, record: Option<FrameInfo>) -> Self {
         let Some(FrameInfo { kind, head, held }) = record else { return Self::unknown(part, bytes) };
-        let has_samples = matches!(kind, FrameKind::Floats | FrameKind::Histograms);
+        let has_samples = kind.has_samples();
         match held {
             Some(held) => Self::held(part, head, bytes, held),
             // The first version's headers did not tell; other kinds have no samples.

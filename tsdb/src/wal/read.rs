@@ -166,7 +166,7 @@ fn fill(id: SegmentId, scanner: &mut Scanner, size: StretchSize, stretch: &mut S
         };
         match scanned {
             Scanned::Frame { offset, kind, head, payload } => {
-                if kind == FrameKind::Floats {
+                if matches!(kind, FrameKind::Floats | FrameKind::StartedFloats) {
                     stretch.samples = stretch.samples.saturating_add(count_floats(payload));
                 }
                 let start = stretch.bytes.len();

@@ -5,6 +5,7 @@ use skald_model::{Exemplar, HistogramSample, LabelBytes, Labels, MetricMetadata,
 
 use super::frame::FrameKind;
 use super::{Generation, histogram};
+use crate::chunk::started::StartReader;
 
 /// One record of one head, borrowed from the log.
 ///
@@ -87,15 +88,23 @@ impl<'a> Record<'a> {
             FrameKind::Series => Self::Series(SeriesDefinitions { bytes: payload, at: 0 }),
             FrameKind::Exemplars => Self::Exemplars(Exemplars { bytes: payload, at: 0 }),
             FrameKind::Metadata => Self::Metadata(Metadata { bytes: payload, at: 0 }),
-            FrameKind::Floats => {
+            FrameKind::Floats | FrameKind::StartedFloats => {
                 let generation = Generation::get(payload, &mut at)?;
                 let max_time = get_varint(payload, &mut at)?;
-                Self::Floats { generation, max_time, samples: Floats::parse(payload, at)? }
+                Self::Floats {
+                    generation,
+                    max_time,
+                    samples: Floats::parse(payload, at, kind == FrameKind::StartedFloats)?,
+                }
             }
-            FrameKind::Histograms => {
+            FrameKind::Histograms | FrameKind::StartedHistograms => {
                 let generation = Generation::get(payload, &mut at)?;
                 let max_time = get_varint(payload, &mut at)?;
-                Self::Histograms { generation, max_time, samples: Histograms { bytes: payload, at } }
+                Self::Histograms {
+                    generation,
+                    max_time,
+                    samples: Histograms { bytes: payload, at, have_starts: kind == FrameKind::StartedHistograms },
+                }
             }
         })
     }
@@ -165,6 +174,8 @@ pub struct LoggedFloat {
     pub timestamp: TimestampMs,
     /// What.
     pub value: f64,
+    /// Its start timestamp; 0 is none.
+    pub start: TimestampMs,
 }
 
 /// Float samples of one record.
@@ -180,12 +191,14 @@ pub struct Floats<'a> {
     values: &'a [u8],
     last_ref: i64,
     last_time: TimestampMs,
+    starts: Option<StartReader<'a>>,
 }
 
 impl<'a> Floats<'a> {
-    fn parse(payload: &'a [u8], mut at: usize) -> Option<Self> {
+    fn parse(payload: &'a [u8], mut at: usize, have_starts: bool) -> Option<Self> {
         let mut length = || usize::try_from(get_uvarint(payload, &mut at)?).ok();
         let (count, refs_len, times_len) = (length()?, length()?, length()?);
+        let starts = if have_starts { Some(StartReader::new(get_slice(payload, &mut at)?)) } else { None };
         let rest = payload.get(at..)?;
         let (refs, rest) = rest.split_at_checked(refs_len)?;
         let (times, rest) = rest.split_at_checked(times_len)?;
@@ -202,6 +215,7 @@ impl<'a> Floats<'a> {
             values,
             last_ref,
             last_time,
+            starts,
         })
     }
 }
@@ -228,7 +242,11 @@ impl Iterator for Floats<'_> {
         let mut bytes = [0; 8];
         bytes.get_mut(..stored.len())?.copy_from_slice(stored);
         let value = f64::from_bits(u64::from_be_bytes(bytes));
-        Some(LoggedFloat { series_ref: u32::try_from(series_ref).ok()?, timestamp, value })
+        let start = match &mut self.starts {
+            None => 0,
+            Some(starts) => starts.next(timestamp).ok()?,
+        };
+        Some(LoggedFloat { series_ref: u32::try_from(series_ref).ok()?, timestamp, value, start })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -236,21 +254,23 @@ impl Iterator for Floats<'_> {
     }
 }
 
-/// Native histogram samples of one record.
+/// Native histogram samples of one record: series, sample, and start timestamp (0 is none).
 #[derive(Clone)]
 pub struct Histograms<'a> {
     bytes: &'a [u8],
     at: usize,
+    have_starts: bool,
 }
 
 impl Iterator for Histograms<'_> {
-    type Item = (u32, HistogramSample);
+    type Item = (u32, HistogramSample, TimestampMs);
 
     fn next(&mut self) -> Option<Self::Item> {
         let series_ref = get_ref(self.bytes, &mut self.at)?;
         let timestamp = get_varint(self.bytes, &mut self.at)?;
+        let start = if self.have_starts { get_varint(self.bytes, &mut self.at)? } else { 0 };
         let value = histogram::decode(self.bytes, &mut self.at)?;
-        Some((series_ref, HistogramSample { timestamp, value }))
+        Some((series_ref, HistogramSample { timestamp, value }, start))
     }
 }
 

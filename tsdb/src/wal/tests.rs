@@ -63,13 +63,14 @@ impl Seen {
             Record::Floats { samples, .. } => {
                 for s in samples {
                     let series = name(s.series_ref, &self.defined);
-                    self.lines.push(format!("{} {series} {} {:x}", head.0, s.timestamp, s.value.to_bits()));
+                    let since = since(s.start);
+                    self.lines.push(format!("{} {series} {} {:x}{since}", head.0, s.timestamp, s.value.to_bits()));
                 }
             }
             Record::Histograms { samples, .. } => {
-                for (r, sample) in samples {
+                for (r, sample, start) in samples {
                     let series = name(r, &self.defined);
-                    self.lines.push(format!("{} {series} {sample:?}", head.0));
+                    self.lines.push(format!("{} {series} {sample:?}{}", head.0, since(start)));
                 }
             }
             Record::Exemplars(exemplars) => {
@@ -88,6 +89,10 @@ impl Seen {
         }
         undefined
     }
+}
+
+fn since(start: i64) -> String {
+    if start == 0 { String::new() } else { format!(" since {start}") }
 }
 
 fn open(disk: &MemDisk, options: WalOptions) -> (Wal, Seen, RecoveryReport) {
@@ -162,8 +167,8 @@ fn every_kind_of_record_round_trips() {
         custom_values: Arc::from([0.5, 1.0]),
         ..FloatHistogram::default()
     }));
-    batch.histogram(7, 1000, &integer);
-    batch.histogram(7, 2000, &float);
+    batch.histogram(7, 1000, &integer, 0);
+    batch.histogram(7, 2000, &float, 0);
     let exemplar = Exemplar { labels: Labels::from_pairs([("trace_id", "x")]), value: 1.25, timestamp: -5 };
     batch.exemplar(7, &exemplar);
     let metadata = MetricMetadata {
@@ -202,8 +207,46 @@ const VERSION_1: &[u8] = include_bytes!("testdata/version1.wal");
 /// The same of version 2.
 const VERSION_2: &[u8] = include_bytes!("testdata/version2.wal");
 
-/// What the files of each version hold, and how they came to be.
-fn write_sample(disk: &MemDisk) -> Vec<String> {
+/// The same of version 3, and samples with start timestamps.
+const VERSION_3: &[u8] = include_bytes!("testdata/version3.wal");
+
+/// What the file of version 3 holds, and how it came to be.
+fn write_sample_with_starts(disk: &MemDisk) -> Vec<String> {
+    let (wal, mut lines) = write_sample(disk);
+    let head = HeadId(1);
+    let mut batch = WalBatch::default();
+    wal.begin(&mut batch, head, Generation(1));
+    let value = HistogramValue::Float(Arc::new(FloatHistogram { count: 1.5, ..FloatHistogram::default() }));
+    batch.histogram(3, 1_700_000_030_000, &value, 0);
+    batch.histogram(3, 1_700_000_045_000, &value, 1_700_000_000_000);
+    batch.histogram(3, 1_700_000_060_000, &value, 0);
+    batch.float(1, 1_700_000_030_000, 1.0);
+    batch.started_float(1, 1_700_000_045_000, 2.0, 1_700_000_030_000);
+    batch.started_float(2, 1_700_000_045_000, 2.0, 1_700_000_030_000);
+    batch.float(3, 1_700_000_075_000, 1.0);
+    batch.started_float(3, 1_700_000_090_000, 1.0, 5);
+    wal.commit(&mut batch).unwrap();
+    let series = |i: u32| format!(r#"1 {{__name__="m", i="{i}"}}"#);
+    for (seconds, since) in [(30, ""), (45, " since 1700000000000"), (60, "")] {
+        let sample =
+            skald_model::HistogramSample { timestamp: 1_700_000_000_000 + seconds * 1000, value: value.clone() };
+        lines.push(format!("{} {sample:?}{since}", series(3)));
+    }
+    for (i, seconds, value, since) in [
+        (1, 30, 1.0, ""),
+        (1, 45, 2.0, " since 1700000030000"),
+        (2, 45, 2.0, " since 1700000030000"),
+        (3, 75, 1.0, ""),
+        (3, 90, 1.0, " since 5"),
+    ] {
+        let bits = f64::to_bits(value);
+        lines.push(format!("{} {} {bits:x}{since}", series(i), 1_700_000_000_000_i64 + seconds * 1000));
+    }
+    lines
+}
+
+/// What the files of the first versions hold, and how they came to be.
+fn write_sample(disk: &MemDisk) -> (Wal, Vec<String>) {
     let (wal, ..) = open(disk, WalOptions::default());
     let head = wal.define_head(b"tenant").unwrap();
     let mut lines = commit_floats(&wal, head, 0..40, 1_700_000_000_000).unwrap();
@@ -217,7 +260,7 @@ fn write_sample(disk: &MemDisk) -> Vec<String> {
         positive_deltas: vec![1, 1],
         ..Histogram::default()
     }));
-    batch.histogram(3, 1_700_000_015_000, &value);
+    batch.histogram(3, 1_700_000_015_000, &value, 0);
     let exemplar = Exemplar { labels: Labels::from_pairs([("a", "b")]), value: 0.5, timestamp: 7 };
     batch.exemplar(3, &exemplar);
     wal.commit(&mut batch).unwrap();
@@ -225,22 +268,23 @@ fn write_sample(disk: &MemDisk) -> Vec<String> {
     let sample = skald_model::HistogramSample { timestamp: 1_700_000_015_000, value };
     lines.push(format!("1 {series} {sample:?}"));
     lines.push(format!("1 {series} {exemplar:?}"));
-    lines
+    (wal, lines)
 }
 
 #[test]
 fn earlier_versions_are_still_read() {
     let disk = MemDisk::default();
-    let lines = write_sample(&disk);
+    let lines = write_sample_with_starts(&disk);
     if let Ok(path) = std::env::var("SKALD_WRITE_WAL") {
         RealDisk.write_atomically(Path::new(&path), &file(&disk, &segment_name(SegmentId(1)))).unwrap();
     }
-    for version in [VERSION_1, VERSION_2] {
+    let earlier = write_sample(&MemDisk::default()).1;
+    for (version, lines) in [(VERSION_1, &earlier), (VERSION_2, &earlier), (VERSION_3, &lines)] {
         let disk = MemDisk::default();
         put_file(&disk, &segment_name(SegmentId(1)), version);
         let (_, seen, report) = open(&disk, WalOptions::default());
         assert!(!report.lost_something() && report.torn_tails.is_empty(), "{report:?}");
-        assert_eq!(seen.lines, lines);
+        assert_eq!(&seen.lines, lines);
     }
 }
 
@@ -273,16 +317,32 @@ fn a_damaged_record_is_reported_by_series_samples_and_time() {
 
 proptest! {
     #[test]
-    fn floats_round_trip(samples in proptest::collection::vec((any::<u32>(), any::<i64>(), any::<u64>()), 0..200)) {
+    fn floats_round_trip(
+        samples in proptest::collection::vec((any::<u32>(), any::<i64>(), any::<u64>(), 0..3_i64, any::<i64>()), 0..200),
+        with_starts: bool,
+    ) {
         let disk = MemDisk::default();
         let (wal, ..) = open(&disk, WalOptions::default());
         let head = wal.define_head(b"").unwrap();
         let mut batch = WalBatch::default();
         wal.begin(&mut batch, head, Generation(0));
-        samples.iter().for_each(|(r, t, v)| batch.float(*r, *t, f64::from_bits(*v)));
+        let start = |kind: i64, own: i64| match kind {
+            0 if with_starts => own,
+            1 if with_starts => 77,
+            _ => 0,
+        };
+        for (r, t, v, kind, own) in &samples {
+            match start(*kind, *own) {
+                0 => batch.float(*r, *t, f64::from_bits(*v)),
+                start => batch.started_float(*r, *t, f64::from_bits(*v), start),
+            }
+        }
         wal.commit(&mut batch).unwrap();
         let (_, seen, report) = open(&disk, WalOptions::default());
-        let expected: Vec<String> = samples.iter().map(|(r, t, v)| format!("1 ?{r} {t} {v:x}")).collect();
+        let expected: Vec<String> = samples
+            .iter()
+            .map(|(r, t, v, kind, own)| format!("1 ?{r} {t} {v:x}{}", since(start(*kind, *own))))
+            .collect();
         prop_assert_eq!(seen.lines, expected);
         prop_assert_eq!(report.undefined_samples, samples.len() as u64);
     }
@@ -300,7 +360,8 @@ proptest! {
     fn arbitrary_payloads_never_panic(payload: Vec<u8>) {
         for kind in [
             FrameKind::Head, FrameKind::CutBegun, FrameKind::CutDone, FrameKind::Series, FrameKind::Floats,
-            FrameKind::Histograms, FrameKind::Exemplars, FrameKind::Metadata,
+            FrameKind::Histograms, FrameKind::Exemplars, FrameKind::Metadata, FrameKind::StartedFloats,
+            FrameKind::StartedHistograms,
         ] {
             if let Some(record) = Record::parse(kind, &payload) {
                 Seen::default().record(HeadId(1), record);

@@ -23,7 +23,7 @@ pub mod layout;
 mod reader;
 
 pub use appender::{Appended, HistogramAppender};
-pub use reader::{decode, decode_samples};
+pub use reader::{decode, decode_samples, for_each_sample, with_starts};
 
 use std::sync::Arc;
 

@@ -8,8 +8,10 @@ use skald_model::{Columns, FloatHistogram, HistogramSample, QueryRange, Timestam
 use super::field::{Field, XorField};
 use super::layout::{self, Layout};
 use super::{BucketOf, CountOf, Counts, Float, Integer, Kind, ResetHeader};
-use crate::chunk::bits::BitReader;
-use crate::chunk::{ChunkError, Encoding, num_samples, varbit};
+use crate::chunk::bits::{BitReader, BitWriter};
+use crate::chunk::started::StartReader;
+use crate::chunk::xor2::StartCoder;
+use crate::chunk::{ChunkError, Encoding, ST_COUNT, num_samples, varbit};
 
 /// Samples of finer schemas, which only newer programs may write, are reduced to this one.
 const FINEST_SCHEMA: i32 = *EXPONENTIAL_SCHEMAS.end();
@@ -46,6 +48,9 @@ pub(super) struct Reader<'a, K: Kind> {
     layout: Layout,
     /// The sample read last; none before the first.
     state: Option<State<K>>,
+    /// Start timestamps among the samples, and that of the sample read last.
+    starts: Option<StartCoder>,
+    start: TimestampMs,
 }
 
 impl<'a, K: Kind> Reader<'a, K> {
@@ -59,7 +64,19 @@ impl<'a, K: Kind> Reader<'a, K> {
             index: 0,
             layout: Layout::empty(),
             state: None,
+            starts: None,
+            start: 0,
         })
+    }
+
+    /// Reads a chunk that has start timestamps: the count leaves room for the flags, whose byte is theirs.
+    fn with_starts(bytes: &'a [u8]) -> Result<Self, ChunkError> {
+        let mut reader = Self::new(bytes)?;
+        let flags = (reader.num_samples >> 8) as u8 & !((ST_COUNT >> 8) as u8);
+        reader.header = ResetHeader::from_flags(flags);
+        reader.num_samples &= ST_COUNT;
+        reader.starts = Some(StartCoder::of_header(bytes[2]));
+        Ok(reader)
     }
 
     /// Reads the next sample; false at the end.
@@ -67,15 +84,19 @@ impl<'a, K: Kind> Reader<'a, K> {
         if self.index == self.num_samples {
             return Ok(false);
         }
+        let mut before = 0;
         match &mut self.state {
             None => self.state = Some(self.take_first()?),
             Some(state) => {
-                let before = state.time;
+                before = state.time;
                 take_next(&mut self.bits, state)?;
                 if state.time <= before {
                     return Err(ChunkError::OutOfOrder);
                 }
             }
+        }
+        if let (Some(starts), Some(state)) = (&mut self.starts, &self.state) {
+            self.start = starts.take(&mut self.bits, self.index, before, state.time)?;
         }
         self.bits.check()?;
         self.index += 1;
@@ -186,11 +207,13 @@ fn float_buckets<K: Kind>(fields: &[K::Bucket]) -> Vec<f64> {
 
 /// Calls `each` with the reader and the state of every sample in `range`, in time order.
 fn for_each_in<K: Kind>(
+    encoding: Encoding,
     bytes: &[u8],
     range: QueryRange,
     mut each: impl FnMut(&Reader<'_, K>, &State<K>),
 ) -> Result<(), ChunkError> {
-    let mut reader = Reader::<K>::new(bytes)?;
+    let has_starts = encoding != encoding.plain();
+    let mut reader = if has_starts { Reader::<K>::with_starts(bytes)? } else { Reader::<K>::new(bytes)? };
     while reader.advance()? {
         let Some(state) = reader.state() else { break };
         if state.time > range.max {
@@ -210,20 +233,27 @@ fn for_each_in<K: Kind>(
 pub fn decode(encoding: Encoding, bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
     let start = out.histogram_timestamps.len();
     let result = match encoding {
-        Encoding::Histogram => decode_kind::<Integer>(bytes, range, out),
-        Encoding::FloatHistogram => decode_kind::<Float>(bytes, range, out),
-        Encoding::Xor | Encoding::Xor2 => Err(ChunkError::Malformed("histogram encoding")),
+        Encoding::Histogram | Encoding::HistogramStarts => decode_kind::<Integer>(encoding, bytes, range, out),
+        Encoding::FloatHistogram | Encoding::FloatHistogramStarts => decode_kind::<Float>(encoding, bytes, range, out),
+        _ => Err(ChunkError::Malformed("histogram encoding")),
     };
     if result.is_err() {
         out.histogram_timestamps.truncate(start);
         out.histograms.truncate(start);
+        out.histogram_starts.truncate(start);
     }
     result
 }
 
-fn decode_kind<K: Kind>(bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
-    for_each_in::<K>(bytes, range, |reader, state| {
+fn decode_kind<K: Kind>(
+    encoding: Encoding,
+    bytes: &[u8],
+    range: QueryRange,
+    out: &mut Columns,
+) -> Result<(), ChunkError> {
+    for_each_in::<K>(encoding, bytes, range, |reader, state| {
         out.push_histogram(state.time, Arc::new(reader.float_sample(state)));
+        out.start_last_histogram(reader.start);
     })
 }
 
@@ -236,24 +266,77 @@ pub fn decode_samples(
     range: QueryRange,
     out: &mut Vec<HistogramSample>,
 ) -> Result<(), ChunkError> {
-    let start = out.len();
-    let result = match encoding {
-        Encoding::Histogram => decode_samples_kind::<Integer>(bytes, range, out),
-        Encoding::FloatHistogram => decode_samples_kind::<Float>(bytes, range, out),
-        Encoding::Xor | Encoding::Xor2 => Err(ChunkError::Malformed("histogram encoding")),
-    };
+    let before = out.len();
+    let result = for_each_sample(encoding, bytes, range, |sample, _| out.push(sample));
     if result.is_err() {
-        out.truncate(start);
+        out.truncate(before);
     }
     result
 }
 
-fn decode_samples_kind<K: Kind>(
+/// Calls `each` with every sample of a histogram chunk that lies in `range`, as it was written, and its start timestamp (0 is
+/// none). Before an error come those that could be read.
+pub fn for_each_sample(
+    encoding: Encoding,
     bytes: &[u8],
     range: QueryRange,
-    out: &mut Vec<HistogramSample>,
+    each: impl FnMut(HistogramSample, TimestampMs),
 ) -> Result<(), ChunkError> {
-    for_each_in::<K>(bytes, range, |reader, state| {
-        out.push(HistogramSample { timestamp: state.time, value: K::into_value(reader.sample(state)) });
+    match encoding.plain() {
+        _ if encoding.has_column() => Err(ChunkError::Malformed("histogram encoding")),
+        Encoding::Histogram => for_each_sample_of::<Integer>(encoding, bytes, range, each),
+        Encoding::FloatHistogram => for_each_sample_of::<Float>(encoding, bytes, range, each),
+        _ => Err(ChunkError::Malformed("histogram encoding")),
+    }
+}
+
+fn for_each_sample_of<K: Kind>(
+    encoding: Encoding,
+    bytes: &[u8],
+    range: QueryRange,
+    mut each: impl FnMut(HistogramSample, TimestampMs),
+) -> Result<(), ChunkError> {
+    for_each_in::<K>(encoding, bytes, range, |reader, state| {
+        let value = K::into_value(reader.sample(state));
+        each(HistogramSample { timestamp: state.time, value }, reader.start);
     })
+}
+
+/// A chunk of a plain encoding as one with start timestamps, which a column beside it gives
+/// ([`crate::chunk::started`]). The samples' own bits stay as they are.
+pub fn with_starts(encoding: Encoding, plain: &[u8], column: &[u8]) -> Result<Vec<u8>, ChunkError> {
+    match encoding {
+        Encoding::Histogram => with_starts_kind::<Integer>(plain, column),
+        Encoding::FloatHistogram => with_starts_kind::<Float>(plain, column),
+        _ => Err(ChunkError::Malformed("histogram encoding")),
+    }
+}
+
+fn with_starts_kind<K: Kind>(plain: &[u8], column: &[u8]) -> Result<Vec<u8>, ChunkError> {
+    let mut reader = Reader::<K>::new(plain)?;
+    if reader.num_samples > ST_COUNT {
+        return Err(ChunkError::Malformed("number of samples"));
+    }
+    let (mut starts, mut coder) = (StartReader::new(column), StartCoder::default());
+    let count = reader.num_samples | u16::from(plain[2] & !((ST_COUNT >> 8) as u8)) << 8;
+    let mut chunk = Vec::with_capacity(plain.len() + column.len() + 64);
+    chunk.extend_from_slice(&count.to_be_bytes());
+    chunk.push(0);
+    let mut out = BitWriter::new(&mut chunk);
+    let mut copied = BitReader::new(&plain[3..]);
+    let mut previous = 0;
+    while reader.advance()? {
+        let Some(time) = reader.state().map(|state| state.time) else { break };
+        let mut bits = reader.bits.position() - copied.position();
+        while bits > 0 {
+            let some = bits.min(64) as u32;
+            out.put(copied.take(some), some);
+            bits -= some as usize;
+        }
+        coder.put(&mut out, reader.index - 1, previous, time, starts.next(time)?);
+        previous = time;
+    }
+    out.finish();
+    chunk[2] = coder.header();
+    Ok(chunk)
 }

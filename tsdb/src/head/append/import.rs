@@ -7,11 +7,13 @@
 //! overlaps, and readers and compaction take a sample of both once. Refusing instead would leave a member for good without
 //! what it missed before its cut. Whoever knows the blocks does not send what they hold.
 //!
+//! Samples come with their start timestamps; one that is here keeps what it has, also if that is none.
+//!
 //! Of two different values at one time the one that is here stays: it is counted, and never equal to the peer's.
 
 use std::collections::BTreeMap;
 
-use skald_model::{Columns, HistogramValue, LabelBytes, QueryRange, TimestampMs};
+use skald_model::{HistogramValue, LabelBytes, QueryRange, TimestampMs};
 
 use super::super::recode;
 use super::super::sample::{OpenHistogram, SampleValue, TimedSample};
@@ -19,7 +21,7 @@ use super::super::stored::PageChunk;
 use super::super::{Appender, Head, locate};
 use super::judge::{MAX_BUCKETS, buckets};
 use super::{Accepted, AppendError, AppendLimits, Newest, RejectReason, Request};
-use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
+use crate::chunk::{Chunk, ChunkError};
 use crate::postings::SeriesRef;
 use crate::wal::{Cut, Lsn, Wal, WalError};
 
@@ -187,27 +189,18 @@ fn decode(number: usize, chunks: &[Chunk]) -> Result<Vec<TimedSample>, ImportErr
     let mut samples: Vec<TimedSample> = Vec::new();
     for chunk in chunks {
         let before = samples.len();
-        decode_chunk(chunk, &mut samples).and_then(|()| check(chunk, &samples[before..])).map_err(|source| {
-            let Chunk { min_time, max_time, .. } = *chunk;
-            ImportError::Damaged { series: number, min_time, max_time, source }
-        })?;
+        recode::decode(chunk.encoding, &chunk.data, QueryRange::ALL, &mut samples)
+            .and_then(|()| check(chunk, &samples[before..]))
+            .map_err(|source| {
+                let Chunk { min_time, max_time, .. } = *chunk;
+                ImportError::Damaged { series: number, min_time, max_time, source }
+            })?;
     }
     if !samples.is_sorted_by(|a, b| a.time < b.time) {
         samples.sort_by_key(|sample| sample.time);
         samples.dedup_by_key(|sample| sample.time);
     }
     Ok(samples)
-}
-
-fn decode_chunk(chunk: &Chunk, out: &mut Vec<TimedSample>) -> Result<(), ChunkError> {
-    if chunk.encoding != Encoding::Xor2 {
-        return recode::decode(chunk.encoding, &chunk.data, QueryRange::ALL, out);
-    }
-    let mut columns = Columns::default();
-    xor2::decode(&chunk.data, QueryRange::ALL, &mut columns)?;
-    let samples = columns.float_timestamps.iter().zip(&columns.float_values);
-    out.extend(samples.map(|(time, value)| TimedSample { time: *time, value: SampleValue::Float(*value) }));
-    Ok(())
 }
 
 /// Whether decoded samples are what the chunk says, and what the head can store.
@@ -265,7 +258,7 @@ impl<'a> Request<'a, '_> {
         // A series may be given twice: what this request has brought is not stored yet.
         let repeated = at < touched_before;
         let stored = self.stored_samples(appender, slot, range);
-        for TimedSample { time, value } in samples {
+        for TimedSample { time, value, start } in samples {
             let found = match stored.get(&time) {
                 Some(found) => Some(found.clone()),
                 None if repeated => self.in_request(slot, time),
@@ -276,7 +269,7 @@ impl<'a> Request<'a, '_> {
                 Some(_) => counts.conflicts += 1,
                 None => {
                     counts.stored += 1;
-                    self.accept_import(appender, at, time, value);
+                    self.accept_import(appender, at, TimedSample { time, value, start });
                 }
             }
         }
@@ -292,7 +285,8 @@ impl<'a> Request<'a, '_> {
     }
 
     /// Takes a sample whose time is free.
-    fn accept_import(&mut self, appender: &Appender, at: usize, time: TimestampMs, value: SampleValue) {
+    fn accept_import(&mut self, appender: &Appender, at: usize, sample: TimedSample) {
+        let TimedSample { time, value, start } = sample;
         let touched = &mut self.touched[at];
         let slot = touched.slot;
         let newer = match &touched.newest {
@@ -308,6 +302,7 @@ impl<'a> Request<'a, '_> {
         }
         self.note(slot, time, || value.clone());
         let order = self.next_order();
+        self.note_start(order, start);
         match value {
             SampleValue::Float(value) => self.floats.push(Accepted { slot, order, time, value, beside }),
             SampleValue::Histogram(value) => self.histograms.push(Accepted { slot, order, time, value, beside }),

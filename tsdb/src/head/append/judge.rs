@@ -56,11 +56,23 @@ impl<'a> Request<'a, '_> {
                 None => return Ok(()),
             },
         };
-        for sample in series.samples {
-            self.judge_float(appender, number, at, *sample);
+        if series.sample_starts.is_empty() {
+            for sample in series.samples {
+                self.judge_float(appender, number, at, *sample);
+            }
+        } else {
+            let starts = series.sample_starts.iter().copied().chain(std::iter::repeat(0));
+            for (sample, start) in series.samples.iter().zip(starts) {
+                let order = self.next_order();
+                self.judge_float(appender, number, at, *sample);
+                self.note_start_of(order, start);
+            }
         }
-        for sample in series.histograms {
+        let starts = series.histogram_starts.iter().copied().chain(std::iter::repeat(0));
+        for (sample, start) in series.histograms.iter().zip(starts) {
+            let order = self.next_order();
             self.judge_histogram(appender, number, at, sample);
+            self.note_start_of(order, start);
         }
         for exemplar in series.exemplars {
             let slot = self.touched[at].slot;
@@ -338,6 +350,13 @@ impl<'a> Request<'a, '_> {
 
     pub(super) fn next_order(&self) -> u32 {
         (self.floats.len() + self.histograms.len()) as u32
+    }
+
+    /// Remembers a start timestamp, if the sample of this order was accepted. One that is stored already keeps what it has.
+    fn note_start_of(&mut self, order: u32, start: TimestampMs) {
+        if self.next_order() > order {
+            self.note_start(order, start);
+        }
     }
 
     pub(super) fn note(&mut self, slot: SeriesRef, time: TimestampMs, value: impl FnOnce() -> SampleValue) {

@@ -37,8 +37,12 @@ pub struct SeriesAppend<'a> {
     pub hash: u128,
     /// Float samples.
     pub samples: &'a [FloatSample],
+    /// Start timestamps of `samples` from the first on; 0 is none, as is what is missing at the end.
+    pub sample_starts: &'a [TimestampMs],
     /// Native histograms.
     pub histograms: &'a [HistogramSample],
+    /// Start timestamps of `histograms` likewise.
+    pub histogram_starts: &'a [TimestampMs],
     /// Exemplars.
     pub exemplars: &'a [Exemplar],
 }
@@ -189,6 +193,8 @@ struct Request<'a, 'h> {
     floats: Vec<Accepted<f64>>,
     histograms: Vec<Accepted<HistogramValue>>,
     exemplars: Vec<(SeriesRef, &'a Exemplar)>,
+    /// Start timestamps by the samples' order; 0 is none, as is what is missing at the end.
+    starts: Vec<TimestampMs>,
     /// The accepted samples by series and time, once some sample is not newer than one of the same request.
     by_time: Option<HashMap<(SeriesRef, TimestampMs), SampleValue, foldhash::fast::FixedState>>,
     /// Senders repeat their series in one order, and slots were given in that order: as long as that holds, the next slot
@@ -252,6 +258,7 @@ impl<'a, 'h> Request<'a, 'h> {
             floats: Vec::new(),
             histograms: Vec::new(),
             exemplars: Vec::new(),
+            starts: Vec::new(),
             by_time: None,
             in_order: true,
             page: None,
@@ -292,13 +299,18 @@ impl<'a, 'h> Request<'a, 'h> {
                     }
                 }
                 for sample in &self.histograms {
-                    batch.histogram(sample.slot, sample.time, &sample.value);
+                    batch.histogram(sample.slot, sample.time, &sample.value, self.start_of(sample.order));
                 }
                 for (slot, exemplar) in &self.exemplars {
                     batch.exemplar(*slot, exemplar);
                 }
                 for sample in &self.floats {
-                    batch.float(sample.slot, sample.time, sample.value);
+                    let start = self.start_of(sample.order);
+                    if start == 0 {
+                        batch.float(sample.slot, sample.time, sample.value);
+                    } else {
+                        batch.started_float(sample.slot, sample.time, sample.value, start);
+                    }
                 }
                 match wal.commit(batch) {
                     Ok(lsn) => return Ok(lsn),
@@ -307,6 +319,21 @@ impl<'a, 'h> Request<'a, 'h> {
                 }
             }
         })
+    }
+
+    /// The start timestamp of the sample of this order; 0 is none.
+    #[inline]
+    fn start_of(&self, order: u32) -> TimestampMs {
+        self.starts.get(order as usize).copied().unwrap_or(0)
+    }
+
+    /// Remembers the start timestamp of the sample of this order, the newest.
+    #[inline]
+    fn note_start(&mut self, order: u32, start: TimestampMs) {
+        if start != 0 {
+            self.starts.resize(order as usize, 0);
+            self.starts.push(start);
+        }
     }
 
     /// Makes the logged samples readable.
@@ -341,12 +368,13 @@ impl<'a, 'h> Request<'a, 'h> {
             }
             note(sample.time);
             let (number, index) = locate(sample.slot);
+            let start = self.start_of(sample.order);
             let Some(page) = self.page(appender, number) else { continue };
             if sample.beside {
-                let sample = TimedSample { time: sample.time, value: SampleValue::Float(sample.value) };
+                let sample = TimedSample { time: sample.time, value: SampleValue::Float(sample.value), start };
                 late_bytes += page.insert_beside(index, generation, sample, rules);
             } else {
-                page.append_float(index, sample.time, sample.value, rules);
+                page.append_float(index, sample.time, sample.value, start, rules);
             }
         }
         for sample in histograms {
@@ -373,12 +401,13 @@ impl<'a, 'h> Request<'a, 'h> {
     /// Returns by how many bytes what lies beside the chunks has grown.
     fn store_histogram(&mut self, appender: &Appender, sample: Accepted<HistogramValue>, rules: Rules<'_>) -> isize {
         let (number, index) = locate(sample.slot);
+        let start = self.start_of(sample.order);
         let Some(page) = self.page(appender, number) else { return 0 };
         if sample.beside {
-            let timed = TimedSample { time: sample.time, value: SampleValue::Histogram(sample.value) };
+            let timed = TimedSample { time: sample.time, value: SampleValue::Histogram(sample.value), start };
             page.insert_beside(index, appender.generation, timed, rules)
         } else {
-            page.append_histogram(index, sample.time, &sample.value, rules);
+            page.append_histogram(index, sample.time, &sample.value, start, rules);
             0
         }
     }

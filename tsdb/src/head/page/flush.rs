@@ -161,11 +161,12 @@ impl Page {
             series.closed = keep_closed(&old_cold, &mut self.cold, series.closed, cut, rules);
             let series = &mut self.series[index];
             if series.chunk_start < cut.up_to && open_max.is_some() {
-                drop(self.histograms.take(series.histogram));
-                series.histogram = NO_ENTRY;
+                self.drop_extra(index);
+                let series = &mut self.series[index];
                 series.open = Open::Nothing;
                 self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
             }
+            let series = &mut self.series[index];
             if let Some(side) = self.sides.get_mut(series.side) {
                 side.drop_covered(cut, rules.range_ms);
                 if side.is_empty() {
@@ -177,8 +178,10 @@ impl Page {
         for (index, samples) in straddling {
             for sample in samples {
                 match &sample.value {
-                    SampleValue::Float(value) => self.append_float(index, sample.time, *value, rules),
-                    SampleValue::Histogram(value) => self.append_histogram(index, sample.time, value, rules),
+                    SampleValue::Float(value) => self.append_float(index, sample.time, *value, sample.start, rules),
+                    SampleValue::Histogram(value) => {
+                        self.append_histogram(index, sample.time, value, sample.start, rules);
+                    }
                 }
             }
         }
@@ -234,14 +237,17 @@ impl Page {
 
     /// Frees the slot of a series, whatever it holds.
     pub(in super::super) fn remove(&mut self, index: usize, shelf: Shelf<'_>) {
-        let Some(series) = self.series.get_mut(index) else { return };
+        if index >= self.series.len() {
+            return;
+        }
+        self.drop_extra(index);
+        let series = &mut self.series[index];
         self.cold.chunks(series.closed).for_each(|chunk| shelf.release(&chunk));
         series.labels = cold::NONE;
         series.closed = cold::NONE;
         series.open = Open::Nothing;
         self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
         drop(self.sides.take(std::mem::replace(&mut series.side, NO_ENTRY)));
-        drop(self.histograms.take(std::mem::replace(&mut series.histogram, NO_ENTRY)));
     }
 
     /// Gives the memory of free slots at the page's end back.

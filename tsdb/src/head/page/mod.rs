@@ -24,6 +24,7 @@ use super::slab::{self, Slab};
 use super::stored::Shelf;
 use super::symbols::Symbol;
 use crate::chunk::histogram::Appended;
+use crate::chunk::started::{self, StartWriter};
 use crate::chunk::xor::{XorAppender, put_num_samples};
 use crate::chunk::{Chunk, Encoding};
 use crate::wal::Generation;
@@ -41,6 +42,8 @@ enum Open {
     /// There is none: the series has no in-order sample.
     Nothing,
     Floats,
+    /// Some of which have start timestamps.
+    StartedFloats,
     Histograms,
 }
 
@@ -64,8 +67,9 @@ pub(super) struct Series {
     closed: ColdRef,
     /// Index into the page's out-of-order table, or [`NO_ENTRY`].
     side: u32,
-    /// Index into the page's table of open histogram chunks, or [`NO_ENTRY`].
-    histogram: u32,
+    /// Index into the page's table of open histogram chunks, or of start timestamps when the open chunk holds floats that
+    /// have such; else [`NO_ENTRY`].
+    extra: u32,
     /// The segment of the log that defines this series last (low 32 bits; 0 is none).
     pub(super) defined_in: u32,
     /// Index into the list of series of the batch being appended; means nothing outside.
@@ -108,7 +112,51 @@ pub(super) struct Page {
     slab: Slab,
     cold: Cold,
     sides: Table<Side>,
-    histograms: Table<OpenHistogram>,
+    histograms: Table<OpenHistogramChunk>,
+    /// Those of open chunks of floats.
+    starts: Table<StartWriter>,
+}
+
+/// An open chunk of histograms with their start timestamps, if there are any.
+struct OpenHistogramChunk {
+    chunk: OpenHistogram,
+    starts: Option<Box<StartWriter>>,
+}
+
+impl OpenHistogramChunk {
+    fn new(chunk: OpenHistogram) -> Self {
+        Self { chunk, starts: None }
+    }
+
+    /// Gives the last sample a start; `previous` is the time of the one before.
+    fn start_last(&mut self, previous: TimestampMs, start: TimestampMs) {
+        if start != 0 {
+            let (samples, time) = either!(&self.chunk, a => (usize::from(a.num_samples()), a.max_time()));
+            self.starts.get_or_insert_default().push(samples - 1, previous, time, start);
+        }
+    }
+
+    fn encoding(&self) -> Encoding {
+        let encoding = match &self.chunk {
+            OpenHistogram::Integer(_) => Encoding::Histogram,
+            OpenHistogram::Float(_) => Encoding::FloatHistogram,
+        };
+        if self.starts.is_some() { encoding.with_column() } else { encoding }
+    }
+
+    /// All of its bytes.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = either!(&self.chunk, appender => appender.bytes()).to_vec();
+        if let Some(starts) = &self.starts {
+            started::attach(&mut bytes, starts);
+        }
+        bytes
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let starts = self.starts.as_ref().map_or(0, |starts| size_of::<StartWriter>() + starts.heap_bytes());
+        size_of_val(self) + either!(&self.chunk, appender => appender.heap_bytes()) + starts
+    }
 }
 
 /// A list whose free places are used again.
@@ -167,7 +215,7 @@ impl Series {
             labels,
             closed: cold::NONE,
             side: NO_ENTRY,
-            histogram: NO_ENTRY,
+            extra: NO_ENTRY,
             defined_in: 0,
             mark: 0,
             open: Open::Nothing,
@@ -224,10 +272,12 @@ impl Page {
     pub(super) fn last(&self, index: usize) -> Last<'_> {
         let Some(series) = self.series(index) else { return Last::Nothing };
         match series.open {
-            Open::Floats => Last::Float(series.appender.last_time(), series.appender.last_value()),
+            Open::Floats | Open::StartedFloats => {
+                Last::Float(series.appender.last_time(), series.appender.last_value())
+            }
             Open::Nothing => Last::Nothing,
-            Open::Histograms => match self.histograms.get(series.histogram) {
-                Some(open) => Last::Histogram(either!(open, appender => appender.max_time()), open),
+            Open::Histograms => match self.histograms.get(series.extra) {
+                Some(open) => Last::Histogram(either!(&open.chunk, appender => appender.max_time()), &open.chunk),
                 None => Last::Nothing,
             },
         }
@@ -251,9 +301,16 @@ impl Page {
         closed.filter(|chunk| time <= chunk.max_time).map_or(Found::Nothing, Found::Stored)
     }
 
-    /// Appends a float newer than the series' last sample.
+    /// Appends a float newer than the series' last sample. A `start` of 0 is none.
     #[inline]
-    pub(super) fn append_float(&mut self, index: usize, time: TimestampMs, value: f64, rules: Rules<'_>) {
+    pub(super) fn append_float(
+        &mut self,
+        index: usize,
+        time: TimestampMs,
+        value: f64,
+        start: TimestampMs,
+        rules: Rules<'_>,
+    ) {
         let Some(series) = self.series.get_mut(index) else { return };
         let in_open_chunk = series.open == Open::Floats
             && series.chunk_start >= rules.boundary
@@ -263,13 +320,8 @@ impl Page {
                 time,
                 series.cut_at,
             );
-        if !in_open_chunk {
-            self.close(index, rules.shelf);
-            let series = &mut self.series[index];
-            series.open = Open::Floats;
-            series.appender = XorAppender::new();
-            series.chunk_start = time;
-            series.cut_at = sizing::range_end(time, rules.range_ms);
+        if !in_open_chunk || start != 0 {
+            self.prepare_floats(index, time, start, rules);
         }
         let series = &mut self.series[index];
         let len = series.appender.byte_len();
@@ -285,20 +337,57 @@ impl Page {
         }
     }
 
-    /// Appends a histogram newer than the series' last sample. Its spans fit its buckets: the caller has checked.
+    /// Makes the open chunk one that takes a float at `time`, and notes that float's start.
+    fn prepare_floats(&mut self, index: usize, time: TimestampMs, start: TimestampMs, rules: Rules<'_>) {
+        let series = &self.series[index];
+        let appender = &series.appender;
+        let goes_on = matches!(series.open, Open::Floats | Open::StartedFloats)
+            && series.chunk_start >= rules.boundary
+            && !sizing::float_chunk_is_full(appender.num_samples(), appender.byte_len(), time, series.cut_at);
+        if !goes_on {
+            self.close(index, rules.shelf);
+            let series = &mut self.series[index];
+            series.open = Open::Floats;
+            series.appender = XorAppender::new();
+            series.chunk_start = time;
+            series.cut_at = sizing::range_end(time, rules.range_ms);
+        }
+        if start == 0 {
+            return;
+        }
+        let series = &mut self.series[index];
+        if series.open == Open::Floats {
+            // The chunk stays what it is; the samples it has have no starts.
+            series.open = Open::StartedFloats;
+            series.extra = self.starts.insert(StartWriter::default());
+        }
+        if let Some(starts) = self.starts.get_mut(series.extra) {
+            let samples = usize::from(series.appender.num_samples());
+            starts.push(samples, series.appender.last_time(), time, start);
+        }
+    }
+
+    /// Appends a histogram newer than the series' last sample. Its spans fit its buckets: the caller has checked. A `start`
+    /// of 0 is none.
     pub(super) fn append_histogram(
         &mut self,
         index: usize,
         time: TimestampMs,
         value: &HistogramValue,
+        start: TimestampMs,
         rules: Rules<'_>,
     ) {
         let Some(series) = self.series.get_mut(index) else { return };
         let mut header = OpenHistogram::first_header(value);
-        let open = self.histograms.get_mut(series.histogram).filter(|_| series.open == Open::Histograms);
-        if let Some(open) = open
+        let open = match series.open {
+            Open::Histograms => self.histograms.get_mut(series.extra),
+            Open::Nothing | Open::Floats | Open::StartedFloats => None,
+        };
+        if let Some(entry) = open
             && series.chunk_start >= rules.boundary
         {
+            let open = &mut entry.chunk;
+            let previous = either!(&*open, a => a.max_time());
             let (samples, bytes) = either!(&*open, a => (a.num_samples(), a.bytes().len()));
             let range_end = sizing::range_end(series.chunk_start, rules.range_ms);
             let full = sizing::histogram_chunk_is_full(samples, bytes, time, series.cut_at, range_end);
@@ -326,16 +415,19 @@ impl Page {
                     {
                         series.cut_at = end;
                     }
+                    entry.start_last(previous, start);
                     return;
                 }
             }
         }
         // What is accepted was checked; a log whose checksums hold may still say anything.
-        let Some(started) = OpenHistogram::start(time, value, header) else { return };
+        let Some(opened) = OpenHistogram::start(time, value, header) else { return };
         self.close(index, rules.shelf);
+        let mut opened = OpenHistogramChunk::new(opened);
+        opened.start_last(0, start);
         let series = &mut self.series[index];
         series.open = Open::Histograms;
-        series.histogram = self.histograms.insert(started);
+        series.extra = self.histograms.insert(opened);
         series.chunk_start = time;
         series.cut_at = sizing::range_end(time, rules.range_ms);
     }
@@ -365,7 +457,7 @@ impl Page {
 
     /// Moves the open chunk to the closed ones.
     fn close(&mut self, index: usize, shelf: Shelf<'_>) {
-        let series = &mut self.series[index];
+        let series = &self.series[index];
         let stored = match series.open {
             Open::Nothing => return,
             Open::Floats => {
@@ -374,15 +466,13 @@ impl Page {
                 put_num_samples(&mut bytes, samples);
                 Some(shelf.put(series.chunk_start, series.appender.last_time(), Encoding::Xor, &bytes))
             }
-            Open::Histograms => {
-                let open = self.histograms.take(series.histogram);
-                series.histogram = NO_ENTRY;
-                open.map(|open| {
-                    let (max_time, bytes) = either!(&open, appender => (appender.max_time(), appender.bytes()));
-                    shelf.put(series.chunk_start, max_time, histogram_encoding(&open), bytes)
-                })
-            }
+            Open::StartedFloats | Open::Histograms => self.open_chunk(series).map(|chunk| {
+                let Chunk { min_time, max_time, encoding, data } = chunk;
+                shelf.put(min_time, max_time, encoding, &data)
+            }),
         };
+        self.drop_extra(index);
+        let series = &mut self.series[index];
         let closed = stored.and_then(|stored| self.cold.put_chunk(series.closed, &stored));
         debug_assert!(closed.is_some(), "a page's cold records stay below four GiB");
         series.closed = closed.unwrap_or(series.closed);
@@ -390,12 +480,25 @@ impl Page {
         self.slab.free(std::mem::replace(&mut series.tail, slab::NONE));
     }
 
+    /// Drops what of the open chunk lies in the page's tables.
+    fn drop_extra(&mut self, index: usize) {
+        let series = &mut self.series[index];
+        let extra = std::mem::replace(&mut series.extra, NO_ENTRY);
+        match series.open {
+            Open::Nothing | Open::Floats => {}
+            Open::StartedFloats => drop(self.starts.take(extra)),
+            Open::Histograms => drop(self.histograms.take(extra)),
+        }
+    }
+
     /// Time of the open chunk's last sample.
     fn open_max_time(&self, series: &Series) -> Option<TimestampMs> {
         match series.open {
             Open::Nothing => None,
-            Open::Floats => Some(series.appender.last_time()),
-            Open::Histograms => Some(either!(self.histograms.get(series.histogram)?, appender => appender.max_time())),
+            Open::Floats | Open::StartedFloats => Some(series.appender.last_time()),
+            Open::Histograms => {
+                Some(either!(&self.histograms.get(series.extra)?.chunk, appender => appender.max_time()))
+            }
         }
     }
 
@@ -404,27 +507,21 @@ impl Page {
         let max_time = self.open_max_time(series)?;
         let (encoding, data) = match series.open {
             Open::Nothing => return None,
-            Open::Floats => {
+            Open::Floats | Open::StartedFloats => {
                 let mut data = self.slab.copy(series.tail, series.appender.byte_len());
                 put_num_samples(&mut data, series.appender.num_samples());
-                (Encoding::Xor, data)
+                if series.open == Open::StartedFloats {
+                    started::attach(&mut data, self.starts.get(series.extra)?);
+                    (Encoding::StartedXor, data)
+                } else {
+                    (Encoding::Xor, data)
+                }
             }
             Open::Histograms => {
-                let open = self.histograms.get(series.histogram)?;
-                (histogram_encoding(open), either!(open, appender => appender.bytes()).to_vec())
+                let open = self.histograms.get(series.extra)?;
+                (open.encoding(), open.to_bytes())
             }
         };
         Some(Chunk { min_time: series.chunk_start, max_time, encoding, data: Bytes::from(data) })
     }
-}
-
-fn histogram_encoding(open: &OpenHistogram) -> Encoding {
-    match open {
-        OpenHistogram::Integer(_) => Encoding::Histogram,
-        OpenHistogram::Float(_) => Encoding::FloatHistogram,
-    }
-}
-
-fn histogram_heap_bytes(open: &OpenHistogram) -> usize {
-    size_of_val(open) + either!(open, appender => appender.heap_bytes())
 }

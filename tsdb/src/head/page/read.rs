@@ -43,7 +43,8 @@ impl Page {
             + self.slab.heap_bytes()
             + self.cold.heap_bytes()
             + self.sides.iter().map(|side| size_of_val(side) + side.heap_bytes()).sum::<usize>()
-            + self.histograms.iter().map(super::histogram_heap_bytes).sum::<usize>()
+            + self.histograms.iter().map(super::OpenHistogramChunk::heap_bytes).sum::<usize>()
+            + self.starts.iter().map(|starts| size_of_val(starts) + starts.heap_bytes()).sum::<usize>()
     }
 }
 

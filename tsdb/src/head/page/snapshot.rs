@@ -4,7 +4,7 @@
 //! flags 1 │ [open chunk: start varint, cut_at varint, chunk] │ count uvarint, closed chunks │ count uvarint, late chunks
 //! ```
 //!
-//! Flags, bits 0-1: whether the open chunk holds nothing, floats, integer or float histograms. A closed chunk is an address
+//! Flags, bits 0-1: whether the open chunk holds nothing, floats, integer or float histograms; bit 2: start timestamps, too. A closed chunk is an address
 //! in the chunk files, or a copy, oldest first; a late one has its generation (uvarint) before it. `FORMAT.md` in
 //! [`crate::wal`] has the layouts.
 
@@ -17,8 +17,9 @@ use super::super::sample::{OpenHistogram, TimedSample, either};
 use super::super::side::Side;
 use super::super::slab;
 use super::super::stored::Shelf;
-use super::{Open, Page, Rules, cold};
+use super::{Open, OpenHistogramChunk, Page, Rules, cold};
 use crate::chunk::histogram::{Float, HistogramAppender, Integer};
+use crate::chunk::started::{self, StartWriter};
 use crate::chunk::xor::XorAppender;
 use crate::chunk::{Chunk, Encoding};
 use crate::wal::{Generation, Held};
@@ -27,6 +28,8 @@ const OPEN_NOTHING: u8 = 0;
 const OPEN_FLOATS: u8 = 1;
 const OPEN_INTEGERS: u8 = 2;
 const OPEN_FLOAT_HISTOGRAMS: u8 = 3;
+/// Added to these: start timestamps stand beside.
+const STARTED: u8 = 4;
 /// In a chunk's first byte: its address follows, not its bytes.
 const BY_ADDRESS: u8 = 0x80;
 
@@ -50,13 +53,7 @@ impl Page {
         let Some(series) = self.series(index) else { return true };
         held.series += 1;
         let open = self.open_chunk(series);
-        let kind = match (series.open, &open) {
-            (Open::Floats, Some(_)) => OPEN_FLOATS,
-            (Open::Histograms, Some(chunk)) if chunk.encoding == Encoding::Histogram => OPEN_INTEGERS,
-            (Open::Histograms, Some(_)) => OPEN_FLOAT_HISTOGRAMS,
-            _ => OPEN_NOTHING,
-        };
-        out.push(kind);
+        out.push(open.as_ref().map_or(OPEN_NOTHING, |chunk| kind_of(chunk.encoding)));
         if let Some(chunk) = &open {
             put_varint(out, series.chunk_start);
             put_varint(out, series.cut_at);
@@ -140,24 +137,64 @@ impl Page {
 
     /// Goes on with an open chunk; returns the time of its last sample.
     fn restore_open(&mut self, index: usize, kind: u8, data: &[u8]) -> Option<TimestampMs> {
-        if kind == OPEN_FLOATS {
+        let (data, starts) = match kind & STARTED {
+            0 => (data, None),
+            _ => (started::split(data).ok()?.0, Some(resume_starts(encoding_of(kind)?, data)?)),
+        };
+        if kind & !STARTED == OPEN_FLOATS {
             let appender = XorAppender::resume(data).ok()?;
             let tail = self.slab.write(slab::NONE, 0, 0, data);
+            let extra = starts.map(|starts| self.starts.insert(starts));
             let series = self.series_mut(index)?;
             (series.open, series.appender, series.tail) = (Open::Floats, appender, tail);
+            if let Some(extra) = extra {
+                (series.open, series.extra) = (Open::StartedFloats, extra);
+            }
             return Some(appender.last_time());
         }
-        let open = match kind {
+        let open = match kind & !STARTED {
             OPEN_INTEGERS => OpenHistogram::Integer(HistogramAppender::<Integer>::resume(data.to_vec()).ok()?),
             OPEN_FLOAT_HISTOGRAMS => OpenHistogram::Float(HistogramAppender::<Float>::resume(data.to_vec()).ok()?),
             _ => return None,
         };
         let max_time = either!(&open, appender => appender.max_time());
-        let histogram = self.histograms.insert(open);
+        let extra = self.histograms.insert(OpenHistogramChunk { chunk: open, starts: starts.map(Box::new) });
         let series = self.series_mut(index)?;
-        (series.open, series.histogram) = (Open::Histograms, histogram);
+        (series.open, series.extra) = (Open::Histograms, extra);
         Some(max_time)
     }
+}
+
+/// How a snapshot says what an open chunk of this encoding holds.
+fn kind_of(encoding: Encoding) -> u8 {
+    let kind = match encoding.plain() {
+        Encoding::Histogram => OPEN_INTEGERS,
+        Encoding::FloatHistogram => OPEN_FLOAT_HISTOGRAMS,
+        _ => OPEN_FLOATS,
+    };
+    if encoding.has_column() { kind | STARTED } else { kind }
+}
+
+fn encoding_of(kind: u8) -> Option<Encoding> {
+    let encoding = match kind & !STARTED {
+        OPEN_FLOATS => Encoding::Xor,
+        OPEN_INTEGERS => Encoding::Histogram,
+        OPEN_FLOAT_HISTOGRAMS => Encoding::FloatHistogram,
+        _ => return None,
+    };
+    Some(if kind & STARTED == 0 { encoding } else { encoding.with_column() })
+}
+
+/// Goes on with the start timestamps of an open chunk.
+fn resume_starts(encoding: Encoding, data: &[u8]) -> Option<StartWriter> {
+    let mut samples = Vec::new();
+    recode::decode(encoding, data, QueryRange::ALL, &mut samples).ok()?;
+    let (mut starts, mut previous) = (StartWriter::default(), 0);
+    for (index, sample) in samples.iter().enumerate() {
+        starts.push(index, previous, sample.time, sample.start);
+        previous = sample.time;
+    }
+    Some(starts)
 }
 
 /// Where the series of these bytes ends. Adds its chunks that lie in files to `in_files`.
@@ -215,11 +252,7 @@ pub(in super::super) fn samples_of(
         }
     }
     if let Some((kind, data)) = open {
-        let encoding = match kind {
-            OPEN_FLOATS => Encoding::Xor,
-            OPEN_INTEGERS => Encoding::Histogram,
-            _ => Encoding::FloatHistogram,
-        };
+        let encoding = encoding_of(kind)?;
         let _ = recode::decode(encoding, data, wanted, out);
     }
     Some(())

@@ -40,6 +40,8 @@ struct Decoded {
     /// One of the two is empty.
     floats: Vec<f64>,
     histograms: Vec<HistogramValue>,
+    /// Start timestamps from the first sample on; 0 is none, as is what is missing at the end.
+    starts: Vec<TimestampMs>,
     min: TimestampMs,
     max: TimestampMs,
     undefined: Held,
@@ -83,6 +85,17 @@ impl Decoded {
     }
 }
 
+impl Decoded {
+    /// Gives the sample placed last a start.
+    #[inline]
+    fn start_last(&mut self, start: TimestampMs) {
+        if start != 0 {
+            self.starts.resize(self.times.len() - 1, 0);
+            self.starts.push(start);
+        }
+    }
+}
+
 fn decode(of: &LoggedSamples<'_>, state: &ReplayState) -> Decoded {
     let mut decoded = Decoded { min: TimestampMs::MAX, max: TimestampMs::MIN, ..Decoded::default() };
     match &of.samples {
@@ -95,13 +108,15 @@ fn decode(of: &LoggedSamples<'_>, state: &ReplayState) -> Decoded {
             for sample in samples {
                 if decoded.place(sample.series_ref, sample.timestamp, of, state) {
                     decoded.floats.push(sample.value);
+                    decoded.start_last(sample.start);
                 }
             }
         }
         Logged::Histograms(histograms) => {
-            for (series_ref, sample) in histograms.clone() {
+            for (series_ref, sample, start) in histograms.clone() {
                 if decoded.place(series_ref, sample.timestamp, of, state) {
                     decoded.histograms.push(sample.value);
+                    decoded.start_last(start);
                 }
             }
         }
@@ -162,24 +177,26 @@ fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run
         }
     };
     let range = run.start as usize..run.end as usize;
+    let mut starts = decoded.starts.get(range.start..).unwrap_or_default().iter().copied().chain(std::iter::repeat(0));
+    let mut start = || starts.next().unwrap_or(0);
     let samples = decoded.at[range.clone()].iter().zip(&decoded.times[range.clone()]);
     if decoded.histograms.is_empty() {
         for ((at, time), value) in samples.zip(&decoded.floats[range]) {
-            let (at, time, value) = (usize::from(*at), *time, *value);
+            let (at, time, value, start) = (usize::from(*at), *time, *value, start());
             if is_in_order(page, at, time, rules) {
-                page.append_float(at, time, value, rules);
+                page.append_float(at, time, value, start, rules);
             } else {
-                beside(page, at, TimedSample { time, value: SampleValue::Float(value) });
+                beside(page, at, TimedSample { time, value: SampleValue::Float(value), start });
             }
         }
     } else {
         for ((at, time), value) in samples.zip(&decoded.histograms[range]) {
-            let (at, time) = (usize::from(*at), *time);
+            let (at, time, start) = (usize::from(*at), *time, start());
             if is_in_order(page, at, time, rules) {
-                page.append_histogram(at, time, value, rules);
+                page.append_histogram(at, time, value, start, rules);
             } else {
                 let value = SampleValue::Histogram(value.clone());
-                beside(page, at, TimedSample { time, value });
+                beside(page, at, TimedSample { time, value, start });
             }
         }
     }

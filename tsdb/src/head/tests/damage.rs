@@ -145,8 +145,8 @@ fn a_histogram_that_makes_no_sense_is_passed_over() {
     let mut log = crate::wal::WalBatch::default();
     rig.wal.begin(&mut log, rig.head.id(), crate::wal::Generation(0));
     log.series(77, LabelBytes::new_unchecked(&bytes));
-    log.histogram(77, 20, &HistogramValue::Integer(wrong.clone().into()));
-    log.histogram(77, 15, &HistogramValue::Integer(wrong.into()));
+    log.histogram(77, 20, &HistogramValue::Integer(wrong.clone().into()), 0);
+    log.histogram(77, 15, &HistogramValue::Integer(wrong.into()), 3);
     rig.wal.commit(&mut log).unwrap();
     rig.restart_after_damage();
     let mut left = rig.contents();

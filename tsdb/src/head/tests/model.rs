@@ -21,7 +21,7 @@ impl Model {
 
     /// `Some` stored or known, `None` refused. `newest` is the head's before the request.
     fn append(&mut self, series: &Labels, sample: &TimedSample, limits: &AppendLimits, newest: TimestampMs) -> bool {
-        let (t, value) = (sample.time, text(&sample.value));
+        let (t, value) = (sample.time, full_text(sample));
         if t > limits.max_time {
             return false;
         }
@@ -29,7 +29,9 @@ impl Model {
         let in_order = newer && t >= self.boundary;
         if !in_order {
             if let Some((_, stored)) = self.head.get(series).and_then(|samples| samples.get(&t)) {
-                return *stored == value;
+                // The start that came first stays.
+                let plain = |text: &str| text.split(" since ").next().map(str::to_owned);
+                return plain(stored) == plain(&value);
             }
             if t < newest.min(limits.max_time).saturating_sub(OPTIONS.out_of_order_window_ms) {
                 return false;
@@ -102,6 +104,12 @@ pub(in crate::head) fn batch(at: usize, samples: &[(usize, TimestampMs, u8)]) ->
         1 => float(t, skald_model::stale_nan()),
         2 => float(t, 7.0),
         _ => float(t, (t / 7) as f64 * 0.5),
+    };
+    // Some samples have a start: one of their own, or that of many.
+    let sample = |t: TimestampMs, kind: u8| match t % 5 {
+        0 => started(sample(t, kind), t - 11),
+        1 => started(sample(t, kind), 3),
+        _ => sample(t, kind),
     };
     samples.iter().map(|(i, t, kind)| (labels(*i), sample(base + t, *kind))).collect()
 }

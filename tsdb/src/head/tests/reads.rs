@@ -23,13 +23,28 @@ fn exemplars_and_metadata_survive_a_restart() {
     let exemplars = [exemplar(10), exemplar(10), exemplar(20), exemplar(15)];
     let samples = [FloatSample { timestamp: 10, value: 1.0 }];
     let (labels_of, hash) = (series_labels, series_labels.hash());
-    let series = SeriesAppend { labels: labels_of, hash, samples: &samples, histograms: &[], exemplars: &exemplars };
+    let series = SeriesAppend {
+        labels: labels_of,
+        hash,
+        samples: &samples,
+        sample_starts: &[],
+        histograms: &[],
+        histogram_starts: &[],
+        exemplars: &exemplars,
+    };
     let appended = rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
     assert_eq!(appended.exemplars, 3, "{appended:?}");
     let orphan = LabelBytes::from_labels(&labels(1));
     let orphan = LabelBytes::new_unchecked(&orphan);
-    let series =
-        SeriesAppend { labels: orphan, hash: orphan.hash(), samples: &[], histograms: &[], exemplars: &exemplars };
+    let series = SeriesAppend {
+        labels: orphan,
+        hash: orphan.hash(),
+        samples: &[],
+        sample_starts: &[],
+        histograms: &[],
+        histogram_starts: &[],
+        exemplars: &exemplars,
+    };
     let refused = rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
     assert_eq!(reasons(&refused), [(RejectReason::ExemplarSeriesMissing, 4)]);
     let about = |metric: &str, help: &str| MetricMetadata {

@@ -84,7 +84,7 @@ proptest! {
             let mut batch = batch(at, samples);
             // One value per time: members that took different ones stay different.
             batch.retain(|(l, s)| {
-                let value = text(&s.value);
+                let value = full_text(s);
                 *sent.entry((l.clone(), s.time)).or_insert_with(|| value.clone()) == value
             });
             let (mut to_a, mut to_b) = (Vec::new(), Vec::new());

@@ -17,7 +17,7 @@ pub(super) fn add(series: &mut BTreeMap<TimestampMs, String>, chunk: &Chunk, wha
     assert_eq!(samples.last().map(|s| s.time), Some(chunk.max_time));
     assert_eq!(samples.len(), usize::from(chunk.num_samples()));
     for sample in samples {
-        let before = series.insert(sample.time, text(&sample.value));
+        let before = series.insert(sample.time, full_text(&sample));
         assert!(before.is_none(), "time {} {what}", sample.time);
     }
 }
@@ -38,6 +38,14 @@ pub(in crate::head) fn contents(head: &Arc<Head>, matchers: &[Matcher], range: Q
     contents
 }
 
+/// A sample's value, and its start timestamp if it has one.
+pub(super) fn full_text(sample: &TimedSample) -> String {
+    match sample.start {
+        0 => text(&sample.value),
+        start => format!("{} since {start}", text(&sample.value)),
+    }
+}
+
 pub(super) fn text(value: &SampleValue) -> String {
     match value {
         SampleValue::Float(value) => format!("{:x}", value.to_bits()),
@@ -55,29 +63,46 @@ pub(in crate::head) fn append(
     struct Owned {
         labels: Vec<u8>,
         floats: Vec<FloatSample>,
+        float_starts: Vec<TimestampMs>,
         histograms: Vec<HistogramSample>,
+        histogram_starts: Vec<TimestampMs>,
     }
     let mut owned = Vec::new();
     for (labels, samples) in batch {
         let (mut floats, mut histograms) = (Vec::new(), Vec::new());
-        for TimedSample { time: timestamp, value } in *samples {
+        let (mut float_starts, mut histogram_starts) = (Vec::new(), Vec::new());
+        for TimedSample { time: timestamp, value, start } in *samples {
             match value.clone() {
-                SampleValue::Float(value) => floats.push(FloatSample { timestamp: *timestamp, value }),
-                SampleValue::Histogram(value) => histograms.push(HistogramSample { timestamp: *timestamp, value }),
+                SampleValue::Float(value) => {
+                    floats.push(FloatSample { timestamp: *timestamp, value });
+                    float_starts.push(*start);
+                }
+                SampleValue::Histogram(value) => {
+                    histograms.push(HistogramSample { timestamp: *timestamp, value });
+                    histogram_starts.push(*start);
+                }
             }
         }
-        owned.push(Owned { labels: LabelBytes::from_labels(labels), floats, histograms });
+        let labels = LabelBytes::from_labels(labels);
+        owned.push(Owned { labels, floats, float_starts, histograms, histogram_starts });
     }
     let series = owned.iter().map(|one| {
         let labels = LabelBytes::new_unchecked(&one.labels);
         let (samples, histograms) = (&one.floats[..], &one.histograms[..]);
-        SeriesAppend { labels, hash: labels.hash(), samples, histograms, exemplars: &[] }
+        let (sample_starts, histogram_starts) = (&one.float_starts[..], &one.histogram_starts[..]);
+        let hash = labels.hash();
+        SeriesAppend { labels, hash, samples, sample_starts, histograms, histogram_starts, exemplars: &[] }
     });
     head.append(wal, series, limits)
 }
 
 pub(in crate::head) fn float(time: TimestampMs, value: f64) -> TimedSample {
-    TimedSample { time, value: SampleValue::Float(value) }
+    TimedSample { time, value: SampleValue::Float(value), start: 0 }
+}
+
+/// The sample with a start timestamp.
+pub(in crate::head) fn started(sample: TimedSample, start: TimestampMs) -> TimedSample {
+    TimedSample { start, ..sample }
 }
 
 pub(in crate::head) fn histogram(time: TimestampMs, count: u64) -> TimedSample {
@@ -88,7 +113,7 @@ pub(in crate::head) fn histogram(time: TimestampMs, count: u64) -> TimedSample {
         positive_deltas: vec![count as i64],
         ..Histogram::default()
     };
-    TimedSample { time, value: SampleValue::Histogram(HistogramValue::Integer(Arc::new(histogram))) }
+    TimedSample { time, value: SampleValue::Histogram(HistogramValue::Integer(Arc::new(histogram))), start: 0 }
 }
 
 pub(in crate::head) fn labels(i: usize) -> Labels {
