@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use skald_model::{BlockRange, TimestampMs};
 use skald_tsdb::block::{BlockError, BlockWriter, Compaction, LocalBlock, NewBlock, SymbolSet};
+use skald_tsdb::chunk::ChunkError;
+use skald_tsdb::chunk::started::for_block;
 use skald_tsdb::head::{Dropped, LostChunks};
 use skald_tsdb::wal::{Cut, WalError};
 use ulid::Ulid;
 
-use super::Ingester;
 use super::tenants::{LocalBlockEntry, Tenant};
+use super::{BlockChunkEncoding, Ingester};
 use crate::runtime::pool::TaskLost;
 use crate::tenant::TenantId;
 
@@ -20,6 +22,8 @@ pub(super) enum FlushError {
     Wal(#[from] WalError),
     #[error(transparent)]
     Block(#[from] BlockError),
+    #[error("a chunk of the head: {0}")]
+    Chunk(#[from] ChunkError),
     #[error("the tenant's directory: {0}")]
     Disk(#[from] std::io::Error),
     #[error(transparent)]
@@ -119,7 +123,11 @@ impl Ingester {
         };
         runtime.disk.create_dir_all(&tenant.dir)?;
         let mut writer = BlockWriter::create(runtime.disk.clone(), &tenant.dir, new, symbols.sort())?;
-        let lost = tenant.head.cut_series(cut, range, |labels, chunks| writer.add_series(labels, chunks))?;
+        let keep_starts = self.shared.config.block_chunk_encoding == BlockChunkEncoding::Xor2;
+        let lost = tenant.head.cut_series(cut, range, |labels, chunks| {
+            let chunks = for_block(chunks, keep_starts)?;
+            writer.add_series(labels, &chunks).map_err(FlushError::from)
+        })?;
         self.tell_lost(&tenant.id, &lost);
         if writer.finish()?.is_none() {
             return Ok(None);

@@ -66,6 +66,11 @@ settings! {
         pub early_head_compaction_min_estimated_series_reduction_percentage: u32 = 15 => 0..=100,
         /// How often blocks that are not in the bucket yet are uploaded. A failed upload is tried again then.
         pub ship_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
+        /// How blocks have their chunks. With `xor` they are what every Prometheus since 2.40 reads, and start timestamps,
+        /// which remote_write 2.0 may bring, are lost when samples leave memory for a block, after two to three hours:
+        /// `start_timestamp()` answers 0 from there on. With `xor2` blocks keep them, in chunks that only Prometheus from 3.14
+        /// on reads (those of histograms are experimental there); chunks without start timestamps stay as they are.
+        pub block_chunk_encoding: BlockChunkEncoding = BlockChunkEncoding::Xor,
         /// How long a block stays here after its upload. Must be at least `querier.store_optional_within`, and
         /// `querier.query_store_after` if that is set.
         pub local_retention: Duration = Duration::from_secs(13 * 3600),
@@ -101,6 +106,16 @@ settings! {
             config.replication_factor
         ))
     };
+}
+
+setting_enum! {
+    /// How the chunks of blocks are encoded.
+    pub enum BlockChunkEncoding {
+        /// Without start timestamps.
+        Xor = "xor",
+        /// With start timestamps where samples have any.
+        Xor2 = "xor2",
+    }
 }
 
 setting_enum! {

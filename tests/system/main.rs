@@ -24,6 +24,7 @@ mod prometheus;
 mod query_parts;
 mod roles;
 mod s3;
+mod starts;
 mod stopping;
 mod tsdb_tool;
 mod wrong_input;

@@ -1,3 +1,5 @@
+//! remote_write 2.0: labels by reference, start timestamps, and that both versions say the same.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
