@@ -14,6 +14,8 @@ pub const MAX_ID_LENGTH: usize = 128;
 pub const MAX_ADDRESS_LENGTH: usize = 256;
 /// Longest name of a zone in bytes.
 pub const MAX_ZONE_LENGTH: usize = 64;
+/// Most bytes of fields that only newer builds know.
+pub const MAX_UNKNOWN_LENGTH: usize = 128;
 /// Longest name of a build in bytes.
 pub const MAX_BUILD_LENGTH: usize = 64;
 
@@ -169,6 +171,8 @@ pub struct Instance {
     pub process: u64,
     /// Which build it runs.
     pub build: Build,
+    /// What a newer build says beyond this, as it came: passed on, so that nothing is lost on the way through older ones.
+    pub unknown: Box<[u8]>,
 }
 
 impl Instance {
@@ -186,6 +190,7 @@ impl Instance {
             repaired: true,
             process: 0,
             build: Build::default(),
+            unknown: Box::default(),
         }
     }
 
@@ -198,7 +203,8 @@ impl Instance {
     }
 
     /// Appends `id | state u8 | gRPC address | HTTP address | zone | 0 or 1 + group | index | registered at | flags u8 (1 formed,
-    /// 2 repaired) | formed at | process u64 LE | build name | oldest | newest protocol`.
+    /// 2 repaired) | formed at | process u64 LE | build name | oldest | newest protocol |
+    /// unknown`. New fields are appended, and have a meaning when they are missing.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.id.as_str().as_bytes());
         out.push(self.state as u8);
@@ -214,8 +220,10 @@ impl Instance {
         put_bytes(out, self.build.name.as_bytes());
         put_uvarint(out, self.build.oldest_protocol.into());
         put_uvarint(out, self.build.newest_protocol.into());
+        out.extend_from_slice(&self.unknown);
     }
 
+    /// Takes all that is left in `reader`.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let id = decode_id(reader)?;
         let state = reader.byte("instance state")?;
@@ -235,6 +243,12 @@ impl Instance {
             oldest_protocol: reader.uvarint("oldest protocol", u32::MAX.into())? as u32,
             newest_protocol: reader.uvarint("newest protocol", u32::MAX.into())? as u32,
         };
+        let unknown = reader.rest();
+        let (value, limit) = (unknown.len() as u64, MAX_UNKNOWN_LENGTH as u64);
+        if value > limit {
+            return Err(DecodeError::TooLarge { what: "rest of a description", value, limit });
+        }
+        reader.take(unknown.len(), "rest of a description")?;
         Ok(Self {
             id,
             state,
@@ -247,6 +261,7 @@ impl Instance {
             repaired: flags & 2 != 0,
             process,
             build,
+            unknown: unknown.into(),
         })
     }
 }
@@ -293,9 +308,10 @@ mod tests {
             Build { name: "b".repeat(MAX_BUILD_LENGTH), oldest_protocol: u32::MAX, newest_protocol: u32::MAX };
         instance.membership = Some(Membership { group: GroupId(1023), index: u16::MAX });
         (instance.registered_at_ms, instance.group_formed_at_ms) = (i64::MIN, Some(i64::MIN));
+        instance.unknown = vec![0; MAX_UNKNOWN_LENGTH].into();
         let mut out = Vec::new();
         instance.encode(&mut out);
-        assert!(out.len() < 900, "{}", out.len());
+        assert!(out.len() < 980, "{}", out.len());
         assert_eq!(Instance::decode(&mut Reader::new(&out)).unwrap(), instance);
     }
 

@@ -14,6 +14,7 @@
 //!
 //! Absent on purpose: clocks, randomness and sockets, which are arguments; settings; what is stored on an instance.
 
+pub mod clock;
 pub mod codec;
 pub mod group;
 pub mod instance;
@@ -30,6 +31,7 @@ pub mod token;
 pub mod value;
 
 pub use self::ring::{GroupId, MAX_GROUPS, Ring, RingError};
+pub use clock::{ClockCheck, ClockState};
 pub use group::{GroupRules, Membership, MembershipError};
 pub use instance::{Build, Instance, InstanceId, InstanceState};
 pub use instance_ring::{InstanceRing, InstanceRingRules, Operation, ReplicaSet, key_token};

@@ -124,7 +124,8 @@ impl Lifecycle {
         if now.monotonic >= self.next_heartbeat {
             self.next_heartbeat = now.monotonic + self.heartbeat_interval;
             self.heartbeat += 1;
-            let heartbeat = Heartbeat { incarnation: self.own.version.incarnation, count: self.heartbeat };
+            let incarnation = self.own.version.incarnation;
+            let heartbeat = Heartbeat { incarnation, count: self.heartbeat, at_ms: now.wall_ms };
             let beat = RingState::of_heartbeat(self.own.instance.id.clone(), heartbeat);
             step.change.get_or_insert_default().merge(&beat);
         }

@@ -25,9 +25,19 @@ pub struct Now {
 pub struct Observer {
     settling: Duration,
     began: Option<Duration>,
-    heartbeats: HashMap<InstanceId, (Heartbeat, Duration)>,
+    heartbeats: HashMap<InstanceId, Seen>,
     /// By group, what was last seen of it, and since when if that was seen happening.
     groups: HashMap<GroupId, (GroupFacts, Option<Duration>)>,
+}
+
+/// The last heartbeat of an instance.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    heartbeat: Heartbeat,
+    /// By the own monotonic clock.
+    risen_at: Duration,
+    /// Whether it was seen rising: its time is that of `risen_at`, but for the way.
+    live: bool,
 }
 
 /// What makes a group writable or not.
@@ -52,9 +62,10 @@ impl Observer {
         for registration in state.registrations() {
             let instance = &registration.instance;
             let heartbeat = state.heartbeat(&instance.id);
-            let seen = self.heartbeats.entry(instance.id.clone()).or_insert((heartbeat, now));
-            if seen.0 < heartbeat {
-                *seen = (heartbeat, now);
+            let first = Seen { heartbeat, risen_at: now, live: false };
+            let seen = self.heartbeats.entry(instance.id.clone()).or_insert(first);
+            if seen.heartbeat < heartbeat {
+                *seen = Seen { live: true, ..first };
             }
             if let Some(membership) = instance.membership {
                 groups.entry(membership.group).or_default().formed |= instance.group_formed_at_ms.is_some();
@@ -75,7 +86,17 @@ impl Observer {
 
     /// How long ago the heartbeat of an instance last rose. One seen for the first time is as good as new.
     pub fn heartbeat_age(&self, id: &InstanceId, now: Duration) -> Option<Duration> {
-        Some(now.saturating_sub(self.heartbeats.get(id)?.1))
+        Some(now.saturating_sub(self.heartbeats.get(id)?.risen_at))
+    }
+
+    /// How far the wall clocks of others are ahead of the own one, milliseconds, by heartbeats of the last `recent`. The time
+    /// a heartbeat takes to come here makes a clock seem behind: seconds at most.
+    pub fn clock_offsets_ms(&self, own: &InstanceId, recent: Duration, now: Now) -> Vec<i64> {
+        let others = self.heartbeats.iter().filter(|(id, seen)| *id != own && seen.live && seen.heartbeat.at_ms != 0);
+        let ages = others.map(|(_, seen)| (now.monotonic.saturating_sub(seen.risen_at), seen.heartbeat.at_ms));
+        ages.filter(|(age, _)| *age <= recent)
+            .map(|(age, at_ms)| at_ms.saturating_add(age.as_millis() as i64).saturating_sub(now.wall_ms))
+            .collect()
     }
 
     /// How long ago a group last changed at the most, given what its data says by wall time: the later of that and what

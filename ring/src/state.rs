@@ -41,6 +41,8 @@ pub struct Heartbeat {
     pub incarnation: u64,
     /// Raised with every heartbeat.
     pub count: u64,
+    /// The instance's wall time at that, Unix milliseconds: so clocks that are wrong are noticed.
+    pub at_ms: i64,
 }
 
 /// A description with its version.
@@ -126,7 +128,7 @@ impl RingState {
         let Some(record) = self.instances.get(id) else { return Heartbeat::default() };
         let incarnation = record.registration.as_ref().map_or(0, |registration| registration.version.incarnation);
         let heard = record.heartbeat.filter(|heartbeat| heartbeat.incarnation >= incarnation);
-        heard.unwrap_or(Heartbeat { incarnation, count: 0 })
+        heard.unwrap_or(Heartbeat { incarnation, count: 0, at_ms: 0 })
     }
 
     /// The tombstone of an instance, if it was forgotten.
@@ -158,9 +160,9 @@ impl RingState {
         self.groups.iter().map(|(group, register)| (*group, *register))
     }
 
-    /// A state that says only this: an instance's description and heartbeat, to be merged by its owner.
+    /// A state that says only this: an instance's description, and a heartbeat of that count, without a time.
     pub fn of_instance(registration: Registration, heartbeat: u64) -> Self {
-        let heartbeat = Heartbeat { incarnation: registration.version.incarnation, count: heartbeat };
+        let heartbeat = Heartbeat { incarnation: registration.version.incarnation, count: heartbeat, at_ms: 0 };
         let id = registration.instance.id.clone();
         let record = Record { registration: Some(Arc::new(registration)), heartbeat: Some(heartbeat), tombstone: None };
         Self { instances: BTreeMap::from([(id, record)]), groups: BTreeMap::new() }
@@ -285,7 +287,7 @@ impl Value for RingState {
         entries
     }
 
-    /// `1 | incarnation | counter | description`, `2 | id | incarnation | count`, `3 | id | incarnation | at`, or
+    /// `1 | incarnation | counter | description`, `2 | id | incarnation | count | at`, `3 | id | incarnation | at`, or
     /// `4 | group | version | mode u8 | since`.
     fn encode_entry(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
         let Some((tag, name)) = key.split_first() else { return false };
@@ -315,6 +317,7 @@ impl Value for RingState {
                     put_bytes(out, name);
                     put_uvarint(out, heartbeat.incarnation);
                     put_uvarint(out, heartbeat.count);
+                    put_varint(out, heartbeat.at_ms);
                 }
                 TOMBSTONE => {
                     let tombstone = record.tombstone?;
@@ -344,8 +347,8 @@ impl Value for RingState {
             HEARTBEAT => {
                 let id = decode_id(reader)?;
                 let incarnation = reader.uvarint("incarnation", u64::MAX - 1)?;
-                let heartbeat = Heartbeat { incarnation, count: reader.uvarint("heartbeat", u64::MAX)? };
-                Ok(Self::of_heartbeat(id, heartbeat))
+                let count = reader.uvarint("heartbeat", u64::MAX)?;
+                Ok(Self::of_heartbeat(id, Heartbeat { incarnation, count, at_ms: reader.varint("time")? }))
             }
             TOMBSTONE => {
                 let id = decode_id(reader)?;

@@ -188,7 +188,7 @@ fn groups_are_as_available_as_the_model_says() {
         let mut observer = Observer::new(Duration::ZERO);
         observer.observe(&state, Duration::ZERO);
         for instance in (0..INSTANCES).filter(|instance| !dead.contains(instance)) {
-            state.merge(&RingState::of_heartbeat(id(instance), Heartbeat { incarnation: 1, count: 2 }));
+            state.merge(&RingState::of_heartbeat(id(instance), Heartbeat { incarnation: 1, count: 2, at_ms: 0 }));
         }
         let now = Now { monotonic: Duration::from_secs(90), wall_ms: 0 };
         observer.observe(&state, now.monotonic);

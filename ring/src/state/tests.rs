@@ -29,8 +29,9 @@ fn any_state() -> impl Strategy<Value = RingState> {
         registration.instance.build = Build { name: "1.0".into(), oldest_protocol: 1, newest_protocol: 2 };
         RingState::of_instance(registration, counter)
     });
-    let heartbeat = (name.clone(), 0_u64..4, 0_u64..5)
-        .prop_map(|(name, incarnation, count)| RingState::of_heartbeat(id(name), Heartbeat { incarnation, count }));
+    let heartbeat = (name.clone(), 0_u64..4, 0_u64..5).prop_map(|(name, incarnation, count)| {
+        RingState::of_heartbeat(id(name), Heartbeat { incarnation, count, at_ms: count as i64 % 2 })
+    });
     let forgotten = (name, 0_u64..4, 0_i64..2)
         .prop_map(|(name, incarnation, at_ms)| RingState::of_tombstone(id(name), Tombstone { incarnation, at_ms }));
     let register = (0_u32..3, 0_u64..3, any::<bool>(), 0_i64..2).prop_map(|(group, version, read_only, since_ms)| {
@@ -149,13 +150,13 @@ fn late_gossip_does_not_bring_the_forgotten_back() {
 #[test]
 fn a_heartbeat_of_an_earlier_incarnation_does_not_count() {
     let mut state = RingState::of_instance(registration("a-0", 1, 1), 500);
-    assert_eq!(state.heartbeat(&id("a-0")), Heartbeat { incarnation: 1, count: 500 });
+    assert_eq!(state.heartbeat(&id("a-0")), Heartbeat { incarnation: 1, count: 500, at_ms: 0 });
     let restarted = RingState::decode_entry(&mut Reader::new(&encoded(
         &RingState::of_instance(registration("a-0", 2, 1), 0),
         &instance_key(REGISTRATION, &id("a-0")),
     )));
     state.merge(&restarted.unwrap());
-    assert_eq!(state.heartbeat(&id("a-0")), Heartbeat { incarnation: 2, count: 0 });
+    assert_eq!(state.heartbeat(&id("a-0")), Heartbeat { incarnation: 2, count: 0, at_ms: 0 });
 }
 
 #[test]
@@ -183,6 +184,19 @@ fn tombstones_expire() {
     assert_eq!(state, RingState::default());
 }
 
+/// In the middle of a roll, what a newer build appends comes through older ones.
+#[test]
+fn fields_of_newer_builds_are_passed_on() {
+    let state = RingState::of_instance(registration("i-1", 2, 3), 300);
+    let key = instance_key(REGISTRATION, &id("i-1"));
+    let newer = [encoded(&state, &key), b"a new field".to_vec()].concat();
+    let heard = RingState::decode_entry(&mut Reader::new(&newer)).unwrap();
+    assert_eq!(encoded(&heard, &key), newer);
+    let endless = [encoded(&state, &key), vec![0; 129]].concat();
+    let refused = RingState::decode_entry(&mut Reader::new(&endless)).unwrap_err();
+    assert_eq!(refused.to_string(), "rest of a description is 129, the limit is 128");
+}
+
 /// The format is a contract between builds.
 #[test]
 fn bytes_are_stable() {
@@ -193,5 +207,5 @@ fn bytes_are_stable() {
     let state = RingState::of_instance(entry, 300);
     let bytes: Vec<_> = state.entries().iter().map(|key| encoded(&state, key)).collect();
     assert_eq!(bytes[0], b"\x01\x02\x03\x03i-1\0\x03h:1\0\x01z\x02\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0");
-    assert_eq!(bytes[1], b"\x02\x03i-1\x02\xAC\x02");
+    assert_eq!(bytes[1], b"\x02\x03i-1\x02\xAC\x02\0");
 }

@@ -47,7 +47,7 @@ async fn updates_are_seen_everywhere(processes: &mut impl Processes, [a, b, c]: 
     assert!(a.update(&registered("i-0", 1, 1)));
     assert!(a.get().registration(&id("i-0")).is_some(), "an update is seen at once where it is made");
     processes.until("an update is heard", || b.get() == a.get() && c.get() == a.get()).await;
-    b.update(&RingState::of_heartbeat(id("i-0"), Heartbeat { incarnation: 1, count: 77 }));
+    b.update(&RingState::of_heartbeat(id("i-0"), Heartbeat { incarnation: 1, count: 77, at_ms: 5 }));
     processes.until("a heartbeat is heard", || a.get().heartbeat(&id("i-0")).count == 77).await;
 }
 

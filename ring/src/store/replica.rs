@@ -369,7 +369,7 @@ mod tests {
         store.update(&registered("a-0"));
         assert!(!store.update(&registered("a-0")));
         let beat = |count| {
-            let heartbeat = crate::state::Heartbeat { incarnation: 1, count };
+            let heartbeat = crate::state::Heartbeat { incarnation: 1, count, at_ms: 0 };
             RingState::of_heartbeat(InstanceId::new("a-0").unwrap(), heartbeat)
         };
         (2..100).for_each(|count| {
