@@ -73,12 +73,30 @@ impl Ring {
         Ok(Self { groups: groups.into(), division })
     }
 
+    /// As [`Ring::new`], taking over what it can from a ring of before: dividing the token space among hundreds of groups takes
+    /// milliseconds.
+    pub(crate) fn like(previous: Option<&Self>, groups: impl IntoIterator<Item = GroupId>) -> Result<Self, RingError> {
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_unstable();
+        groups.dedup();
+        match (previous, groups.last()) {
+            (Some(previous), Some(_)) if *previous.groups == *groups => Ok(previous.clone()),
+            // The division follows from the highest number.
+            (Some(previous), Some(highest))
+                if previous.groups.last() == Some(highest) && previous.division.is_some() =>
+            {
+                Ok(previous.only(&groups))
+            }
+            _ => Self::new(groups),
+        }
+    }
+
     /// A ring of one group, which holds everything.
     pub fn single(group: GroupId) -> Self {
         Self { groups: [group].into(), division: None }
     }
 
-    /// The ring of only these of its groups, ascending and at least one, by the same division of the token space.
+    /// The ring of these groups, ascending, at least one and none above its highest, by the same division of the token space.
     pub(crate) fn only(&self, groups: &[GroupId]) -> Self {
         let division = self.division.as_ref().filter(|_| groups.len() > 1).map(|division| {
             let mut positions = vec![None; division.positions.len()];
@@ -233,6 +251,17 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_ring_made_from_another_is_the_same_ring(
+            before in proptest::collection::btree_set(0_u32..12, 1..12),
+            after in proptest::collection::btree_set(0_u32..12, 1..12),
+        ) {
+            let ids = || after.iter().copied().map(GroupId);
+            let (made, new) = (Ring::like(Some(&ring(before)), ids()).unwrap(), Ring::new(ids()).unwrap());
+            prop_assert_eq!(made.groups(), new.groups());
+            prop_assert!(sample_tokens(500).all(|token| made.group_of(token) == new.group_of(token)));
+        }
 
         #[test]
         fn a_group_that_joins_or_leaves_moves_only_its_own_keys(

@@ -287,6 +287,10 @@ impl Value for RingState {
         entries
     }
 
+    fn is_transient(key: &[u8]) -> bool {
+        key.first() == Some(&HEARTBEAT)
+    }
+
     /// `1 | incarnation | counter | description`, `2 | id | incarnation | count | at`, `3 | id | incarnation | at`, or
     /// `4 | group | version | mode u8 | since`.
     fn encode_entry(&self, key: &[u8], out: &mut Vec<u8>) -> bool {

@@ -91,9 +91,15 @@ impl Subring {
 
 #[inline]
 fn highest_claim(seeds: &[u64], token: Token, usable: impl Fn(usize) -> bool) -> Option<usize> {
-    let claims = seeds.iter().enumerate().filter(|(position, _)| usable(*position));
-    let claims = claims.map(|(position, seed)| (claim(*seed, token), position));
-    claims.max().map(|(_, position)| position)
+    // A loop without branches, which an iterator's maximum of pairs is not.
+    let (mut highest, mut position) = (0, None);
+    for (at, seed) in seeds.iter().enumerate() {
+        let claim = claim(*seed, token);
+        if claim >= highest && usable(at) {
+            (highest, position) = (claim, Some(at));
+        }
+    }
+    position
 }
 
 /// A group's claim to a token: as good as random, at half the price of [`mix`].

@@ -24,6 +24,10 @@ pub trait Value: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'stati
     /// The names of all entries.
     fn entries(&self) -> Vec<EntryKey>;
 
+    /// Whether an entry changes again within seconds whatever happens, so that missing one change does not matter. Such are
+    /// told after others and half as often.
+    fn is_transient(key: &[u8]) -> bool;
+
     /// Appends an entry, at most [`MAX_ENTRY_LENGTH`] bytes. Nothing, and false, when there is none of that name any more.
     fn encode_entry(&self, key: &[u8], out: &mut Vec<u8>) -> bool;
 

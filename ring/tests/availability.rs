@@ -192,7 +192,7 @@ fn groups_are_as_available_as_the_model_says() {
         }
         let now = Now { monotonic: Duration::from_secs(90), wall_ms: 0 };
         observer.observe(&state, now.monotonic);
-        let view = ReplicaGroups::build(&state, &rules, &observer, timeout, now);
+        let view = ReplicaGroups::build(&state, &rules, &observer, timeout, now, None);
         let subring = view.write_subring("tenant", None).unwrap();
         let usable = view.with_write_quorum(&subring);
         let written = (0..200).all(|series| {

@@ -197,7 +197,7 @@ fn a_group_is_scaled_in() {
     let lookback = Duration::from_secs(3600);
     let mut view = |state: &RingState, at| {
         observer.observe(state, now(at).monotonic);
-        ReplicaGroups::build(state, &rules(), &observer, Duration::from_secs(60), now(at))
+        ReplicaGroups::build(state, &rules(), &observer, Duration::from_secs(60), now(at), None)
     };
     let groups = view(&state, 1);
     let beyond = GroupId(MAX_GROUPS);

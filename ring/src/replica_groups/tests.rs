@@ -21,12 +21,14 @@ struct TestRing {
     observer: Observer,
     rules: GroupRules,
     now_ms: i64,
+    previous: Option<ReplicaGroups>,
 }
 
 impl TestRing {
     fn new(zone_aware: bool) -> Self {
         let rules = GroupRules { replication_factor: 3, zone_aware };
-        Self { state: RingState::default(), observer: Observer::new(Duration::ZERO), rules, now_ms: 1_000 * HOUR_MS }
+        let observer = Observer::new(Duration::ZERO);
+        Self { state: RingState::default(), observer, rules, now_ms: 1_000 * HOUR_MS, previous: None }
     }
 
     fn now(&self) -> Now {
@@ -66,7 +68,9 @@ impl TestRing {
 
     fn view(&mut self) -> ReplicaGroups {
         self.observer.observe(&self.state, self.now().monotonic);
-        ReplicaGroups::build(&self.state, &self.rules, &self.observer, TIMEOUT, self.now())
+        let previous = self.previous.as_ref();
+        let view = ReplicaGroups::build(&self.state, &self.rules, &self.observer, TIMEOUT, self.now(), previous);
+        self.previous.insert(view).clone()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The queue holds names of entries, never their contents: an entry is encoded when it is sent, so the newest is, and a
 //! change of one that waits costs nothing. The least told come first, among equals the one that waits longest; so no entry
-//! starves, however many change.
+//! starves, however many change. Heartbeats and their like count as told twice each time, so they come after what matters
+//! more, and are told half as often.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,6 +17,20 @@ pub struct EntryName {
     pub slot: Arc<str>,
     /// Name of the entry in it.
     pub entry: EntryKey,
+    /// See [`Value::is_transient`](crate::Value::is_transient).
+    pub transient: bool,
+}
+
+impl EntryName {
+    /// What an entry counts as told when it has not been told.
+    fn untold(&self) -> u32 {
+        u32::from(self.transient)
+    }
+
+    /// How much telling it once counts.
+    fn step(&self) -> u32 {
+        1 + u32::from(self.transient)
+    }
 }
 
 /// Entries to be told, each a limited number of times.
@@ -37,13 +52,14 @@ impl Queue {
     /// An entry has changed. One that has been told of begins anew, one that has not keeps its place.
     pub fn push(&mut self, name: EntryName) {
         match self.places.get(&name).copied() {
-            Some((0, _)) => return,
+            Some((told, _)) if told == name.untold() => return,
             Some((told, place)) => {
                 self.order.remove(&(told, place, name.clone()));
             }
             None => {}
         }
-        self.place(name, 0);
+        let untold = name.untold();
+        self.place(name, untold);
     }
 
     fn place(&mut self, name: EntryName, told: u32) {
@@ -75,7 +91,7 @@ impl Queue {
                         break;
                     }
                 }
-                Taken::Told => told_more.push((*told, *place, name.clone(), told + 1 < limit)),
+                Taken::Told => told_more.push((*told, *place, name.clone(), told + name.step() < limit)),
                 Taken::Gone => told_more.push((*told, *place, name.clone(), false)),
             }
         }
@@ -83,7 +99,8 @@ impl Queue {
             self.places.remove(&name);
             self.order.remove(&(told, place, name.clone()));
             if again {
-                self.place(name, told + 1);
+                let step = name.step();
+                self.place(name, told + step);
             }
         }
     }
@@ -105,7 +122,7 @@ mod tests {
     use super::*;
 
     fn name(entry: u8) -> EntryName {
-        EntryName { slot: "s".into(), entry: [entry].into() }
+        EntryName { slot: "s".into(), entry: [entry].into(), transient: false }
     }
 
     /// Up to `room` entries.
@@ -135,6 +152,16 @@ mod tests {
         assert_eq!(take(&mut queue, 2, 2), [3, 9]);
         assert_eq!(take(&mut queue, 2, 9), [1, 2, 4, 3, 9]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn transient_entries_come_later_and_half_as_often() {
+        let mut queue = Queue::default();
+        queue.push(EntryName { transient: true, ..name(7) });
+        queue.push(name(1));
+        queue.push(EntryName { transient: true, ..name(7) });
+        let told: Vec<_> = std::iter::from_fn(|| take(&mut queue, 4, 1).pop()).collect();
+        assert_eq!(told, [1, 7, 1, 1, 7, 1]);
     }
 
     #[test]

@@ -107,7 +107,10 @@ impl<V: Value> Store<V> for Slot<V> {
         let any = !changed.is_empty();
         if let Some(queue) = &self.queue {
             let mut queue = queue.lock();
-            changed.into_iter().for_each(|entry| queue.push(EntryName { slot: self.name.clone(), entry }));
+            for entry in changed {
+                let transient = V::is_transient(&entry);
+                queue.push(EntryName { slot: self.name.clone(), entry, transient });
+            }
         }
         any
     }
@@ -422,6 +425,9 @@ mod tests {
             }
             fn entries(&self) -> Vec<EntryKey> {
                 Vec::new()
+            }
+            fn is_transient(_: &[u8]) -> bool {
+                false
             }
             fn encode_entry(&self, _: &[u8], _: &mut Vec<u8>) -> bool {
                 false
