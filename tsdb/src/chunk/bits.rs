@@ -212,6 +212,11 @@ impl<'a> BitReader<'a> {
         if self.at * 8 - self.len as usize <= self.bytes.len() * 8 { Ok(()) } else { Err(ChunkError::Truncated) }
     }
 
+    /// What it reads from, from the first bit on.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Number of bits taken so far.
     pub fn position(&self) -> usize {
         self.at * 8 - self.len as usize

@@ -19,15 +19,20 @@
 //! - The chunk's first two bytes stay zero until [`put_num_samples`] patches the count in. The bytes up to
 //!   [`XorAppender::byte_len`], so patched, are a complete chunk after every sample: a snapshot is a copy of them.
 //! - [`XorAppender::resume`] goes on with a chunk whose appender is gone (a restart).
-//! - [`encode`] makes a chunk of samples that are all there already, in a third of the time.
+//! - [`encode`] makes a chunk of samples that are all there already, in a third of the time (`whole.rs`).
 //!
 //! When to cut is the caller's decision; `encode` refuses only what the format cannot hold.
-//! How to read: [`decode`].
+//! How to read: [`decode`], which reads chunks with nothing odd in them by `plain.rs` and others carefully.
+
+mod plain;
+mod whole;
 
 use skald_model::{Columns, QueryRange, TimestampMs};
 
 use super::ChunkError;
 use super::bits::{BitReader, BitWriter, ByteSink, Tail};
+
+pub use self::whole::encode;
 
 /// Most bytes one sample can add: count, varint and value of the first one take 20.
 const MAX_SAMPLE_BYTES: usize = 24;
@@ -199,38 +204,6 @@ impl XorAppender {
     }
 }
 
-/// A whole chunk of samples that ascend, at most 65,535 of them: byte for byte what an [`XorAppender`] makes of them.
-pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
-    let num_samples = u16::try_from(times.len()).unwrap_or(u16::MAX);
-    // Most chunks need less, so that the vector does not grow.
-    let mut chunk = Vec::with_capacity(32 + 6 * times.len());
-    chunk.extend_from_slice(&num_samples.to_be_bytes());
-    let mut out = BitWriter::new(&mut chunk);
-    let mut samples =
-        times.iter().zip(values).take(usize::from(num_samples)).map(|(time, value)| (*time, value.to_bits()));
-    let (mut last_time, mut last_bits, mut last_delta) = (0, 0, 0_u64);
-    let mut window = XorWindow::NONE;
-    if let Some((time, bits)) = samples.next() {
-        out.put_varint(time);
-        out.put(bits, 64);
-        (last_time, last_bits) = (time, bits);
-    }
-    if let Some((time, bits)) = samples.next() {
-        last_delta = time.wrapping_sub(last_time) as u64;
-        out.put_uvarint(last_delta);
-        window.put(&mut out, bits ^ last_bits);
-        (last_time, last_bits) = (time, bits);
-    }
-    for (time, bits) in samples {
-        let delta = time.wrapping_sub(last_time) as u64;
-        put_time_dod(&mut out, delta.wrapping_sub(last_delta) as i64);
-        window.put(&mut out, bits ^ last_bits);
-        (last_time, last_bits, last_delta) = (time, bits, delta);
-    }
-    out.finish();
-    chunk
-}
-
 /// Patches the sample count into a chunk's first two bytes; shorter slices are left alone.
 #[inline]
 pub fn put_num_samples(chunk: &mut [u8], num_samples: u16) {
@@ -359,9 +332,12 @@ pub fn decode(bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<(), 
     out.float_values.resize(end, 0.0);
     let times = &mut out.float_timestamps[start..];
     let values = &mut out.float_values[start..];
-    let (kept, result) = match reader.decode_into(range, times, values) {
-        Ok(kept) => (kept, Ok(())),
-        Err(error) => (0, Err(error)),
+    let (kept, result) = match reader.clone().decode_plain(range, times, values) {
+        Some(kept) => (kept, Ok(())),
+        None => match reader.decode_into(range, times, values) {
+            Ok(kept) => (kept, Ok(())),
+            Err(error) => (0, Err(error)),
+        },
     };
     out.float_timestamps.truncate(start + kept);
     out.float_values.truncate(start + kept);
@@ -369,6 +345,7 @@ pub fn decode(bytes: &[u8], range: QueryRange, out: &mut Columns) -> Result<(), 
 }
 
 /// The reader's state between two samples.
+#[derive(Clone)]
 struct XorReader<'a> {
     bits: BitReader<'a>,
     num_samples: u16,
@@ -386,6 +363,28 @@ impl<'a> XorReader<'a> {
         }
         let bits = BitReader::new(&bytes[2..]);
         Ok(Self { bits, num_samples, time: 0, delta: 0, value_bits: 0, window: XorWindow::NONE })
+    }
+
+    /// [`XorReader::decode_into`] of a chunk where nothing is odd; `None` of others.
+    fn decode_plain(mut self, range: QueryRange, times: &mut [TimestampMs], values: &mut [f64]) -> Option<usize> {
+        for index in 0..usize::from(self.num_samples.min(2)) {
+            if !self.next(index as u16).ok()? {
+                return None;
+            }
+            times[index] = self.time;
+            values[index] = f64::from_bits(self.value_bits);
+        }
+        let mut decoded = times.len().min(2);
+        if decoded == 2 && self.time <= range.max {
+            decoded += plain::decode(&self, range.max, &mut times[2..], &mut values[2..])?;
+        }
+        let end = times[..decoded].partition_point(|&time| time <= range.max);
+        let start = times[..end].partition_point(|&time| time < range.min);
+        if start > 0 {
+            times.copy_within(start..end, 0);
+            values.copy_within(start..end, 0);
+        }
+        Some(end - start)
     }
 
     /// Decodes every sample up to the range's end into the two slices, which have room for all; says how many it kept.

@@ -21,7 +21,17 @@ fn encode(samples: &[(TimestampMs, u64)]) -> Vec<u8> {
 
 fn decode_range(chunk: &[u8], min: TimestampMs, max: TimestampMs) -> Result<Samples, ChunkError> {
     let mut out = Columns::default();
-    decode(chunk, QueryRange { min, max }, &mut out)?;
+    let range = QueryRange { min, max };
+    let decoded = decode(chunk, range, &mut out);
+    let careful = XorReader::new(chunk).and_then(|reader| {
+        let len = usize::from(reader.num_samples);
+        let (mut times, mut values) = (vec![0; len], vec![0.0; len]);
+        let kept = reader.decode_into(range, &mut times, &mut values)?;
+        assert_eq!(times[..kept], out.float_timestamps);
+        Ok(())
+    });
+    assert_eq!(decoded, careful, "reading fast is reading carefully");
+    decoded?;
     assert_eq!(out.float_timestamps.len(), out.float_values.len());
     Ok(out.float_timestamps.iter().zip(&out.float_values).map(|(&t, v)| (t, v.to_bits())).collect())
 }
