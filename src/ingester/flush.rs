@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use skald_model::{BlockRange, TimestampMs};
-use skald_tsdb::block::{BlockError, BlockWriter, Compaction, LocalBlock, NewBlock, SymbolSet};
+use skald_tsdb::block::{BlockError, BlockSplit, BlockWriter, Compaction, IndexLimits, LocalBlock, NewBlock};
 use skald_tsdb::chunk::ChunkError;
 use skald_tsdb::chunk::started::for_block;
-use skald_tsdb::head::{Dropped, LostChunks};
+use skald_tsdb::head::{CutExtent, Dropped, LostChunks};
 use skald_tsdb::wal::{Cut, WalError};
 use ulid::Ulid;
 
@@ -83,58 +83,68 @@ impl Ingester {
         Ok(())
     }
 
-    /// On the background pool: a block per aligned range below `up_to`.
+    /// On the background pool: a block per aligned range below `up_to`, or more where one cannot hold the series.
     fn write_blocks(&self, tenant: &Tenant, up_to: TimestampMs) -> Result<(Cut, Vec<LocalBlockEntry>), FlushError> {
         let shared = &self.shared;
         let cut = tenant.head.begin_cut(&shared.wal, up_to)?;
         let mut blocks = Vec::new();
         for range in tenant.head.cut_ranges(cut) {
-            let written = self.write_block(tenant, cut, range);
-            match written {
-                Ok(block) => blocks.extend(block),
-                Err(error) => {
-                    // Nothing refers to the blocks written so far; the next cut writes their samples again.
-                    for block in blocks {
-                        let _ = shared.runtime.disk.remove_dir_all(block.dir());
-                    }
-                    return Err(error);
+            if let Err(error) = self.write_range(tenant, cut, range, &IndexLimits::default(), &mut blocks) {
+                // Nothing refers to the blocks written so far; the next cut writes their samples again.
+                for block in blocks {
+                    let _ = shared.runtime.disk.remove_dir_all(block.dir());
                 }
+                return Err(error);
             }
         }
         Ok((cut, blocks))
     }
 
-    fn write_block(&self, tenant: &Tenant, cut: Cut, range: BlockRange) -> Result<Option<LocalBlockEntry>, FlushError> {
+    /// Adds to `blocks` those of one range, with indexes within `limits`.
+    pub(super) fn write_range(
+        &self,
+        tenant: &Tenant,
+        cut: Cut,
+        range: BlockRange,
+        limits: &IndexLimits,
+        blocks: &mut Vec<LocalBlockEntry>,
+    ) -> Result<(), FlushError> {
         let runtime = &self.shared.runtime;
-        let mut symbols = SymbolSet::default();
         let mut samples: Option<(TimestampMs, TimestampMs)> = None;
-        tenant.head.cut_labels(cut, range, |labels, times| {
-            let (min, max) = samples.unwrap_or((times.min, times.max));
-            samples = Some((min.min(times.min), max.max(times.max)));
-            symbols.insert_labels(labels)
+        let split = BlockSplit::foresee(limits, |each| {
+            tenant.head.cut_labels(cut, range, |labels, CutExtent { times, chunks }| {
+                let (min, max) = samples.unwrap_or((times.min, times.max));
+                samples = Some((min.min(times.min), max.max(times.max)));
+                each(labels, chunks)
+            })
         })?;
-        let Some((min, max)) = samples else { return Ok(None) };
-        let ulid: Ulid = runtime.rng.ulid(runtime.clock.now_ms());
-        let new = NewBlock {
-            ulid,
-            range: BlockRange { min, max: max.saturating_add(1) },
-            compaction: Compaction { level: 1, sources: vec![ulid], ..Compaction::default() },
-            thanos: None,
-        };
+        let Some((min, max)) = samples else { return Ok(()) };
         runtime.disk.create_dir_all(&tenant.dir)?;
-        let mut writer = BlockWriter::create(runtime.disk.clone(), &tenant.dir, new, symbols.sort())?;
+        let mut writers = Vec::new();
+        for symbols in split.symbols() {
+            let ulid: Ulid = runtime.rng.ulid(runtime.clock.now_ms());
+            let new = NewBlock {
+                ulid,
+                range: BlockRange { min, max: max.saturating_add(1) },
+                compaction: Compaction { level: 1, sources: vec![ulid], ..Compaction::default() },
+                thanos: None,
+            };
+            writers.push(BlockWriter::create(runtime.disk.clone(), &tenant.dir, new, symbols)?);
+        }
         let keep_starts = self.shared.config.block_chunk_encoding == BlockChunkEncoding::Xor2;
         let lost = tenant.head.cut_series(cut, range, |labels, chunks| {
             let chunks = for_block(chunks, keep_starts)?;
-            writer.add_series(labels, &chunks).map_err(FlushError::from)
+            writers[split.part_of(labels)].add_series(labels, &chunks).map_err(FlushError::from)
         })?;
         self.tell_lost(&tenant.id, &lost);
-        if writer.finish()?.is_none() {
-            return Ok(None);
+        for writer in writers {
+            if let Some(meta) = writer.finish()? {
+                let dir = tenant.dir.join(meta.ulid.to_string());
+                let block = LocalBlock::open(runtime.disk.as_ref(), &dir)?;
+                blocks.push(LocalBlockEntry::new(block, None));
+            }
         }
-        let dir = tenant.dir.join(ulid.to_string());
-        let block = LocalBlock::open(runtime.disk.as_ref(), &dir)?;
-        Ok(Some(LocalBlockEntry::new(block, None)))
+        Ok(())
     }
 
     /// Tells what a flush could not read.

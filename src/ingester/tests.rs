@@ -10,12 +10,14 @@ use prometheus_client::registry::Registry;
 use skald_model::{Columns, MatchOp, Matcher, MetricMetadata, MetricType, QueryRange};
 use skald_promql::plan::SeriesShard;
 use skald_proto::WriteBatchBuilder;
+use skald_tsdb::block::{BlockError, IndexLimits};
 use skald_tsdb::decode::decode_series;
 use skald_tsdb::disk::{Disk, MemDisk};
+use skald_tsdb::head::Dropped;
 use tonic::service::Routes;
 
 use super::client::{IngesterClient, RejectedKind};
-use super::flush::FlushExtent;
+use super::flush::{FlushError, FlushExtent};
 use super::grpc::{GrpcIngesterClient, server};
 use super::{Config, Ingester, Metrics, Surroundings};
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
@@ -263,6 +265,45 @@ async fn what_was_answered_is_there_after_a_restart_flushed_or_not() {
     assert!(ingester.ship(&one).await);
     assert_eq!(one.blocks().len(), 0);
     assert_eq!(values(&ingester, &a, "m").await, [(NOW + 2, 2.0)]);
+}
+
+#[tokio::test]
+async fn series_that_no_index_could_hold_are_flushed_into_several_blocks() {
+    let rig = Rig::new();
+    let a = tenant("a");
+    let mut batch = WriteBatchBuilder::default();
+    for pod in 0..50 {
+        batch.series([("__name__", "m"), ("pod", &*pod.to_string())]).sample(NOW + pod, pod as f64);
+    }
+    let ingester = rig.open().await;
+    ingester.push(&a, Arc::new(batch.build())).await.unwrap();
+    let one = ingester.shared.tenants.get(&a).unwrap();
+    let before = values(&ingester, &a, "m").await;
+    let cut = one.head.begin_cut(&ingester.shared.wal, NOW + 100).unwrap();
+    let mut blocks = Vec::new();
+    for range in one.head.cut_ranges(cut) {
+        let limits = IndexLimits { series: 20, ..IndexLimits::default() };
+        ingester.write_range(&one, cut, range, &limits, &mut blocks).unwrap();
+    }
+    let series: Vec<u64> = blocks.iter().map(|block| block.meta().stats.num_series).collect();
+    assert!(series.len() == 4 && series.iter().all(|count| *count <= 20), "{series:?}");
+    blocks.into_iter().for_each(|block| one.add_block(block));
+    assert_eq!(one.head.finish_cut(&ingester.shared.wal, cut).unwrap(), Dropped::Done);
+    assert_eq!((one.head.series_count(), before.len()), (0, 50));
+    assert_eq!(values(&ingester, &a, "m").await, before);
+    // One series too large for any block is an error, which leaves nothing behind.
+    let mut batch = WriteBatchBuilder::default();
+    batch.series([("__name__", "m")]).sample(NOW + 200, 1.0);
+    ingester.push(&a, Arc::new(batch.build())).await.unwrap();
+    let cut = one.head.begin_cut(&ingester.shared.wal, NOW + 300).unwrap();
+    let limits = IndexLimits { series_bytes: 10, ..IndexLimits::default() };
+    let mut blocks = Vec::new();
+    let files = rig.disk.list(&one.dir).unwrap();
+    for range in one.head.cut_ranges(cut) {
+        let refused = ingester.write_range(&one, cut, range, &limits, &mut blocks);
+        assert!(matches!(refused, Err(FlushError::Block(BlockError::TooLarge { .. }))));
+    }
+    assert_eq!((blocks.len(), rig.disk.list(&one.dir).unwrap()), (0, files));
 }
 
 #[tokio::test]

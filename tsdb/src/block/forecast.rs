@@ -1,6 +1,7 @@
 //! How large the index of a block will be, told before any of it is written.
 
 use hashbrown::HashSet;
+use skald_model::Labels;
 
 use super::series::SERIES_ALIGN;
 
@@ -81,6 +82,21 @@ impl Forecast {
                 }
             }
         }
+        self.check(limits)
+    }
+
+    /// The same of a series that has no label pair in common with others.
+    pub(super) fn add_apart(&mut self, labels: &Labels, chunks: usize, limits: &IndexLimits) -> Result<(), Excess> {
+        self.series += 1;
+        self.series_bytes += ENTRY_BYTES + CHUNK_BYTES * chunks as u64;
+        for (name, value) in labels {
+            self.series_bytes += LABEL_BYTES;
+            self.offset_bytes += OFFSET_BYTES + (name.len() + value.len()) as u64;
+        }
+        self.check(limits)
+    }
+
+    fn check(&self, limits: &IndexLimits) -> Result<(), Excess> {
         // Each symbol stands in a pair with fewer bytes around it: the symbol table is never the larger one.
         let parts = [
             ("the postings offset table", self.offset_bytes, limits.table_bytes),

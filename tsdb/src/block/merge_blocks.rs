@@ -15,13 +15,10 @@ use super::merge_source::{Candidate, MergeWalk, WalkError};
 use super::number_set::NumberSet;
 use super::segment::SEGMENT_LEN;
 use super::symbols::SortedSymbols;
-use super::{BlockError, BlockMeta, BlockWriter, Compaction, LocalBlock, NewBlock, ParentBlock};
+use super::{BlockError, BlockMeta, BlockWriter, Compaction, LocalBlock, MAX_PARTS, NewBlock, ParentBlock};
 use crate::chunk::ChunkError;
 use crate::disk::Disk;
 use crate::encode::without_overlaps;
-
-/// More blocks than that are not made of one merge: whatever does not fit then is one series' fault.
-const MAX_PARTS: u32 = 1 << 16;
 
 /// Blocks to be merged into one, or into several by series.
 ///

@@ -43,6 +43,7 @@ mod salvage;
 mod section;
 mod segment;
 mod series;
+mod split;
 mod symbols;
 mod toc;
 mod tombstones;
@@ -68,12 +69,16 @@ pub use postings_table::parse_postings;
 pub use salvage::{Loss, SalvageReport, salvage_block};
 pub use segment::{CHUNKS_DIR, FoundChunk, SEGMENT_LEN, check_segment_header, find_chunk, parse_chunk, segment_path};
 pub use series::{ChunkMeta, ChunksAround, SeriesEntry, series_offset, series_range};
+pub use split::BlockSplit;
 pub use symbols::{LabelsReader, SortedSymbols, SymbolSet};
 pub use toc::{TOC_LEN, Toc};
 pub use tombstones::{TOMBSTONES_FILE, Tombstones, cut_columns};
 pub use verify::{Problem, VerifyReport, verify_block};
 pub use visible::{hidden_ranges, is_hidden};
 pub use writer::{BlockWriter, NewBlock};
+
+/// More blocks than that are not made of one set of series: whatever does not fit then is one series' fault.
+const MAX_PARTS: u32 = 1 << 16;
 
 /// Name of the index inside a block.
 pub const INDEX_FILE: &str = "index";

@@ -36,6 +36,15 @@ pub enum Dropped {
     Pinned,
 }
 
+/// What a cut takes of one series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutExtent {
+    /// From the first to the last sample, or a little more.
+    pub times: QueryRange,
+    /// The chunks it is made of; where they overlap, about as many come out.
+    pub chunks: usize,
+}
+
 impl Head {
     /// Up to where the head should be cut now, if anywhere: the end of the newest aligned range that the newest sample has
     /// left half a range behind, once there is something below it and no cut has been finished there (one that failed
@@ -79,20 +88,20 @@ impl Head {
         starts.into_iter().map(|min| BlockRange { min, max: end(min) }).collect()
     }
 
-    /// The series with samples of `range` that the cut covers, labels ascending, each with the times of its first and last
-    /// such sample, or a little more. Reads no chunk: what a block needs to know before its series come.
+    /// The series with samples of `range` that the cut covers, labels ascending, each with the extent of those. Reads no chunk:
+    /// what a block needs to know before its series come.
     pub fn cut_labels<E>(
         self: &Arc<Self>,
         cut: Cut,
         range: BlockRange,
-        mut each: impl FnMut(&Labels, QueryRange) -> Result<(), E>,
+        mut each: impl FnMut(&Labels, CutExtent) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut select = self.select(&[], QueryRange::ALL);
         while let Some((labels, slot)) = select.next_series() {
             let (number, at) = locate(slot);
-            let times = select.page(number).and_then(|page| page.read().cut_times(at, range, cut));
-            if let Some(times) = times {
-                each(&labels, times)?;
+            let extent = select.page(number).and_then(|page| page.read().cut_extent(at, range, cut));
+            if let Some(extent) = extent {
+                each(&labels, extent)?;
             }
         }
         Ok(())

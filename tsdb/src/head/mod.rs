@@ -73,7 +73,7 @@ pub use changes::{ChangeSnapshot, DataVersion};
 pub use chunk_files::{
     ChunkAddress, ChunkFileOptions, ChunkFileStats, ChunkFiles, ChunkReadError, NewChunk, Pin, StoredChunk,
 };
-pub use cut::Dropped;
+pub use cut::{CutExtent, Dropped};
 pub use digest::{HashRange, PartDigest, SampleDigest, SeriesDigest};
 pub use exemplars::SeriesExemplars;
 pub use metadata::{MetadataLimits, MetadataOutcome};

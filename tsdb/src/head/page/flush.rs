@@ -6,6 +6,7 @@ use skald_model::{BlockRange, QueryRange, TimestampMs};
 
 use super::super::chunk_files::{ChunkAddress, StoredChunk};
 use super::super::cold::{self, Cold, ColdRef};
+use super::super::cut::CutExtent;
 use super::super::recode;
 use super::super::sample::{SampleValue, TimedSample};
 use super::super::slab;
@@ -91,13 +92,16 @@ impl Page {
         (!chunks.is_empty() || !beside.is_empty()).then_some(CutParts { chunks, beside })
     }
 
-    /// From the first to the last sample, or a little more, of what [`Page::cut_parts`] gives; without reading chunks.
-    pub(in super::super) fn cut_times(&self, index: usize, range: BlockRange, cut: Cut) -> Option<QueryRange> {
+    /// From the first to the last sample, or a little more, of what [`Page::cut_parts`] gives, and of how many chunks that is
+    /// made; without reading them.
+    pub(in super::super) fn cut_extent(&self, index: usize, range: BlockRange, cut: Cut) -> Option<CutExtent> {
         let series = self.series(index)?;
         let range = covered(range, cut)?;
         let mut times = QueryRange { min: TimestampMs::MAX, max: TimestampMs::MIN };
+        let mut chunks = 0;
         let mut add = |min: TimestampMs, max: TimestampMs| {
             if min <= range.max && range.min <= max {
+                chunks += 1;
                 times = QueryRange { min: times.min.min(min.max(range.min)), max: times.max.max(max.min(range.max)) };
             }
         };
@@ -108,7 +112,7 @@ impl Page {
         if let Some(side) = self.sides.get(series.side) {
             side.for_each_range(cut.generation, &mut add);
         }
-        (!times.is_empty()).then_some(times)
+        (!times.is_empty()).then_some(CutExtent { times, chunks })
     }
 
     /// Time of the oldest sample; `MAX` when there is none.

@@ -225,15 +225,17 @@ impl Rig {
             let mut previous: Option<Labels> = None;
             let mut announced = Vec::new();
             self.head
-                .cut_labels(cut, range, |labels, times| {
-                    announced.push((labels.clone(), times));
+                .cut_labels(cut, range, |labels, extent| {
+                    announced.push((labels.clone(), extent));
                     Ok::<_, ()>(())
                 })
                 .unwrap();
             let lost = self
                 .head
                 .cut_series(cut, range, |labels, chunks| {
-                    let (_, times) = announced.iter().find(|(announced, _)| announced == labels).unwrap();
+                    let (_, extent) = announced.iter().find(|(announced, _)| announced == labels).unwrap();
+                    let CutExtent { times, chunks: count } = *extent;
+                    assert!(count > 0);
                     assert!(chunks.iter().all(|c| times.min <= c.min_time && c.max_time <= times.max));
                     assert!(previous.as_ref().is_none_or(|previous| previous < labels), "series out of order");
                     previous = Some(labels.clone());
