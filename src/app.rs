@@ -36,6 +36,7 @@ use crate::querier::grpc::GrpcQuerierClient;
 use crate::querier::{self, IngesterGroup, Querier};
 use crate::query_frontend::QueryFrontend;
 use crate::runtime::{Net, Runtime};
+use crate::runtime_config::{self, RuntimeConfig};
 use crate::services::{ServiceFailed, Services};
 use crate::store_gateway::client::StoreGatewayClient;
 use crate::store_gateway::grpc::GrpcStoreGatewayClient;
@@ -53,8 +54,9 @@ pub enum AppError {
 }
 
 /// The services, in the order in which they start.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 10] = [
     "http",
+    "runtime-config",
     "object-storage",
     "compactor",
     "store-gateway",
@@ -66,15 +68,17 @@ const ORDER: [&str; 9] = [
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 3] = [
+const LINKS: [Link; 4] = [
     Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
     Link { path: "/ingester/tenants", title: "Tenants of the ingester: series, blocks, newest sample" },
+    Link { path: "/runtime_config?mode=diff", title: "Limits of single tenants, as they are in force" },
     Link { path: "/prometheus/api/v1/status/buildinfo", title: "What the query API says of itself" },
 ];
 
 /// What the parts of a process share while they are put together.
 struct App {
     config: Config,
+    limits: TenantLimits,
     runtime: Runtime,
     services: Services,
     registry: Arc<RwLock<Registry>>,
@@ -106,8 +110,17 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         tokio::spawn(async move { serve(listener, move || gate.router(), &server, clock, stop).await })
     };
 
-    let mut app =
-        App { config, runtime, services: services.clone(), registry, http: pages, grpc: None, loops: Vec::new() };
+    let limits = TenantLimits::new(config.limits.clone());
+    let mut app = App {
+        config,
+        limits,
+        runtime,
+        services: services.clone(),
+        registry,
+        http: pages,
+        grpc: None,
+        loops: Vec::new(),
+    };
     let mut stop = Box::pin(stop);
     let begun = tokio::select! {
         begun = app.start(&frame, &gate, &stopping) => begun.map(Some),
@@ -151,6 +164,7 @@ impl App {
         gate: &Gate,
         stopping: &watch::Sender<bool>,
     ) -> Result<tokio::task::JoinHandle<()>, AppError> {
+        self.start_runtime_config().await?;
         let storage = self.start_storage().await?;
         self.start_compactor(&storage).await?;
         let store_gateways = self.start_store_gateway(&storage).await?;
@@ -194,6 +208,23 @@ impl App {
             tracing::error!(service = name, why, "a service broke");
             services.fail(name, why);
         })));
+    }
+
+    /// Before whoever asks for limits.
+    async fn start_runtime_config(&mut self) -> Result<(), AppError> {
+        let opened = RuntimeConfig::open(
+            self.config.runtime_config.clone(),
+            self.limits.clone(),
+            self.runtime.clock.clone(),
+            self.runtime.disk.clone(),
+            &mut self.registry.write(),
+        );
+        let opened = self.services.start("runtime-config", async { opened.map_err(AppError::Setting) }).await?;
+        let opened = Arc::new(opened);
+        let routes = runtime_config::routes(opened.clone(), self.config.multitenancy_enabled);
+        self.http = std::mem::take(&mut self.http).merge(routes);
+        self.spawn_loop("runtime-config", async move { opened.run().await });
+        Ok(())
     }
 
     async fn start_storage(&mut self) -> Result<Storage, AppError> {
@@ -258,7 +289,7 @@ impl App {
             bucket: storage.bucket.clone(),
             indexes: storage.indexes.clone(),
             index_refresh_interval: self.config.blocks_storage.bucket_index.refresh_interval,
-            creation_grace_period: self.config.limits.distributor.creation_grace_period,
+            limits: self.limits.clone(),
             runtime: self.runtime.clone(),
             metrics: ingester::Metrics::new(&mut self.registry.write()),
         };
@@ -336,7 +367,7 @@ impl App {
                 return Err(AppError::Setting(text.to_owned()));
             }
             let multitenancy = self.config.multitenancy_enabled;
-            let limits = TenantLimits::new(self.config.limits.clone());
+            let limits = self.limits.clone();
             let promql = self.config.promql.clone();
             let frontend = QueryFrontend::new(config, promql, limits, multitenancy, queriers, self.runtime.clone());
             let routes = Arc::new(frontend).router();
@@ -356,7 +387,7 @@ impl App {
             let ingesters = Ingesters::new(groups.collect()).map_err(|e| AppError::Setting(e.to_string()))?;
             let distributor = Distributor::new(
                 self.config.distributor.clone(),
-                self.config.limits.distributor.clone(),
+                self.limits.clone(),
                 Arc::new(ArcSwap::from_pointee(ingesters)),
                 &self.runtime,
                 &mut self.registry.write(),

@@ -10,12 +10,14 @@
 
 use std::path::{Path, PathBuf};
 
+use skald_tsdb::disk::RealDisk;
+
 use crate::config::Config;
 use crate::settings::{
     Arguments, Comments, Environment, LoadError, YamlFile, entries, help, load, nearest, read_flags, reference,
     settings, to_yaml,
 };
-use crate::tsdb_tool;
+use crate::{runtime_config, tsdb_tool};
 
 settings! {
     /// Where the settings come from.
@@ -68,6 +70,9 @@ pub enum CliError {
         /// Why.
         source: std::io::Error,
     },
+    /// The file of runtime settings cannot be used.
+    #[error("{0}")]
+    RuntimeConfig(String),
 }
 
 const COMMANDS: [&str; 3] = ["config print-defaults", "config check", "config print-reference"];
@@ -92,7 +97,9 @@ pub fn command(arguments: &[String], environment: &Environment) -> Result<Comman
         }
         "config check" => {
             environment.refuse_unknown(&known)?;
-            load_config(&arguments, environment)?;
+            let config = load_config(&arguments, environment)?;
+            runtime_config::check(&config.runtime_config, &config.limits, &RealDisk)
+                .map_err(CliError::RuntimeConfig)?;
             Ok(Command::Print("the settings are fine\n".to_owned()))
         }
         "config print-defaults" => Ok(Command::Print(to_yaml(&Config::default(), Comments::Descriptions))),
@@ -299,6 +306,9 @@ mod tests {
             "{path}:2:3: unknown setting `server.htp_listen_address`, did you mean `server.http_listen_address`?"
         );
         refused(&["config", "check", "--config.file", &path], &[], &place);
+        let (_dir, path) = file("overrides: {a: {ingestion_rte: 1}}");
+        let unknown = "unknown setting `overrides.a.ingestion_rte`, did you mean `overrides.a.ingestion_rate`?";
+        refused(&["config", "check", "--runtime-config.file", &path], &[], unknown);
         let (_dir, path) = file("config:\n  file: x\n");
         refused(&["--config.file", &path], &[], "unknown setting `config`");
     }

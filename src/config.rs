@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
-use crate::{bucket, compactor, distributor, http, ingester, limits, logging, querier, query_frontend, store_gateway};
+use crate::{
+    bucket, compactor, distributor, http, ingester, limits, logging, querier, query_frontend, runtime_config,
+    store_gateway,
+};
 
 settings! {
     /// What the process is and where it keeps its data.
@@ -24,6 +27,8 @@ settings! {
         pub distributor: distributor::Config,
         /// Limits of tenants.
         pub limits: limits::Limits,
+        /// Settings that change while the process runs.
+        pub runtime_config: runtime_config::Config,
         /// Object storage.
         pub blocks_storage: bucket::Config,
         /// The ingester.

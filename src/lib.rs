@@ -22,6 +22,7 @@ pub mod query_frontend;
 pub mod query_plan;
 pub mod read_ahead;
 pub mod runtime;
+pub mod runtime_config;
 pub mod select;
 pub mod services;
 pub mod settings;

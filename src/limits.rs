@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::settings::{Field, Section};
 use crate::tenant::TenantId;
 use crate::{distributor, query_frontend};
@@ -34,11 +36,11 @@ impl Section for Limits {
     }
 }
 
-/// Which limits are whose. Cloning shares them.
+/// Which limits are whose. Cloning shares them; they change while the process runs.
 #[derive(Debug, Clone, Default)]
 pub struct TenantLimits {
     default: Arc<Limits>,
-    overrides: Arc<HashMap<TenantId, Limits>>,
+    overrides: Arc<ArcSwap<HashMap<TenantId, Arc<Limits>>>>,
 }
 
 impl TenantLimits {
@@ -47,14 +49,23 @@ impl TenantLimits {
         Self { default: Arc::new(default), overrides: Arc::default() }
     }
 
-    /// Other limits for some tenants.
-    #[must_use]
-    pub fn with_overrides(self, overrides: HashMap<TenantId, Limits>) -> Self {
-        Self { overrides: Arc::new(overrides), ..self }
+    /// Other limits for some tenants, in place of those that were there.
+    pub fn set_overrides(&self, overrides: HashMap<TenantId, Arc<Limits>>) {
+        self.overrides.store(Arc::new(overrides));
     }
 
-    /// The limits of a tenant.
-    pub fn of(&self, tenant: &TenantId) -> &Limits {
-        self.overrides.get(tenant).unwrap_or(&self.default)
+    /// The tenants with limits of their own, and these.
+    pub fn overrides(&self) -> Arc<HashMap<TenantId, Arc<Limits>>> {
+        self.overrides.load_full()
+    }
+
+    /// The limits of tenants without their own.
+    pub fn default_limits(&self) -> &Limits {
+        &self.default
+    }
+
+    /// The limits of a tenant, as they are now.
+    pub fn of(&self, tenant: &TenantId) -> Arc<Limits> {
+        Arc::clone(self.overrides.load().get(tenant).unwrap_or(&self.default))
     }
 }

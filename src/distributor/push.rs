@@ -11,7 +11,6 @@ use skald_proto::remote_write::{DecodeError, Received, Version, declared_bytes};
 
 use super::config::Config;
 use super::in_flight::{InFlight, Reservation};
-use super::limits::Limits;
 use super::metrics::Metrics;
 use super::rejections::Rejections;
 use super::replicate::{Ingesters, replicate};
@@ -20,6 +19,7 @@ use super::tenants::{Tenant, Tenants};
 use super::validate::{reject_undecodable, validate};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::RejectedKind;
+use crate::limits::{Limits, TenantLimits};
 use crate::runtime::{Clock, Pool, Rng, Runtime};
 use crate::tenant::TenantId;
 
@@ -33,7 +33,7 @@ const SPARE_BYTES: usize = 8 << 20;
 /// Takes writes, checks them, and sends each series to the ingesters that hold it.
 pub struct Distributor {
     pub(super) config: Config,
-    limits: Arc<Limits>,
+    limits: TenantLimits,
     ingesters: Arc<ArcSwap<Ingesters>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<Rng>,
@@ -69,7 +69,7 @@ impl Distributor {
     /// A distributor that writes to what `ingesters` holds at the time of each write.
     pub fn new(
         config: Config,
-        limits: Limits,
+        limits: TenantLimits,
         ingesters: Arc<ArcSwap<Ingesters>>,
         runtime: &Runtime,
         registry: &mut Registry,
@@ -79,7 +79,7 @@ impl Distributor {
             InFlight::new(&config.instance_limits, metrics.in_flight_requests.clone(), metrics.in_flight_bytes.clone());
         Self {
             config,
-            limits: Arc::new(limits),
+            limits,
             ingesters,
             clock: runtime.clock.clone(),
             rng: runtime.rng.clone(),
@@ -100,7 +100,7 @@ impl Distributor {
         reservation: &mut Reservation,
     ) -> Result<Outcome, ServiceError> {
         let begun = self.clock.monotonic();
-        let state = self.tenants.get(tenant, &self.limits, begun);
+        let state = self.tenants.get(tenant, begun);
         let outcome = self.push_admitted(tenant, &state, (version, body), reservation, begun).await;
         self.metrics.push_duration.observe(self.clock.monotonic().saturating_sub(begun).as_secs_f64());
         outcome
@@ -114,14 +114,15 @@ impl Distributor {
         reservation: &mut Reservation,
         now: Duration,
     ) -> Result<Outcome, ServiceError> {
-        state.admit_request(&self.limits, now)?;
-        let Admitted { mut received, mut rejections, decoded } = self.admit(body, reservation).await?;
+        let limits = self.limits.of(tenant);
+        state.admit_request(&limits.distributor, now)?;
+        let Admitted { mut received, mut rejections, decoded } = self.admit(body, limits.clone(), reservation).await?;
         decoded.map_err(decode_error)?;
         reservation.grow_to(received.heap_bytes())?;
         let batch = std::mem::take(&mut received.batch);
         let (samples, exemplars) = (batch.sample_count() as u64, batch.exemplar_count() as u64);
         let metadata = batch.metadata.len() as u64;
-        if let Err(error) = state.admit_items(samples + exemplars + metadata, &self.limits, now) {
+        if let Err(error) = state.admit_items(samples + exemplars + metadata, &limits.distributor, now) {
             for (kind, count) in [
                 (RejectedKind::Sample, samples),
                 (RejectedKind::Exemplar, exemplars),
@@ -159,6 +160,7 @@ impl Distributor {
     async fn admit(
         &self,
         (version, body): (Version, Bytes),
+        limits: Arc<Limits>,
         reservation: &mut Reservation,
     ) -> Result<Admitted, ServiceError> {
         let max_bytes = self.config.max_recv_msg_size.as_usize();
@@ -168,14 +170,13 @@ impl Distributor {
         self.metrics.decompressed_bytes.inc_by(declared);
         reservation.grow_to(body.len() + declared as usize)?;
         let mut received = self.spare.lock().pop().unwrap_or_default();
-        let limits = self.limits.clone();
         let now = self.clock.now_ms();
         let work = move || {
             let mut rejections = Rejections::default();
             let decoded = received
                 .decode(version, &body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
             if decoded.is_ok() {
-                validate(&mut received, &limits, now, &mut rejections);
+                validate(&mut received, &limits.distributor, now, &mut rejections);
             }
             Admitted { received, rejections, decoded }
         };

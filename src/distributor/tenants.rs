@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::limits::Limits;
 use super::metrics::{DiscardLabels, Metrics, TenantLabels, reason_label};
-use super::rate_limit::TokenBucket;
+use super::rate_limit::{Rate, TokenBucket};
 use super::rejections::Rejections;
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::RejectedKind;
@@ -38,8 +38,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Tenant {
     name: TenantLabels,
-    requests: Option<TokenBucket>,
-    items: Option<TokenBucket>,
+    requests: TokenBucket,
+    items: TokenBucket,
     received_samples: Counter,
     received_exemplars: Counter,
     received_metadata: Counter,
@@ -57,7 +57,7 @@ impl Tenants {
     }
 
     /// The tenant's state, made when it is new. `now` is monotonic.
-    pub(super) fn get(&self, id: &TenantId, limits: &Limits, now: Duration) -> Arc<Tenant> {
+    pub(super) fn get(&self, id: &TenantId, now: Duration) -> Arc<Tenant> {
         if let Some(tenant) = self.state.read().tenants.get(id) {
             tenant.seen.store(now.as_millis() as u64, Ordering::Relaxed);
             return tenant.clone();
@@ -70,15 +70,15 @@ impl Tenants {
                 tenant.forget(&self.metrics);
             }
         }
-        let tenant = state.tenants.entry(id.clone()).or_insert_with(|| Arc::new(self.tenant(id, limits, now)));
+        let tenant = state.tenants.entry(id.clone()).or_insert_with(|| Arc::new(self.tenant(id, now)));
         tenant.clone()
     }
 
-    fn tenant(&self, id: &TenantId, limits: &Limits, now: Duration) -> Tenant {
+    fn tenant(&self, id: &TenantId, now: Duration) -> Tenant {
         let name = TenantLabels { tenant: id.as_str().to_owned() };
         Tenant {
-            requests: limits.request_rate.map(|rate| TokenBucket::new(rate, limits.request_burst_size, now)),
-            items: limits.ingestion_rate.map(|rate| TokenBucket::new(rate, limits.ingestion_burst_size, now)),
+            requests: TokenBucket::new(now),
+            items: TokenBucket::new(now),
             received_samples: self.metrics.received_samples.get_or_create_owned(&name),
             received_exemplars: self.metrics.received_exemplars.get_or_create_owned(&name),
             received_metadata: self.metrics.received_metadata.get_or_create_owned(&name),
@@ -92,8 +92,9 @@ impl Tenants {
 impl Tenant {
     /// Takes one request from the tenant's rate.
     pub(super) fn admit_request(&self, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
-        let Some(Err(wait)) = self.requests.as_ref().map(|bucket| bucket.take(1, now)) else { return Ok(()) };
-        let (rate, burst) = (limits.request_rate.unwrap_or_default(), limits.request_burst_size);
+        let Some(rate) = limits.request_rate else { return Ok(()) };
+        let burst = limits.request_burst_size;
+        let Err(wait) = self.requests.take(1, Rate { per_second: rate, burst }, now) else { return Ok(()) };
         Err(ServiceError::new(
             ErrorKind::TooManyRequests,
             "tenant-max-request-rate",
@@ -104,8 +105,9 @@ impl Tenant {
 
     /// Takes `items` samples, exemplars and metadata entries from the tenant's rate.
     pub(super) fn admit_items(&self, items: u64, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
-        let Some(Err(wait)) = self.items.as_ref().map(|bucket| bucket.take(items, now)) else { return Ok(()) };
-        let (rate, burst) = (limits.ingestion_rate.unwrap_or_default(), limits.ingestion_burst_size);
+        let Some(rate) = limits.ingestion_rate else { return Ok(()) };
+        let burst = limits.ingestion_burst_size;
+        let Err(wait) = self.items.take(items, Rate { per_second: rate, burst }, now) else { return Ok(()) };
         Err(ServiceError::new(
             ErrorKind::TooManyRequests,
             "tenant-max-ingestion-rate",
@@ -161,10 +163,7 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::new(&mut registry));
         let tenants = Tenants::new(metrics.clone());
-        let limits = Limits::default();
-        let get = |id: &str, minutes: u64| {
-            tenants.get(&TenantId::new(id).unwrap(), &limits, Duration::from_secs(minutes * 60))
-        };
+        let get = |id: &str, minutes: u64| tenants.get(&TenantId::new(id).unwrap(), Duration::from_secs(minutes * 60));
         get("idle", 0).count_discarded(RejectedKind::Sample, "label-invalid", 3, &metrics);
         get("busy", 0).count_received(1, 1, 1);
         get("busy", 15);

@@ -21,6 +21,7 @@ use super::*;
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::{Frame, FrameMetrics};
 use crate::ingester::client::{IngesterClient, PushReply, RejectedKind, Rejection};
+use crate::limits::TenantLimits;
 use crate::runtime::{ManualClock, MemNet, Pool, Rng, Runtime};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::settings::ByteSize;
@@ -155,7 +156,8 @@ impl Setup {
         let mut registry = Registry::default();
         let frame = Frame::new(runtime.clock.clone(), FrameMetrics::new(&mut registry));
         let ingesters = Arc::new(ArcSwap::from_pointee(ingesters));
-        let distributor = Distributor::new(self.config, self.limits, ingesters, &runtime, &mut registry);
+        let limits = TenantLimits::new(crate::limits::Limits { distributor: self.limits, ..Default::default() });
+        let distributor = Distributor::new(self.config, limits, ingesters, &runtime, &mut registry);
         let routes = frame.http(routes(Arc::new(distributor), self.multitenancy_enabled));
         Running { routes, registry, clock, groups: self.groups }
     }

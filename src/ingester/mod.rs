@@ -39,6 +39,7 @@ use skald_tsdb::wal::Wal;
 
 use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
+use crate::limits::TenantLimits;
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, setting_enum, settings};
 use losses::TenantLoss;
@@ -187,7 +188,7 @@ struct Shared {
     /// After this long every querier has read a newer bucket index.
     index_refresh_interval: Duration,
     /// How far in the future a sample may lie.
-    creation_grace_period: Duration,
+    limits: TenantLimits,
     /// Bytes of pushes under way.
     inflight: Arc<tokio::sync::Semaphore>,
     /// Tells who waits for durability that the log was synced.

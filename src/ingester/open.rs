@@ -21,6 +21,7 @@ use super::tenants::{LocalBlockEntry, Tenant, Tenants, load_shipped};
 use super::{Config, Ingester, Metrics, Shared};
 use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
+use crate::limits::TenantLimits;
 use crate::runtime::Runtime;
 use crate::runtime::pool::TaskLost;
 use crate::tenant::TenantId;
@@ -57,8 +58,8 @@ pub struct Surroundings {
     pub indexes: Arc<IndexCache>,
     /// After this long every querier has read a newer bucket index.
     pub index_refresh_interval: Duration,
-    /// How far in the future a sample may lie: the distributor's limit, held here too, where the clock may differ.
-    pub creation_grace_period: Duration,
+    /// Whose samples may lie how far in the future.
+    pub limits: TenantLimits,
     /// Clocks, pools, disk.
     pub runtime: Runtime,
     /// Where it counts.
@@ -74,8 +75,7 @@ impl Ingester {
         surroundings: Surroundings,
         progress: impl Fn(String) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let Surroundings { bucket, indexes, index_refresh_interval, creation_grace_period, runtime, metrics } =
-            surroundings;
+        let Surroundings { bucket, indexes, index_refresh_interval, limits, runtime, metrics } = surroundings;
         let (wal_dir, blocks_dir) = (data_dir.join("wal"), data_dir.join("tsdb"));
         let opening = Opening {
             config: config.clone(),
@@ -99,7 +99,7 @@ impl Ingester {
             bucket,
             indexes,
             index_refresh_interval,
-            creation_grace_period,
+            limits,
             inflight: Arc::new(tokio::sync::Semaphore::new(permits)),
             synced: tokio::sync::watch::channel(()).0,
             sync_wanted: tokio::sync::Notify::new(),

@@ -78,10 +78,11 @@ impl Ingester {
             }
             tenant.pushed(shared.runtime.clock.monotonic().as_millis() as i64);
             let now = shared.runtime.clock.now_ms();
+            let grace_period = shared.limits.of(id).distributor.creation_grace_period;
             let limits = AppendLimits {
                 max_series: shared.config.max_series_per_tenant,
                 max_series_per_metric: shared.config.max_series_per_metric,
-                max_time: now.saturating_add(shared.creation_grace_period.as_millis() as i64),
+                max_time: now.saturating_add(grace_period.as_millis() as i64),
                 max_exemplars: shared.config.max_exemplars_per_tenant,
                 fresh_from: now.saturating_sub(FRESH_MS),
             };

@@ -24,6 +24,7 @@ use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::bucket::{Bucket, MemBucket};
 use crate::error::ErrorKind;
 use crate::http;
+use crate::limits::TenantLimits;
 use crate::runtime::{Clock, ManualClock, MemNet, Net, Pool, Rng, Runtime};
 use crate::select::{LabelRequest, SelectRequest};
 use crate::tenant::TenantId;
@@ -70,7 +71,7 @@ impl Rig {
             bucket: self.bucket.clone(),
             indexes,
             index_refresh_interval: Duration::from_secs(60),
-            creation_grace_period: Duration::from_secs(600),
+            limits: TenantLimits::default(),
             runtime,
             metrics: Metrics::new(&mut Registry::default()),
         };

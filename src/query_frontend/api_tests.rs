@@ -80,7 +80,8 @@ fn frontend() -> Arc<QueryFrontend> {
     };
     let everything = limits::Limits { query_frontend: everything, ..limits::Limits::default() };
     let curious = TenantId::new("curious").unwrap();
-    let limits = TenantLimits::default().with_overrides(HashMap::from([(curious, everything)]));
+    let limits = TenantLimits::default();
+    limits.set_overrides(HashMap::from([(curious, Arc::new(everything))]));
     Arc::new(QueryFrontend::new(
         Config::default(),
         PromqlConfig::default(),

@@ -141,8 +141,8 @@ impl QueryFrontend {
     }
 
     /// What of PromQL a tenant may use.
-    fn limits(&self, tenant: &TenantId) -> &Limits {
-        &self.limits.of(tenant).query_frontend
+    fn limits(&self, tenant: &TenantId) -> Limits {
+        self.limits.of(tenant).query_frontend.clone()
     }
 
     /// The querier whose turn it is.

@@ -110,7 +110,8 @@ pub fn load<S: Section + Default + Clone>(
     Ok(settings)
 }
 
-fn check(section: &mut dyn Section, at: &str) -> Result<(), LoadError> {
+/// Whether a section and all within fit together.
+pub(super) fn check(section: &mut dyn Section, at: &str) -> Result<(), LoadError> {
     section.check().map_err(|message| LoadError::new(Origin::Section(at.to_owned()), message))?;
     for field in section.fields() {
         if let Item::Section(inner) = field.item {

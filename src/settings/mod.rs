@@ -10,7 +10,7 @@
 //!
 //! Every source is strict: an unknown key, variable or flag is an error that suggests the nearest known one, and a bad
 //! value's error names where it stands, the value and what is expected. Nothing here knows which settings exist
-//! (`config.rs` does), and nothing is read while the process runs.
+//! (`config.rs` does). Only what [`read_overrides`] reads changes while the process runs.
 
 mod declare;
 mod duration;
@@ -35,4 +35,4 @@ pub use section::{Entry, Field, Item, Leaf, Ranged, Section, entries};
 pub use sizes::ByteSize;
 pub use suggest::nearest;
 pub use value::{SettingValue, Shown};
-pub use yaml::{Comments, changed_yaml, to_yaml};
+pub use yaml::{Comments, changed_yaml, changed_yaml_from, read_overrides, to_yaml};

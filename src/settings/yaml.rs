@@ -4,11 +4,12 @@
 //! text of a scalar is taken as written (`012` for a text stays `012`) and read by the setting's own type.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::load::{Environment, LoadError, Origin};
+use super::load::{Environment, LoadError, Origin, check};
 use super::section::{Entry, Field, Item, Leaf, Section, entries, join};
 use super::suggest::nearest;
 use super::value::Shown;
@@ -23,25 +24,29 @@ pub(super) fn read<S: Section + Clone>(
     text: &str,
     expand: Expand<'_>,
 ) -> Result<(), LoadError> {
-    let known: Vec<String> = entries(section).into_iter().map(|entry| entry.path).collect();
-    let reader = Reader { known, expand, complaint: RefCell::new(None) };
-    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let at = |line, column| Origin::File { path: file.to_owned(), line, column };
-        if index > 0 {
-            return Err(LoadError::new(at(0, 0), "holds more than one YAML document, expected one"));
-        }
-        let seed = SectionSeed { section, path: "", reader: &reader };
-        if let Err(error) = seed.deserialize(document) {
-            let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-            // Ours carries the better text; the library's own (syntax) also repeats the place.
-            let message = reader.complaint.take().unwrap_or_else(|| {
-                let text = error.to_string();
-                text.split(" at line ").next().unwrap_or_default().to_owned()
-            });
-            return Err(LoadError::new(at(line, column), message));
-        }
+    let reader = Reader::new(section, expand);
+    reader.document(file, text, SectionSeed { section, path: "", reader: &reader })
+}
+
+/// Reads sections that depart from `base`, by name: what the mapping `key`, the only one of the document, says. Each is
+/// checked as a whole.
+pub fn read_overrides<S: Section + Clone>(
+    base: &S,
+    key: &'static str,
+    file: &str,
+    text: &str,
+) -> Result<BTreeMap<String, S>, LoadError> {
+    let reader = Reader::new(base, None);
+    let mut sections = BTreeMap::new();
+    reader.document(
+        file,
+        text,
+        OverridesSeed { base, key, path: String::new(), sections: &mut sections, reader: &reader },
+    )?;
+    for (name, section) in &mut sections {
+        check(section, &join(key, name))?;
     }
-    Ok(())
+    Ok(sections)
 }
 
 struct Reader<'r> {
@@ -51,7 +56,36 @@ struct Reader<'r> {
     complaint: RefCell<Option<String>>,
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
+    fn new<S: Section + Clone>(section: &S, expand: Expand<'r>) -> Self {
+        let known = entries(section).into_iter().map(|entry| entry.path).collect();
+        Self { known, expand, complaint: RefCell::new(None) }
+    }
+
+    /// Reads the only document of a file.
+    fn document<'de, T>(&self, file: &str, text: &'de str, seed: T) -> Result<(), LoadError>
+    where
+        T: DeserializeSeed<'de, Value = ()>,
+    {
+        let mut seed = Some(seed);
+        for document in serde_yaml_ng::Deserializer::from_str(text) {
+            let at = |line, column| Origin::File { path: file.to_owned(), line, column };
+            let Some(seed) = seed.take() else {
+                return Err(LoadError::new(at(0, 0), "holds more than one YAML document, expected one"));
+            };
+            if let Err(error) = seed.deserialize(document) {
+                let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
+                // Ours carries the better text; the library's own (syntax) also repeats the place.
+                let message = self.complaint.take().unwrap_or_else(|| {
+                    let text = error.to_string();
+                    text.split(" at line ").next().unwrap_or_default().to_owned()
+                });
+                return Err(LoadError::new(at(line, column), message));
+            }
+        }
+        Ok(())
+    }
+
     fn complain<E: serde::de::Error>(&self, message: String) -> E {
         *self.complaint.borrow_mut() = Some(message.clone());
         E::custom(message)
@@ -112,6 +146,65 @@ impl<'de> Visitor<'de> for SectionSeed<'_> {
                     map.next_value_seed(SectionSeed { section: *section, path: &path, reader })?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the document of [`read_overrides`], or what its only key holds.
+struct OverridesSeed<'s, S> {
+    base: &'s S,
+    key: &'static str,
+    /// Empty above the key.
+    path: String,
+    sections: &'s mut BTreeMap<String, S>,
+    reader: &'s Reader<'s>,
+}
+
+impl<'de, S: Section + Clone> DeserializeSeed<'de> for OverridesSeed<'_, S> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, S: Section + Clone> Visitor<'de> for OverridesSeed<'_, S> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => write!(f, "a mapping with the key `{}`", self.key),
+            path => write!(f, "a mapping of names to settings in `{path}`"),
+        }
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let OverridesSeed { base, key, path, sections, reader } = self;
+        while let Some(name) = map.next_key::<String>()? {
+            let inner = join(&path, &name);
+            if path.is_empty() {
+                if name != key {
+                    let near = nearest(&name, [key]);
+                    return Err(reader.complain(unknown("section", &name, near)));
+                }
+                map.next_value_seed(OverridesSeed { base, key, path: inner, sections, reader })?;
+                continue;
+            }
+            if sections.contains_key(&name) {
+                return Err(reader.complain(format!("`{inner}` is set twice in this file")));
+            }
+            let mut section = base.clone();
+            map.next_value_seed(SectionSeed { section: &mut section, path: &inner, reader })?;
+            sections.insert(name, section);
         }
         Ok(())
     }
@@ -242,9 +335,14 @@ pub fn to_yaml<S: Section + Clone>(section: &S, comments: Comments) -> String {
 
 /// The settings that differ from their defaults, as YAML.
 pub fn changed_yaml<S: Section + Clone + Default>(section: &S) -> String {
-    let defaults = entries(&S::default());
+    changed_yaml_from(section, &S::default())
+}
+
+/// The settings that differ from those of `base`, as YAML.
+pub fn changed_yaml_from<S: Section + Clone>(section: &S, base: &S) -> String {
+    let base = entries(base);
     let now = entries(section);
-    let changed = now.iter().zip(&defaults).filter(|(now, default)| now.value != default.value);
+    let changed = now.iter().zip(&base).filter(|(now, base)| now.value != base.value);
     write(changed.map(|(now, _)| now), Comments::None)
 }
 
