@@ -61,6 +61,7 @@ pub(super) fn decode(
         symbols: Vec::new(),
         refs: Vec::new(),
         memo: Vec::new(),
+        memo_base: 0,
         scratch: Vec::new(),
         series_order: NameOrder::default(),
         exemplar_order: NameOrder::default(),
@@ -111,6 +112,19 @@ impl<'a> Symbol<'a> {
     }
 }
 
+/// A label as it was written out.
+#[derive(Clone, Copy)]
+struct KnownLabel {
+    /// Name and value.
+    refs: [u32; 2],
+    legacy_name: bool,
+    /// Where it stands, from the series' first label on.
+    start: u32,
+    end: u32,
+    /// Of all labels up to this one.
+    shape: LabelShape,
+}
+
 /// Metadata by references: of which metric name, type, help, unit.
 type MetadataKey = (u32, MetricType, u32, u32);
 
@@ -121,8 +135,10 @@ struct Walk<'a, 'out> {
     symbols: Vec<Symbol<'a>>,
     /// References of the series or exemplar at hand.
     refs: Vec<u32>,
-    /// Names of the last series' labels, ascending, and whether each is a legacy name: neighbours mostly share them.
-    memo: Vec<(u32, bool)>,
+    /// The labels written last, which neighbours mostly share; none after labels that had to be rearranged.
+    memo: Vec<KnownLabel>,
+    /// Where among the labels written out they begin.
+    memo_base: usize,
     /// Labels of the series or exemplar at hand, when they are not canonical.
     scratch: Vec<RawLabel<'a>>,
     series_order: NameOrder<'a>,
@@ -174,12 +190,14 @@ impl<'a> Walk<'a, '_> {
         let labels = match self.write_labels() {
             Some(labels) => Ok(labels),
             None => {
+                self.memo.clear();
                 self.sink.batch.rebuilt.truncate(rebuilt_before);
                 self.rearrange_labels()?
             }
         };
         let (slice, shape) = match labels {
             _ if self.sink.mark().no_samples_since(mark) => {
+                self.memo.clear();
                 self.sink.batch.rebuilt.truncate(rebuilt_before);
                 self.collect_labels();
                 self.sink.reject_series(Defect::NoSamples, &self.scratch, mark);
@@ -207,40 +225,62 @@ impl<'a> Walk<'a, '_> {
     /// are not.
     #[inline]
     fn write_labels(&mut self) -> Option<(LabelSlice, LabelShape)> {
-        let Self { symbols, refs, memo, .. } = self;
+        let Self { symbols, refs, memo, memo_base, .. } = self;
         let rebuilt = &mut self.sink.batch.rebuilt;
-        let start = rebuilt.len();
-        let mut shape = LabelShape::EMPTY;
+        let (start, base) = (rebuilt.len(), *memo_base);
         let (pairs, []) = refs.as_chunks::<2>() else { return None };
         if pairs.is_empty() {
             return None;
         }
-        for (i, &[name_ref, value_ref]) in pairs.iter().enumerate() {
-            let (name, value) =
-                (symbols.get(name_ref as usize)?.text.ok()?, symbols.get(value_ref as usize)?.text.ok()?);
-            if value.is_empty() {
+        // What neighbours have in common from the first label on is copied at once.
+        let shared = pairs.iter().zip(&*memo).take_while(|(pair, known)| **pair == known.refs).count();
+        let mut shape = LabelShape::EMPTY;
+        if let Some(last) = shared.checked_sub(1).and_then(|last| memo.get(last)) {
+            if start + last.end as usize > self.label_limit {
                 return None;
             }
-            let legacy = match memo.get(i) {
-                Some((known, legacy)) if *known == name_ref => *legacy,
-                _ => {
+            rebuilt.extend_from_within(base..base + last.end as usize);
+            shape = last.shape;
+        }
+        for (i, &pair) in pairs.iter().enumerate().skip(shared) {
+            let [name_ref, value_ref] = pair;
+            let (name, value) =
+                (symbols.get(name_ref as usize)?.text.ok()?, symbols.get(value_ref as usize)?.text.ok()?);
+            if value.is_empty() || rebuilt.len() + name.len() + value.len() > self.label_limit {
+                return None;
+            }
+            // As long as there is a memo, all names so far are those of the neighbour.
+            let known = memo.get(i).filter(|known| known.refs[0] == name_ref).copied();
+            let legacy = match known {
+                Some(known) => known.legacy_name,
+                None => {
                     memo.truncate(i);
-                    let previous = memo.last().map_or("", |(previous, _)| text(symbols, *previous));
+                    let previous = memo.last().map_or("", |previous| text(symbols, previous.refs[0]));
                     // Empty names fail here, too.
                     if name <= previous {
                         return None;
                     }
-                    let legacy = symbols[name_ref as usize].is_legacy_name;
-                    memo.push((name_ref, legacy));
-                    legacy
+                    symbols[name_ref as usize].is_legacy_name
                 }
             };
-            if rebuilt.len() + name.len() + value.len() > self.label_limit {
-                return None;
-            }
             shape.add(name.as_bytes(), value.as_bytes(), legacy);
-            LabelBytes::encode(rebuilt, name, value);
+            let label_start = rebuilt.len();
+            match known {
+                Some(known) if known.refs == pair => {
+                    rebuilt.extend_from_within(base + known.start as usize..base + known.end as usize);
+                }
+                _ => put_label(rebuilt, name, value),
+            }
+            let at = |at: usize| (at - start) as u32;
+            let (start, end) = (at(label_start), at(rebuilt.len()));
+            let written = KnownLabel { refs: pair, legacy_name: legacy, start, end, shape };
+            match memo.get_mut(i) {
+                Some(known) => *known = written,
+                None => memo.push(written),
+            }
         }
+        memo.truncate(pairs.len());
+        *memo_base = start;
         let slice = LabelSlice { source: LabelSource::Rebuilt, start: start as u32, end: rebuilt.len() as u32 };
         Some((slice, shape))
     }
@@ -372,6 +412,20 @@ impl<'a> Walk<'a, '_> {
         self.sink.reject_metadata(defect);
         Ok(true)
     }
+}
+
+/// Appends a label as [`LabelBytes::encode`] does, which takes longer over short ones.
+#[inline]
+fn put_label(out: &mut Vec<u8>, name: &str, value: &str) {
+    let inner = name.len() + value.len() + 4;
+    if inner >= 0x80 {
+        return LabelBytes::encode(out, name, value);
+    }
+    out.reserve(inner + 2);
+    out.extend_from_slice(&[0x0A, inner as u8, 0x0A, name.len() as u8]);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(&[0x12, value.len() as u8]);
+    out.extend_from_slice(value.as_bytes());
 }
 
 /// The text of a symbol that is known to have one.

@@ -79,6 +79,35 @@ fn labels_become_those_of_a_1_0_sender() {
     check_labels(&[("a", &long)], &format!("{{a={long:?}}}"));
 }
 
+/// What neighbours share is copied: it must be theirs, and end where they differ.
+#[test]
+fn neighbours_do_not_lend_wrong_labels() {
+    let all: &[&[(&str, &str)]] = &[
+        &[("a", "1"), ("b", "1"), ("c", "1")],
+        &[("a", "1"), ("b", "2"), ("c", "1")],
+        &[("a", "1"), ("b", "22"), ("c", "1"), ("d", "1")],
+        &[("a", "1"), ("b", "22")],
+        &[("a", "1"), ("b", "22"), ("c", "1")],
+        &[("a", "1"), ("bb", "22"), ("c", "1")],
+        &[("c", "1"), ("a", "1")],
+        &[("a", "1"), ("bb", "22"), ("c", "1")],
+        &[("bb", "22"), ("c", "1")],
+        &[("a", "12"), ("bb", "22"), ("c", "1")],
+        &[("a", "12"), ("bb", "22"), ("c", "1")],
+        &[("a", "12"), ("a", "22"), ("c", "1")],
+        &[("a", "12"), ("bb", "22"), ("c", "1")],
+    ];
+    let mut symbols = Symbols::default();
+    let series: Vec<_> = all.iter().map(|labels| symbols.series(labels).msg(2, sample(1, 1.0, 0))).collect();
+    // A series without samples between leaves nothing behind.
+    let empty = symbols.series(&[("a", "1"), ("b", "3")]);
+    let series = series.into_iter().flat_map(|series| [empty.clone(), series]);
+    let batch = decode(symbols.request(series)).received.batch;
+    let expected = all.iter().filter(|labels| labels.get(1).is_none_or(|label| *label != ("a", "22")));
+    let expected: Vec<_> = expected.map(|labels| skald_model::Labels::from_pairs(labels.iter().copied())).collect();
+    assert_eq!(batch.iter().map(|series| series.labels.to_labels()).collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn unpacked_references_and_symbols_behind_their_series() {
     let series = Message::default().varint(1, 1).varint(1, 2).msg(2, sample(1, 1.0, 0));
@@ -245,7 +274,11 @@ fn any_series() -> impl Strategy<Value = Meant> {
     let samples = proptest::collection::vec((any::<i64>(), any::<u64>()), 1..4);
     let histograms = proptest::collection::vec((0i64..1000, any::<u16>()), 0..3);
     let exemplars = proptest::collection::vec((0i64..1000, "[a-z]{0,3}"), 0..3);
-    (proptest::collection::vec((name(), value), 0..5), samples, histograms, exemplars)
+    let few = (prop_oneof![Just("a"), Just("b"), Just("c")], prop_oneof![Just("1"), Just("2")]);
+    let few = proptest::collection::btree_map(few.0, few.1, 1..4)
+        .prop_map(|labels| labels.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect());
+    let labels = prop_oneof![proptest::collection::vec((name(), value), 0..5), few];
+    (labels, samples, histograms, exemplars)
 }
 
 proptest! {
