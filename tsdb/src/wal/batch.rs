@@ -119,16 +119,15 @@ impl WalBatch {
         }
     }
 
-    /// Adds a float sample with its start timestamp.
-    pub fn started_float(&mut self, series_ref: u32, timestamp: TimestampMs, value: f64, start: TimestampMs) {
-        let columns = &mut self.floats;
-        columns.starts.push(columns.count, columns.last_time, timestamp, start);
-        self.float(series_ref, timestamp, value);
+    /// Gives the float that is added next, at `timestamp`, a start timestamp.
+    pub fn start_next_float(&mut self, timestamp: TimestampMs, start: TimestampMs) {
         let columns = &self.floats;
         if columns.values.len() + columns.refs.len() + columns.times.len() + columns.starts.byte_len() >= TARGET_PAYLOAD
         {
             self.close_floats();
         }
+        let columns = &mut self.floats;
+        columns.starts.push(columns.count, columns.last_time, timestamp, start);
     }
 
     /// Adds a native histogram sample with its start timestamp; 0 is none.

@@ -221,10 +221,13 @@ fn write_sample_with_starts(disk: &MemDisk) -> Vec<String> {
     batch.histogram(3, 1_700_000_045_000, &value, 1_700_000_000_000);
     batch.histogram(3, 1_700_000_060_000, &value, 0);
     batch.float(1, 1_700_000_030_000, 1.0);
-    batch.started_float(1, 1_700_000_045_000, 2.0, 1_700_000_030_000);
-    batch.started_float(2, 1_700_000_045_000, 2.0, 1_700_000_030_000);
+    batch.start_next_float(1_700_000_045_000, 1_700_000_030_000);
+    batch.float(1, 1_700_000_045_000, 2.0);
+    batch.start_next_float(1_700_000_045_000, 1_700_000_030_000);
+    batch.float(2, 1_700_000_045_000, 2.0);
     batch.float(3, 1_700_000_075_000, 1.0);
-    batch.started_float(3, 1_700_000_090_000, 1.0, 5);
+    batch.start_next_float(1_700_000_090_000, 5);
+    batch.float(3, 1_700_000_090_000, 1.0);
     wal.commit(&mut batch).unwrap();
     let series = |i: u32| format!(r#"1 {{__name__="m", i="{i}"}}"#);
     for (seconds, since) in [(30, ""), (45, " since 1700000000000"), (60, "")] {
@@ -333,9 +336,10 @@ proptest! {
         };
         for (r, t, v, kind, own) in &samples {
             match start(*kind, *own) {
-                0 => batch.float(*r, *t, f64::from_bits(*v)),
-                start => batch.started_float(*r, *t, f64::from_bits(*v), start),
+                0 => {}
+                start => batch.start_next_float(*t, start),
             }
+            batch.float(*r, *t, f64::from_bits(*v));
         }
         wal.commit(&mut batch).unwrap();
         let (_, seen, report) = open(&disk, WalOptions::default());

@@ -56,16 +56,11 @@ impl<'a> Request<'a, '_> {
                 None => return Ok(()),
             },
         };
-        if series.sample_starts.is_empty() {
-            for sample in series.samples {
-                self.judge_float(appender, number, at, *sample);
-            }
-        } else {
-            let starts = series.sample_starts.iter().copied().chain(std::iter::repeat(0));
-            for (sample, start) in series.samples.iter().zip(starts) {
-                let order = self.next_order();
-                self.judge_float(appender, number, at, *sample);
-                self.note_start_of(order, start);
+        for (i, sample) in series.samples.iter().enumerate() {
+            let order = self.next_order();
+            self.judge_float(appender, number, at, *sample);
+            if let Some(start) = series.sample_starts.get(i) {
+                self.note_start_of(order, *start);
             }
         }
         let starts = series.histogram_starts.iter().copied().chain(std::iter::repeat(0));

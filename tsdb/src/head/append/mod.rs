@@ -306,11 +306,10 @@ impl<'a, 'h> Request<'a, 'h> {
                 }
                 for sample in &self.floats {
                     let start = self.start_of(sample.order);
-                    if start == 0 {
-                        batch.float(sample.slot, sample.time, sample.value);
-                    } else {
-                        batch.started_float(sample.slot, sample.time, sample.value, start);
+                    if start != 0 {
+                        batch.start_next_float(sample.time, start);
                     }
+                    batch.float(sample.slot, sample.time, sample.value);
                 }
                 match wal.commit(batch) {
                     Ok(lsn) => return Ok(lsn),

@@ -177,12 +177,12 @@ fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run
         }
     };
     let range = run.start as usize..run.end as usize;
-    let mut starts = decoded.starts.get(range.start..).unwrap_or_default().iter().copied().chain(std::iter::repeat(0));
-    let mut start = || starts.next().unwrap_or(0);
+    let starts = decoded.starts.get(range.start..).unwrap_or_default();
+    let start = |i: usize| starts.get(i).copied().unwrap_or(0);
     let samples = decoded.at[range.clone()].iter().zip(&decoded.times[range.clone()]);
     if decoded.histograms.is_empty() {
-        for ((at, time), value) in samples.zip(&decoded.floats[range]) {
-            let (at, time, value, start) = (usize::from(*at), *time, *value, start());
+        for (i, ((at, time), value)) in samples.zip(&decoded.floats[range]).enumerate() {
+            let (at, time, value, start) = (usize::from(*at), *time, *value, start(i));
             if is_in_order(page, at, time, rules) {
                 page.append_float(at, time, value, start, rules);
             } else {
@@ -190,8 +190,8 @@ fn store_run(page: &mut Page, record: &LoggedSamples<'_>, decoded: &Decoded, run
             }
         }
     } else {
-        for ((at, time), value) in samples.zip(&decoded.histograms[range]) {
-            let (at, time, start) = (usize::from(*at), *time, start());
+        for (i, ((at, time), value)) in samples.zip(&decoded.histograms[range]).enumerate() {
+            let (at, time, start) = (usize::from(*at), *time, start(i));
             if is_in_order(page, at, time, rules) {
                 page.append_histogram(at, time, value, start, rules);
             } else {
