@@ -138,8 +138,9 @@ impl Lifecycle {
         let known = state.registration(id);
         let highest = state.incarnation(id);
         let own = self.own.version.incarnation;
+        let forgotten = state.tombstone(id).is_some_and(|tombstone| tombstone.incarnation >= own);
         let foreign = known.filter(|known| known.instance.process != self.own.instance.process);
-        if highest < own || (highest == own && known.is_none() && state.tombstone(id).is_none()) {
+        if highest < own || (highest == own && known.is_none() && !forgotten) {
             // A store that has lost what it was told.
             step.change = Some(self.whole());
             return;

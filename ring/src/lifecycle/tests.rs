@@ -127,10 +127,12 @@ fn the_forgotten_come_back_if_they_live() {
         (registered(&state, "i-a-0").version, machine.incarnation()),
         (Version { incarnation: 2, counter: 1 }, 2)
     );
-    // A store that lost everything is told again.
-    let mut empty = RingState::default();
-    assert_eq!(tick(&mut machine, &mut empty, 2), []);
-    assert!(empty.registration(&id).is_some());
+    // A store that lost everything, or all but the heartbeat, is told again.
+    let beat = Heartbeat { incarnation: 2, count: 1, at_ms: 0 };
+    for mut lost in [RingState::default(), RingState::of_heartbeat(id.clone(), beat)] {
+        assert_eq!(tick(&mut machine, &mut lost, 2), []);
+        assert_eq!(lost.registration(&id).unwrap().version, Version { incarnation: 2, counter: 1 });
+    }
 }
 
 #[test]

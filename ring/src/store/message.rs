@@ -204,6 +204,20 @@ mod tests {
         assert_eq!(format!("{keyed:?}"), "Cluster(prod, signed)");
     }
 
+    /// The format is a contract between builds: both messages stay readable.
+    #[test]
+    fn bytes_are_stable() {
+        let mut section = Section::default();
+        section.push(b"entry");
+        let mut body = Vec::new();
+        section.write("ring", &mut body);
+        assert_eq!(cluster("prod", None).seal(&body), b"\x01\0\x04prod\x04ring\x01\x05entry");
+        let signed = cluster("prod", Some(b"secret")).seal(&body);
+        let (signature, rest) = (&signed[7..23], [&signed[..7], &signed[23..]].concat());
+        assert_eq!(rest, b"\x01\x01\x04prod\x04ring\x01\x05entry");
+        assert_eq!(signature, [65, 122, 225, 72, 31, 89, 141, 138, 140, 177, 121, 51, 139, 8, 211, 244]);
+    }
+
     #[test]
     fn messages_of_newer_builds_and_endless_ones_are_told() {
         let cluster = cluster("prod", None);
