@@ -11,6 +11,9 @@ use super::record::{FILE_HEADER_LEN, RECORD_HEADER_LEN, file_header, is_of_unkno
 use super::{ChunkAddress, ChunkFileStats, ChunkFiles};
 use crate::disk::{Disk, DiskFile};
 
+/// The highest number of a file that may be there at the start. No installation makes so many; as many are left for new ones.
+const MAX_NUMBER_FOUND: u32 = u32::MAX / 2;
+
 /// What the state's lock protects.
 pub(super) struct FileSet {
     pub(super) files: BTreeMap<u32, FileState>,
@@ -87,7 +90,13 @@ impl FileSet {
         };
         for entry in disk.list(dir)? {
             let Some(file) = parse_file_name(&entry.name) else { continue };
-            set.next = set.next.max(file.saturating_add(1));
+            if file > MAX_NUMBER_FOUND {
+                let name = &entry.name;
+                return Err(io::Error::other(format!(
+                    "chunk file {name} leaves too few numbers for new ones: remove it"
+                )));
+            }
+            set.next = set.next.max(file + 1);
             let opened = disk.open(&dir.join(&entry.name)).and_then(|handle| {
                 let mut header = [0; FILE_HEADER_LEN];
                 let n = handle.read_at(&mut header, 0)?;
@@ -126,6 +135,7 @@ impl FileSet {
         let next = &mut self.next;
         let building = self.building.get_or_insert_with(|| {
             let file = *next;
+            // Two thousand million files ([`MAX_NUMBER_FOUND`]) are more than a process writes.
             *next += 1;
             Building { file, start: 0, bytes: file_header(file).to_vec() }
         });

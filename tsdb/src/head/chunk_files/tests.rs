@@ -233,6 +233,24 @@ fn no_other_record_passes_for_the_one_wanted() {
 }
 
 #[test]
+fn a_file_that_leaves_no_numbers_is_named() {
+    let disk = MemDisk::default();
+    disk.create_dir_all(Path::new("/chunks")).unwrap();
+    disk.write_atomically(Path::new("/chunks/4294967295.chunks"), b"").unwrap();
+    let opened = ChunkFiles::open(Arc::new(disk.clone()), Path::new("/chunks"), small());
+    let error = opened.err().unwrap().to_string();
+    assert!(error.contains("4294967295.chunks") && error.contains("remove it"), "{error}");
+    disk.remove_file(Path::new("/chunks/4294967295.chunks")).unwrap();
+    // The largest that may be there has successors.
+    disk.write_atomically(Path::new("/chunks/2147483647.chunks"), b"").unwrap();
+    let files = open(&disk, small());
+    let chunks: Vec<_> = (0..20).map(|seed| (put(&files, &data(800, seed)), data(800, seed))).collect();
+    files.sync().unwrap();
+    assert!(names(&disk).contains(&"2147483649.chunks".to_owned()), "{:?}", names(&disk));
+    chunks.iter().for_each(|(chunk, data)| assert_eq!(&files.read(HEAD, chunk).unwrap()[..], &data[..]));
+}
+
+#[test]
 fn a_full_disk_keeps_chunks_in_memory_until_there_is_space() {
     let disk = MemDisk::default();
     let files = open(&disk, ChunkFileOptions { file_bytes: 1 << 20, memory_budget: 700_000, ..small() });
