@@ -275,6 +275,7 @@ fn interleaved(chunk: &Chunk) -> Result<Chunk, ChunkError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use skald_model::HistogramValue;
 
     use super::*;
 
@@ -357,6 +358,48 @@ mod tests {
                 let _ = decode(encoding, &bytes, QueryRange::ALL, &mut Columns::default());
             }
         }
+    }
+
+    /// Chunks of encodings 4 to 6 that Prometheus 3's own encoders (August 2026) made, in hexadecimal, each with what its decoders
+    /// read: `f`, `i` or `h` (floats, integer, float histograms), time, start, then value bits, or count and sum.
+    const OF_PROMETHEUS: &str = include_str!("testdata/starts.txt");
+
+    #[test]
+    fn what_prometheus_wrote_is_read() {
+        let mut lines = OF_PROMETHEUS.lines().peekable();
+        let mut chunks = 0;
+        while let Some(line) = lines.next() {
+            let [_, encoding, data] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let encoding = Encoding::from_byte(encoding.parse().unwrap()).unwrap();
+            let byte = |at: usize| u8::from_str_radix(&data[2 * at..2 * at + 2], 16).unwrap();
+            let data: Vec<u8> = (0..data.len() / 2).map(byte).collect();
+            let mut found = Vec::new();
+            if encoding == Encoding::Xor2 {
+                let mut columns = Columns::default();
+                decode(encoding, &data, QueryRange::ALL, &mut columns).unwrap();
+                columns.float_starts.resize(columns.float_values.len(), 0);
+                let samples = columns.float_timestamps.iter().zip(&columns.float_starts).zip(&columns.float_values);
+                found.extend(samples.map(|((time, start), value)| format!("f {time} {start} {:x}", value.to_bits())));
+                // And ours is the same, bit by bit.
+                let Columns { float_timestamps, float_values, float_starts, .. } = &columns;
+                assert_eq!(xor2::encode(float_timestamps, float_values, float_starts), data);
+            } else {
+                let each = |sample: skald_model::HistogramSample, start| {
+                    let time = sample.timestamp;
+                    found.push(match sample.value {
+                        HistogramValue::Integer(h) => format!("i {time} {start} {} {:x}", h.count, h.sum.to_bits()),
+                        HistogramValue::Float(h) => {
+                            format!("h {time} {start} {:x} {:x}", h.count.to_bits(), h.sum.to_bits())
+                        }
+                    });
+                };
+                histogram::for_each_sample(encoding, &data, QueryRange::ALL, each).unwrap();
+            }
+            let expected: Vec<&str> = std::iter::from_fn(|| lines.next_if(|line| !line.starts_with("chunk"))).collect();
+            assert_eq!(found, expected);
+            chunks += 1;
+        }
+        assert!(chunks > 12, "{chunks}");
     }
 
     #[test]
