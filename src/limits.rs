@@ -7,13 +7,15 @@ use arc_swap::ArcSwap;
 
 use crate::settings::{Field, Section};
 use crate::tenant::TenantId;
-use crate::{distributor, query_frontend};
+use crate::{distributor, ingester, query_frontend};
 
 /// Limits of every tenant.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Limits {
     /// Enforced by the distributor.
     pub distributor: distributor::Limits,
+    /// Enforced by the ingester.
+    pub ingester: ingester::Limits,
     /// Enforced by the query-frontend.
     pub query_frontend: query_frontend::Limits,
 }
@@ -26,12 +28,14 @@ impl Section for Limits {
 
     fn fields(&mut self) -> Vec<Field<'_>> {
         let mut fields = self.distributor.fields();
+        fields.extend(self.ingester.fields());
         fields.extend(self.query_frontend.fields());
         fields
     }
 
     fn check(&self) -> Result<(), String> {
         self.distributor.check()?;
+        self.ingester.check()?;
         self.query_frontend.check()
     }
 }

@@ -6,12 +6,14 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skald_model::TimestampMs;
 
 use super::flush::FlushExtent;
 use super::tenants::Tenant;
 use super::{BLOCK_RANGE_MS, Config, Ingester};
+use crate::limits::TenantLimits;
 
 /// What stays in memory, counted back from a head's newest sample: a series without a sample for so long has ended
 /// (Mimir's idea of an active series).
@@ -46,8 +48,8 @@ fn choose(heads: &[Reduction], min_series: usize, min_percentage: u32) -> Vec<us
 }
 
 /// Up to where a head is cut early.
-fn cut_time(head: &Tenant, config: &Config, now: TimestampMs) -> Option<TimestampMs> {
-    let window = config.out_of_order_time_window.as_millis() as i64;
+fn cut_time(head: &Tenant, window: Duration, now: TimestampMs) -> Option<TimestampMs> {
+    let window = window.as_millis() as i64;
     let kept = if window >= KEPT_WITH_SHORT_WINDOW_MS { KEPT_MS } else { KEPT_WITH_SHORT_WINDOW_MS };
     // One sample of the future must not end all other series.
     head.head.max_time().map(|newest| newest.min(now).saturating_sub(kept))
@@ -62,9 +64,10 @@ impl Ingester {
         if tenants.iter().map(|tenant| tenant.head.series_count()).sum::<usize>() < min_series {
             return;
         }
-        let (config, now) = (shared.config.clone(), shared.runtime.clock.now_ms());
+        let (config, limits, now) = (shared.config.clone(), shared.limits.clone(), shared.runtime.clock.now_ms());
         // A task that is lost leaves everything for the next round.
-        let chosen = shared.runtime.background_pool.run(move || chosen(tenants, &config, min_series, now)).await;
+        let chosen =
+            shared.runtime.background_pool.run(move || chosen(tenants, &config, &limits, min_series, now)).await;
         for (tenant, up_to, Reduction { series, ended }) in chosen.unwrap_or_default() {
             tracing::info!(tenant = %tenant.id, series, ended, "head is flushed early: many of its series have ended");
             if let Err(error) = self.flush(&tenant, FlushExtent::Before(up_to)).await {
@@ -78,10 +81,14 @@ impl Ingester {
 fn chosen(
     tenants: Vec<Arc<Tenant>>,
     config: &Config,
+    limits: &TenantLimits,
     min_series: usize,
     now: TimestampMs,
 ) -> Vec<(Arc<Tenant>, TimestampMs, Reduction)> {
-    let with_times = tenants.into_iter().filter_map(|tenant| Some((cut_time(&tenant, config, now)?, tenant)));
+    let with_times = tenants.into_iter().filter_map(|tenant| {
+        let window = limits.of(&tenant.id).ingester.out_of_order_time_window;
+        Some((cut_time(&tenant, window, now)?, tenant))
+    });
     let looked_at: Vec<(Arc<Tenant>, TimestampMs, Reduction)> = with_times
         .map(|(up_to, tenant)| {
             let (series, ended) = (tenant.head.series_count(), tenant.head.series_before(up_to));

@@ -60,7 +60,7 @@ settings! {
         pub head_compaction_idle_timeout: Duration = Duration::from_secs(3600) => Duration::from_secs(1)..,
         /// Series in memory, of all tenants together, from which on heads are flushed before their time for the sake of
         /// series that get no samples any more (pods that came and went): whatever is older than 20 minutes becomes a
-        /// block (older than an hour where `out_of_order_time_window` is below that), and series without anything newer
+        /// block (older than an hour where a tenant's `out_of_order_time_window` is below that), and series without anything newer
         /// leave memory. Smaller values bound memory tighter and make more, smaller blocks. `none` never does.
         pub early_head_compaction_min_in_memory_series: Option<usize> = Some(2_000_000) => 1..,
         /// Percentage of a tenant's series that an early flush must let go to be worth a block.
@@ -75,16 +75,22 @@ settings! {
         /// How long a block stays here after its upload. Must be at least `querier.store_optional_within`, and
         /// `querier.query_store_after` if that is set.
         pub local_retention: Duration = Duration::from_secs(13 * 3600),
-        /// Samples older than their series' newest are accepted this far behind the tenant's newest sample. 0 accepts none.
-        pub out_of_order_time_window: Duration = Duration::from_secs(2 * 3600),
-        /// Most series one tenant may have in memory here. `none` is no limit.
-        pub max_series_per_tenant: Option<usize> = Some(10_000_000),
-        /// Most series of one metric name one tenant may have in memory here. `none` is no limit.
-        pub max_series_per_metric: Option<usize> = None,
-        /// Exemplars kept per tenant, in memory only; the oldest give way. 0 keeps none.
-        pub max_exemplars_per_tenant: usize = 100_000,
         /// Bytes of pushes being carried out at one time; further pushes are answered 503.
         pub max_inflight_push_bytes: ByteSize = ByteSize::mib(512),
+    }
+}
+
+settings! {
+    /// Enforced by each ingester for what it holds of a tenant.
+    pub struct Limits {
+        /// Samples older than their series' newest are accepted this far behind the tenant's newest sample. 0 accepts none.
+        pub out_of_order_time_window: Duration = Duration::from_secs(2 * 3600),
+        /// Most series of a tenant in the memory of an ingester. `none` is no limit.
+        pub max_series_per_tenant: Option<usize> = Some(10_000_000),
+        /// Most series of one metric name of a tenant in the memory of an ingester. `none` is no limit.
+        pub max_series_per_metric: Option<usize> = None,
+        /// Exemplars of a tenant that an ingester keeps; the oldest give way. 0 keeps none.
+        pub max_exemplars_per_tenant: usize = 100_000,
     }
 }
 

@@ -143,7 +143,7 @@ impl Opening {
         let chunk_files = self.open_chunk_files()?;
         let options =
             WalOptions { segment_bytes: self.config.wal.segment_size.as_u64(), compress: self.config.wal.compression };
-        let head_options = head_options(&self.config);
+        let head_options = head_options();
         let mut owners: HashMap<HeadId, TenantId> = HashMap::new();
         let begun = self.runtime.clock.monotonic();
         let heads = ReplayHeads::new(chunk_files.clone(), |id, state: &HeadState| {

@@ -13,7 +13,7 @@ use skald_tsdb::wal::{Durability, Lsn, WalError};
 
 use super::client::{PushReply, RejectedKind, Rejection};
 use super::tenants::Tenant;
-use super::{BLOCK_RANGE_MS, Config, Ingester, SyncPolicy};
+use super::{BLOCK_RANGE_MS, Ingester, Limits, SyncPolicy};
 use crate::error::{ErrorKind, ServiceError};
 use crate::tenant::TenantId;
 
@@ -26,11 +26,9 @@ const METADATA_LIMITS: MetadataLimits = MetadataLimits { max_metrics: Some(100_0
 /// Samples younger than this raise no change counter: the results cache keeps no answers about the newest ten minutes.
 const FRESH_MS: i64 = 10 * 60 * 1000;
 
-pub(super) fn head_options(config: &Config) -> HeadOptions {
-    HeadOptions {
-        block_range_ms: BLOCK_RANGE_MS,
-        out_of_order_window_ms: config.out_of_order_time_window.as_millis() as i64,
-    }
+/// The window for samples out of order is the tenant's, and set with every push.
+pub(super) fn head_options() -> HeadOptions {
+    HeadOptions { block_range_ms: BLOCK_RANGE_MS, ..HeadOptions::default() }
 }
 
 impl Ingester {
@@ -78,12 +76,15 @@ impl Ingester {
             }
             tenant.pushed(shared.runtime.clock.monotonic().as_millis() as i64);
             let now = shared.runtime.clock.now_ms();
-            let grace_period = shared.limits.of(id).distributor.creation_grace_period;
+            let of_tenant = shared.limits.of(id);
+            let grace_period = of_tenant.distributor.creation_grace_period;
+            let of_tenant = &of_tenant.ingester;
+            tenant.head.set_out_of_order_window(of_tenant.out_of_order_time_window.as_millis() as i64);
             let limits = AppendLimits {
-                max_series: shared.config.max_series_per_tenant,
-                max_series_per_metric: shared.config.max_series_per_metric,
+                max_series: of_tenant.max_series_per_tenant,
+                max_series_per_metric: of_tenant.max_series_per_metric,
                 max_time: now.saturating_add(grace_period.as_millis() as i64),
-                max_exemplars: shared.config.max_exemplars_per_tenant,
+                max_exemplars: of_tenant.max_exemplars_per_tenant,
                 fresh_from: now.saturating_sub(FRESH_MS),
             };
             let series = batch.iter().map(|series| SeriesAppend {
@@ -97,7 +98,7 @@ impl Ingester {
             });
             let appended = tenant.head.append(&shared.wal, series, &limits).map_err(append_error)?;
             let mut lsn = appended.lsn;
-            let mut reply = reply(&appended, batch, &limits, &shared.config);
+            let mut reply = reply(&appended, batch, &limits, of_tenant);
             if !batch.metadata.is_empty() {
                 let outcome =
                     tenant.head.append_metadata(&shared.wal, &batch.metadata, METADATA_LIMITS).map_err(wal_error)?;
@@ -111,7 +112,7 @@ impl Ingester {
     fn new_tenant(&self, id: &TenantId) -> Result<Tenant, WalError> {
         let shared = &self.shared;
         let head = shared.wal.define_head(id.as_str().as_bytes())?;
-        let head = Head::new(head, head_options(&shared.config), shared.chunk_files.clone());
+        let head = Head::new(head, head_options(), shared.chunk_files.clone());
         let head = head.with_incarnation(shared.runtime.rng.next_u64());
         let now = shared.runtime.clock.monotonic().as_millis() as i64;
         let dir = shared.blocks_dir.join(id.as_str());
@@ -166,9 +167,9 @@ fn append_error(error: AppendError) -> ServiceError {
     }
 }
 
-fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, config: &Config) -> PushReply {
+fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, of_tenant: &Limits) -> PushReply {
     let rejection = |rejection: &skald_tsdb::head::Rejection| {
-        let (reason, why) = explain(rejection.reason, limits, config);
+        let (reason, why) = explain(rejection.reason, limits, of_tenant);
         let labels = batch.labels(rejection.series).to_labels();
         Rejection {
             kind: match rejection.kind {
@@ -189,18 +190,18 @@ fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, config:
 }
 
 /// Stable id and text of a refusal.
-fn explain(reason: RejectReason, limits: &AppendLimits, config: &Config) -> (&'static str, String) {
+fn explain(reason: RejectReason, limits: &AppendLimits, of_tenant: &Limits) -> (&'static str, String) {
     let limit = |limit: Option<usize>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
     match reason {
         RejectReason::OutOfOrder => (
             "sample-out-of-order",
-            "the sample is older than its series' newest, and ingester.out_of_order_time_window is 0".to_owned(),
+            "the sample is older than its series' newest, and limits.out_of_order_time_window is 0".to_owned(),
         ),
         RejectReason::TooOld => (
             "sample-timestamp-too-old",
             format!(
-                "the sample is older than the out-of-order window of {:?} allows (ingester.out_of_order_time_window)",
-                config.out_of_order_time_window
+                "the sample is older than the out-of-order window of {:?} allows (limits.out_of_order_time_window)",
+                of_tenant.out_of_order_time_window
             ),
         ),
         RejectReason::DuplicateTimestamp => {
@@ -216,14 +217,14 @@ fn explain(reason: RejectReason, limits: &AppendLimits, config: &Config) -> (&'s
         RejectReason::SeriesLimit => (
             "max-series-per-user",
             format!(
-                "the tenant has as many series as it may: {} (ingester.max_series_per_tenant)",
+                "the tenant has as many series as it may: {} (limits.max_series_per_tenant)",
                 limit(limits.max_series)
             ),
         ),
         RejectReason::SeriesPerMetricLimit => (
             "max-series-per-metric",
             format!(
-                "the metric has as many series as it may: {} (ingester.max_series_per_metric)",
+                "the metric has as many series as it may: {} (limits.max_series_per_metric)",
                 limit(limits.max_series_per_metric)
             ),
         ),

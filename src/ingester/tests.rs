@@ -1,6 +1,7 @@
 //! What every implementation of the client trait must do, run against the ingester itself and against the same one behind
 //! gRPC.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tonic::service::Routes;
 use super::client::{IngesterClient, RejectedKind};
 use super::flush::{FlushError, FlushExtent};
 use super::grpc::{GrpcIngesterClient, server};
-use super::{Config, Ingester, Metrics, Surroundings};
+use super::{Config, Ingester, Limits, Metrics, Surroundings};
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::bucket::{Bucket, MemBucket};
 use crate::error::ErrorKind;
@@ -38,6 +39,7 @@ struct Rig {
     clock: ManualClock,
     /// One for all its lives: no two draw the same.
     rng: Arc<Rng>,
+    limits: TenantLimits,
 }
 
 impl Rig {
@@ -48,11 +50,15 @@ impl Rig {
             bucket: Arc::new(MemBucket::default()),
             clock: ManualClock::at(NOW),
             rng: Arc::new(Rng::seeded(7)),
+            limits: TenantLimits::new(crate::limits::Limits {
+                ingester: Limits { max_series_per_tenant: Some(1000), ..Limits::default() },
+                ..crate::limits::Limits::default()
+            }),
         }
     }
 
     async fn open(&self) -> Ingester {
-        self.open_with(Config { max_series_per_tenant: Some(1000), ..Config::default() }).await
+        self.open_with(Config::default()).await
     }
 
     async fn open_with(&self, config: Config) -> Ingester {
@@ -71,7 +77,7 @@ impl Rig {
             bucket: self.bucket.clone(),
             indexes,
             index_refresh_interval: Duration::from_secs(60),
-            limits: TenantLimits::default(),
+            limits: self.limits.clone(),
             runtime,
             metrics: Metrics::new(&mut Registry::default()),
         };
@@ -467,6 +473,38 @@ async fn series_that_ended_leave_memory_early_and_answers_stay() {
             assert_eq!(one.head.series_count(), 0);
         }
     }
+}
+
+#[tokio::test]
+async fn a_tenants_own_limits_count_from_the_next_push_on() {
+    const MINUTE: i64 = 60_000;
+    let rig = Rig::new();
+    let ingester = rig.open().await;
+    let (a, b) = (tenant("a"), tenant("b"));
+    let push = async |tenant: &TenantId, series: i32, minute: i64| {
+        let mut batch = WriteBatchBuilder::default();
+        batch.series([("__name__", &*format!("m{series}"))]).sample(NOW + minute * MINUTE, 1.0);
+        let reply = ingester.push(tenant, Arc::new(batch.build())).await.unwrap();
+        reply.rejections.first().map_or(String::new(), |rejection| rejection.reason.to_string())
+    };
+    for tenant in [&a, &b] {
+        assert_eq!(
+            (push(tenant, 0, 0).await, push(tenant, 0, -150).await),
+            ("".into(), "sample-timestamp-too-old".into())
+        );
+    }
+    let own = Limits {
+        out_of_order_time_window: Duration::from_secs(3 * 3600),
+        max_series_per_tenant: Some(2),
+        ..Limits::default()
+    };
+    let own = crate::limits::Limits { ingester: own, ..crate::limits::Limits::default() };
+    rig.limits.set_overrides(HashMap::from([(a.clone(), Arc::new(own))]));
+    assert_eq!((push(&a, 0, -150).await, push(&b, 0, -150).await), ("".into(), "sample-timestamp-too-old".into()));
+    assert_eq!((push(&a, 1, 0).await, push(&a, 2, 0).await), ("".into(), "max-series-per-user".into()));
+    assert_eq!((push(&b, 1, 0).await, push(&b, 2, 0).await), ("".into(), "".into()));
+    rig.limits.set_overrides(HashMap::new());
+    assert_eq!((push(&a, 2, 0).await, push(&a, 0, -151).await), ("".into(), "sample-timestamp-too-old".into()));
 }
 
 #[tokio::test]
