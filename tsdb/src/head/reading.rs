@@ -25,6 +25,11 @@ use crate::postings::{self, Deferral, Plan, PostingsSource, SeriesRef};
 const ENTRY_COST: Deferral = Deferral::WhenCheaper { entry_bytes: 400, entry_values: 4 };
 /// Values up to which no order is kept: they are scanned, or sorted, as fast.
 const FEW_VALUES: usize = 512;
+/// Reading a text from the order of all takes two or three times as long as from memory, if neighbours there are neighbours
+/// in the label's texts as well: then a prefix has to leave less than this share (one of so many).
+const LARGE_SHARE: usize = 3;
+/// A label that has less than this share of all symbols has its texts all over the memory: waiting for each takes longer.
+const SPARSE_SHARE: usize = 4;
 /// Sets are united in a bitmap of all series if they have this share of them together.
 const BITMAP_SHARE: usize = 256;
 /// Units of work under one hold of the lock, each of which takes 50 to 500 ns: a millisecond, about. In tests few, so that
@@ -227,13 +232,18 @@ impl<'a> Reading<'a> {
         is_wanted: &mut dyn FnMut(&str) -> bool,
         mut visit: impl FnMut(Symbol),
     ) {
-        if let Some(order) = self.order(name).filter(|order| !prefix.is_empty() || order.is_made()) {
-            return order.get(self, name).for_each(prefix, |value, text| {
-                if is_wanted(text) {
-                    visit(value);
-                }
-                true
-            });
+        if let Some(order) = self.order(name).filter(|_| !prefix.is_empty()) {
+            let sorted = order.get(self, name);
+            let is_sparse = sorted.len() * SPARSE_SHARE < self.with(1, |index| index.symbols.len());
+            if is_sparse || sorted.count_about(prefix) * LARGE_SHARE < sorted.len() {
+                self.let_go();
+                return sorted.for_each(prefix, |value, text| {
+                    if is_wanted(text) {
+                        visit(value);
+                    }
+                    true
+                });
+            }
         }
         self.in_memory_order(name, |value, text| {
             if text.starts_with(prefix) && is_wanted(text) {

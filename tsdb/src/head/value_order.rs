@@ -93,11 +93,6 @@ impl ValueOrder {
         sorted
     }
 
-    /// Whether the order is there, but for changes.
-    pub(super) fn is_made(&self) -> bool {
-        self.state.lock().sorted.is_some()
-    }
-
     /// Throws the order away if nobody has asked since this was called before.
     pub(super) fn compact(&self) {
         let mut state = self.state.lock();
@@ -195,6 +190,19 @@ impl Sorted {
     fn push(&mut self, block: Arc<Block>) {
         self.len += block.symbols.len();
         self.blocks.push(block);
+    }
+
+    /// How many values there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many start with `prefix`, but for some in the first block and the last.
+    pub(super) fn count_about(&self, prefix: &str) -> usize {
+        let prefix = prefix.as_bytes();
+        let from = self.blocks.partition_point(|block| block.first() < prefix);
+        let count = self.blocks[from..].partition_point(|block| block.first().starts_with(prefix));
+        self.blocks[from..from + count].iter().map(|block| block.symbols.len()).sum()
     }
 
     /// Visits the values that start with `prefix`, ascending, until told to end.
