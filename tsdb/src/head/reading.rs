@@ -205,7 +205,7 @@ impl<'a> Reading<'a> {
         }
         let mut texts = Texts::default();
         self.in_memory_order(name, |value, text| {
-            if text.starts_with(prefix) {
+            if starts_with(text, prefix) {
                 texts.push(value, text);
             }
         });
@@ -246,7 +246,7 @@ impl<'a> Reading<'a> {
             }
         }
         self.in_memory_order(name, |value, text| {
-            if text.starts_with(prefix) && is_wanted(text) {
+            if starts_with(text, prefix) && is_wanted(text) {
                 visit(value);
             }
         });
@@ -327,6 +327,13 @@ impl<'a> Reading<'a> {
             }
         }
     }
+}
+
+/// Without a look at memory where there is no prefix: comparing no bytes at all with an empty text, which lies nowhere, takes
+/// the processor 100 ns.
+#[inline]
+fn starts_with(text: &str, prefix: &str) -> bool {
+    prefix.is_empty() || text.starts_with(prefix)
 }
 
 impl Drop for Reading<'_> {

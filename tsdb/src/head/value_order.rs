@@ -215,7 +215,8 @@ impl Sorted {
             let mut at = 0;
             for symbol in &block.symbols {
                 block.next(&mut at, &mut text);
-                if !text.starts_with(prefix) {
+                // Comparing no bytes with those of an empty text, which lie nowhere, takes the processor 100 ns.
+                if !prefix.is_empty() && !text.starts_with(prefix) {
                     if text[..] < *prefix {
                         continue;
                     }
