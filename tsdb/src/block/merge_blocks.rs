@@ -23,7 +23,7 @@ use crate::encode::without_overlaps;
 /// Blocks to be merged into one, or into several by series.
 ///
 /// What is hidden in a source, because it is deleted or outside the block's range, is gone in the result; where sources
-/// overlap, one sample survives per time, the one that queries would give ([`super::join_parts`]). Chunks that overlap no other are copied as they are.
+/// overlap, one sample survives per time, the one that queries would give ([`join_parts()`]). Chunks that overlap no other are copied as they are.
 ///
 /// The indexes of the sources are walked twice: first alone, to find out which symbols are used and to foresee how large each
 /// index will be, then with the chunks. When one would not fit the format, twice as many blocks are made. In memory are the
