@@ -25,6 +25,7 @@ use crate::compactor::{self, Compactor};
 use crate::config::{Config, Role};
 use crate::distributor::{self, Distributor, Ingesters, ReplicaGroup};
 use crate::error::{ErrorKind, ServiceError};
+use crate::grpc::{CallBounds, Channels, Peer};
 use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_error, serve};
 use crate::ingester::client::IngesterClient;
 use crate::ingester::grpc::GrpcIngesterClient;
@@ -35,12 +36,13 @@ use crate::querier::client::QuerierClient;
 use crate::querier::grpc::GrpcQuerierClient;
 use crate::querier::{self, IngesterGroup, Querier};
 use crate::query_frontend::QueryFrontend;
-use crate::runtime::{Net, Runtime};
+use crate::runtime::Runtime;
 use crate::runtime_config::{self, RuntimeConfig};
 use crate::services::{ServiceFailed, Services};
 use crate::store_gateway::client::StoreGatewayClient;
 use crate::store_gateway::grpc::GrpcStoreGatewayClient;
 use crate::store_gateway::{self, StoreGateway};
+use crate::tls::{ServerTls, ServerTlsConfig};
 
 /// Why a process could not run.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ struct App {
     config: Config,
     limits: TenantLimits,
     runtime: Runtime,
+    channels: Channels,
     services: Services,
     registry: Arc<RwLock<Registry>>,
     http: Router,
@@ -102,12 +105,15 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
     let pages = Pages::new(services.clone(), registry.clone(), &config, &LINKS).routes();
     let gate = Gate::new(frame.http(pages.clone().route("/{*path}", any(starting))));
     let (stopping, _) = watch::channel(false);
+    let channels =
+        Channels::new(config.grpc_client.clone(), &runtime, &mut registry.write()).map_err(AppError::Setting)?;
+    let tls = App::tls(&runtime, &config.server.http_tls_config, "server.http_tls_config")?;
     let listener = services.start("http", runtime.net.listen(&config.server.http_listen_address.to_string())).await?;
     tracing::info!(address = listener.local_address(), "serving HTTP");
     let http = {
         let (gate, server, clock) = (gate.clone(), config.server.clone(), runtime.clock.clone());
         let stop = stopped(stopping.subscribe());
-        tokio::spawn(async move { serve(listener, move || gate.router(), &server, clock, stop).await })
+        tokio::spawn(async move { serve(listener, tls, move || gate.router(), &server, clock, stop).await })
     };
 
     let limits = TenantLimits::new(config.limits.clone());
@@ -115,6 +121,7 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         config,
         limits,
         runtime,
+        channels,
         services: services.clone(),
         registry,
         http: pages,
@@ -403,9 +410,17 @@ impl App {
         Ok(self.services.start(name, async { Ok::<_, io::Error>(()) }).await?)
     }
 
-    fn channel(&self, address: &str) -> Result<tonic::transport::Channel, AppError> {
-        let net: Arc<dyn Net> = self.runtime.net.clone();
-        crate::grpc::channel(net, address).map_err(|e| AppError::Setting(e.to_string()))
+    fn channel(&self, address: &str) -> Result<Peer, AppError> {
+        self.channels.to(address).map_err(|e| AppError::Setting(e.to_string()))
+    }
+
+    /// TLS of a listener.
+    fn tls(
+        runtime: &Runtime,
+        config: &ServerTlsConfig,
+        section: &'static str,
+    ) -> Result<Option<Arc<ServerTls>>, AppError> {
+        ServerTls::open(config, section, runtime.disk.clone(), runtime.clock.clone()).map_err(AppError::Setting)
     }
 
     async fn start_grpc(
@@ -413,13 +428,16 @@ impl App {
         frame: &Frame,
         stopping: &watch::Sender<bool>,
     ) -> Result<tokio::task::JoinHandle<()>, AppError> {
+        let tls = Self::tls(&self.runtime, &self.config.server.grpc_tls_config, "server.grpc_tls_config")?;
         let address = self.config.server.grpc_listen_address.to_string();
         let listener = self.services.start("grpc", self.runtime.net.listen(&address)).await?;
         tracing::info!(address = listener.local_address(), "serving gRPC");
-        let router = frame.grpc(self.grpc.take().unwrap_or_default());
+        let calls = self.config.server.grpc_max_in_flight_calls as usize;
+        let bounds = CallBounds::new(self.runtime.clock.clone(), calls);
+        let router = frame.grpc(self.grpc.take().unwrap_or_default(), bounds);
         let (server, clock) = (self.config.server.clone(), self.runtime.clock.clone());
         let stop = stopped(stopping.subscribe());
-        Ok(tokio::spawn(async move { serve(listener, move || router.clone(), &server, clock, stop).await }))
+        Ok(tokio::spawn(async move { serve(listener, tls, move || router.clone(), &server, clock, stop).await }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
 use crate::{
-    bucket, compactor, distributor, http, ingester, limits, logging, querier, query_frontend, runtime_config,
+    bucket, compactor, distributor, grpc, http, ingester, limits, logging, querier, query_frontend, runtime_config,
     store_gateway,
 };
 
@@ -21,6 +21,8 @@ settings! {
         pub multitenancy_enabled: bool = false,
         /// The servers.
         pub server: http::Config,
+        /// How other processes are called.
+        pub grpc_client: grpc::Config,
         /// The HTTP API.
         pub api: http::ApiConfig,
         /// The distributor.

@@ -28,4 +28,5 @@ pub mod services;
 pub mod settings;
 pub mod store_gateway;
 pub mod tenant;
+pub mod tls;
 pub mod tsdb_tool;

@@ -1,13 +1,29 @@
-//! How services reach each other over gRPC: channels, the tenant in the metadata, and the turning of messages.
+//! How services reach each other over gRPC.
+//!
+//! [`Channels`] has one [`Peer`] per address, which every client calls through: so many calls at a time, each with a deadline
+//! that travels along, compressed and encrypted as the settings say, and with the peer's health noted. [`CallBounds`] is the
+//! same on the other side. [`convert`] turns messages; the tenant travels in the metadata.
 
-pub mod channel;
+mod channels;
+mod config;
 pub mod convert;
+mod deadline;
+mod health;
+mod noting;
+mod peer;
+mod serving;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use tonic::{Request, Status};
 
-pub use channel::channel;
+pub use channels::Channels;
+pub use config::{Compression, Config};
+pub use peer::{CallKind, Peer};
+pub use serving::CallBounds;
 
 use crate::error::{ErrorKind, ServiceError};
 use crate::tenant::{TENANT_HEADER, TenantId};
@@ -40,6 +56,36 @@ pub fn tenant_of<T>(request: &Request<T>) -> Result<TenantId, Status> {
 pub fn malformed(error: skald_proto::grpc::MalformedMessage) -> ServiceError {
     ServiceError::new(ErrorKind::BadData, "malformed-message", error.to_string())
 }
+
+/// A write on behalf of a tenant.
+pub fn write_request<T>(tenant: &TenantId, message: T) -> Request<T> {
+    let mut request = request(tenant, message);
+    request.extensions_mut().insert(CallKind::Write);
+    request
+}
+
+/// The generated client of a service that a [`Peer`] has: messages bounded and compressed as the settings say.
+macro_rules! client_of {
+    ($client:ty, $peer:expr) => {{
+        let peer: $crate::grpc::Peer = $peer;
+        let ((send, recv), compression) = (peer.message_bounds(), peer.compression());
+        let client = <$client>::new(peer).max_encoding_message_size(send).max_decoding_message_size(recv);
+        match compression {
+            Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),
+            None => client,
+        }
+    }};
+}
+
+/// A generated server that takes every compression, and answers with the one its client asks for.
+macro_rules! compressing {
+    ($server:expr) => {{
+        use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+        $server.accept_compressed(Gzip).accept_compressed(Zstd).send_compressed(Gzip).send_compressed(Zstd)
+    }};
+}
+
+pub(crate) use {client_of, compressing};
 
 /// Serves the gRPC side of one service: `Arc` of any implementation of its client trait.
 pub struct Served<C: ?Sized>(pub Arc<C>);

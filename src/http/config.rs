@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::settings::{ByteSize, HostPort, SettingValue, Shown, settings};
+use crate::tls::ServerTlsConfig;
 
 settings! {
     /// Where this process listens, and how it stops.
@@ -23,6 +24,14 @@ settings! {
         /// Largest total size of a request's headers, its path and query included; more is answered with 431. Whatever
         /// this says, a path with its query is at most 64KiB (414 beyond): longer queries go by POST.
         pub http_max_header_size: ByteSize = ByteSize::kib(256) => ByteSize::kib(8)..=ByteSize::mib(16),
+        /// Calls that one gRPC connection may have under way at the same time; further ones fail at once with
+        /// `grpc-in-flight-limit`. Other processes multiplex all their calls over one connection, so this is what one of
+        /// them can ask for.
+        pub grpc_max_in_flight_calls: u32 = 2000 => 1..=100_000,
+        /// TLS of the HTTP listener.
+        pub http_tls_config: ServerTlsConfig,
+        /// TLS of the gRPC listener.
+        pub grpc_tls_config: ServerTlsConfig,
     }
     check |config| {
         let (http, grpc) = (&config.http_listen_address, &config.grpc_listen_address);

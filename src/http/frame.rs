@@ -23,6 +23,7 @@ use tower_http::compression::CompressionLayer;
 use super::answer::{Failure, prometheus_error};
 use super::linger::linger;
 use crate::error::{ErrorKind, ServiceError};
+use crate::grpc::CallBounds;
 use crate::logging::{LogLimit, LogTurn};
 use crate::runtime::Clock;
 
@@ -101,9 +102,10 @@ impl Frame {
 
     /// Frames gRPC routes. Only gRPC is answered in gRPC's way: the router of tonic answers everything with 200 and a
     /// gRPC status, so that a lost HTTP client (a health check, a scrape) would believe that all is well.
-    pub fn grpc(&self, routes: tonic::service::Routes) -> Router {
+    pub fn grpc(&self, routes: tonic::service::Routes, bounds: CallBounds) -> Router {
         let measure = Measure { frame: self.clone(), transport: "grpc" };
-        routes.into_axum_router().fallback(unknown_call).layer(from_fn_with_state(measure, answer))
+        let routes = bounds.around(routes.into_axum_router().fallback(unknown_call));
+        routes.layer(from_fn_with_state(measure, answer))
     }
 }
 

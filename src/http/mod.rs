@@ -24,4 +24,4 @@ pub use config::{ApiConfig, Config, HttpPrefix};
 pub use frame::{Frame, FrameMetrics};
 pub use pages::{Link, Pages};
 pub use process_metrics::ProcessMetrics;
-pub use server::{Peer, serve};
+pub use server::{OpenCall, OpenCalls, Peer, serve};

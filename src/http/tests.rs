@@ -66,7 +66,7 @@ async fn server(slow: Arc<Notify>, clock: Arc<dyn Clock>) -> Server {
         ..Config::default()
     };
     let served = tokio::spawn(async move {
-        serve(listener, move || router.clone(), &config, clock, async move { stopped.notified().await }).await;
+        serve(listener, None, move || router.clone(), &config, clock, async move { stopped.notified().await }).await;
     });
     Server { net, registry, services, stop, served }
 }
@@ -283,8 +283,8 @@ impl Server {
 #[tokio::test]
 async fn the_grpc_port_does_not_answer_http_with_success() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let frame = Frame::new(clock, FrameMetrics::new(&mut Registry::default()));
-    let router = frame.grpc(tonic::service::Routes::default());
+    let frame = Frame::new(clock.clone(), FrameMetrics::new(&mut Registry::default()));
+    let router = frame.grpc(tonic::service::Routes::default(), crate::grpc::CallBounds::new(clock, 1));
     let ask = async |content_type: &str| {
         let request = http::Request::post("/skald.Nothing/Call").header("content-type", content_type);
         let request = request.body(axum::body::Body::empty()).unwrap();

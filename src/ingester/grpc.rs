@@ -9,34 +9,32 @@ use futures::{StreamExt, TryStreamExt};
 use skald_model::{LabelBytes, Labels, MetricMetadata};
 use skald_proto::grpc::{self as messages, MalformedMessage, ingester_client, ingester_server};
 use skald_proto::{WriteBatch, WriteBatchBuilder};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::client::{IngesterClient, PushReply, RejectedKind, Rejection};
 use crate::error::ServiceError;
-use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::grpc::{
+    self, MAX_MESSAGE_BYTES, Peer, SERIES_PER_MESSAGE, Served, client_of, compressing, convert, malformed,
+};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
 
 /// A remote ingester.
 #[derive(Clone)]
 pub struct GrpcIngesterClient {
-    client: ingester_client::IngesterClient<Channel>,
+    client: ingester_client::IngesterClient<Peer>,
 }
 
 impl GrpcIngesterClient {
-    /// An ingester behind `channel`.
-    pub fn new(channel: Channel) -> Self {
-        let client = ingester_client::IngesterClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self { client }
+    /// An ingester behind `peer`.
+    pub fn new(peer: Peer) -> Self {
+        Self { client: client_of!(ingester_client::IngesterClient<Peer>, peer) }
     }
 }
 
 /// The gRPC service of a local ingester.
 pub fn server(ingester: Arc<dyn IngesterClient>) -> ingester_server::IngesterServer<Served<dyn IngesterClient>> {
-    ingester_server::IngesterServer::new(Served(ingester))
+    compressing!(ingester_server::IngesterServer::new(Served(ingester)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
@@ -158,7 +156,7 @@ fn reply(message: messages::PushResponse) -> PushReply {
 #[async_trait]
 impl IngesterClient for GrpcIngesterClient {
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
-        let response = self.client.clone().push(grpc::request(tenant, push_message(&batch))).await?;
+        let response = self.client.clone().push(grpc::write_request(tenant, push_message(&batch))).await?;
         Ok(reply(response.into_inner()))
     }
 

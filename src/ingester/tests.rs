@@ -90,10 +90,17 @@ impl Rig {
         let router = Routes::new(server(Arc::new(ingester))).into_axum_router();
         let clock: Arc<dyn Clock> = Arc::new(crate::runtime::SystemClock::default());
         tokio::spawn(async move {
-            http::serve(listener, move || router.clone(), &http::Config::default(), clock, std::future::pending())
-                .await;
+            http::serve(
+                listener,
+                None,
+                move || router.clone(),
+                &http::Config::default(),
+                clock,
+                std::future::pending(),
+            )
+            .await;
         });
-        GrpcIngesterClient::new(crate::grpc::channel(Arc::new(self.net.clone()), "ingester:9095").unwrap())
+        GrpcIngesterClient::new(crate::grpc::Channels::plain(Arc::new(self.net.clone())).to("ingester:9095").unwrap())
     }
 }
 

@@ -9,12 +9,13 @@ use futures::stream::BoxStream;
 use skald_model::{Columns, HistogramValue, Labels, MetricMetadata, QueryRange};
 use skald_promql::eval::{AnswerCharge, Element, FragmentOutput, SampleValue, Series, Value};
 use skald_proto::grpc::{self as messages, MalformedMessage, querier_client, querier_server};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
 use crate::error::{ErrorKind, ServiceError};
-use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::grpc::{
+    self, MAX_MESSAGE_BYTES, Peer, SERIES_PER_MESSAGE, Served, client_of, compressing, convert, malformed,
+};
 use crate::query_plan::fragment::{add_groups, group_messages};
 use crate::query_plan::{MAX_PLAN_BYTES, SentPlan, said};
 use crate::select::{LabelRequest, SeriesExemplars};
@@ -34,19 +35,19 @@ const MAX_REQUEST_BYTES: usize = MAX_PLAN_BYTES + (1 << 20);
 /// A remote querier.
 #[derive(Clone)]
 pub struct GrpcQuerierClient {
-    client: querier_client::QuerierClient<Channel>,
+    client: querier_client::QuerierClient<Peer>,
 }
 
 impl GrpcQuerierClient {
-    /// A querier behind `channel`.
-    pub fn new(channel: Channel) -> Self {
-        Self { client: querier_client::QuerierClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES) }
+    /// A querier behind `peer`.
+    pub fn new(peer: Peer) -> Self {
+        Self { client: client_of!(querier_client::QuerierClient<Peer>, peer) }
     }
 }
 
 /// The gRPC service of a local querier.
 pub fn server(querier: Arc<dyn QuerierClient>) -> querier_server::QuerierServer<Served<dyn QuerierClient>> {
-    querier_server::QuerierServer::new(Served(querier))
+    compressing!(querier_server::QuerierServer::new(Served(querier)))
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
 }

@@ -7,28 +7,27 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use skald_model::Labels;
 use skald_proto::grpc::{self as messages, store_gateway_client, store_gateway_server};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use ulid::Ulid;
 
 use super::client::{BlocksBatch, BlocksStream, FromBlocks, StoreGatewayClient};
 use crate::error::ServiceError;
-use crate::grpc::{self, MAX_MESSAGE_BYTES, SERIES_PER_MESSAGE, Served, convert, malformed};
+use crate::grpc::{
+    self, MAX_MESSAGE_BYTES, Peer, SERIES_PER_MESSAGE, Served, client_of, compressing, convert, malformed,
+};
 use crate::select::{LabelRequest, SelectRequest};
 use crate::tenant::TenantId;
 
 /// A remote store-gateway.
 #[derive(Clone)]
 pub struct GrpcStoreGatewayClient {
-    client: store_gateway_client::StoreGatewayClient<Channel>,
+    client: store_gateway_client::StoreGatewayClient<Peer>,
 }
 
 impl GrpcStoreGatewayClient {
-    /// A store-gateway behind `channel`.
-    pub fn new(channel: Channel) -> Self {
-        let client =
-            store_gateway_client::StoreGatewayClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { client }
+    /// A store-gateway behind `peer`.
+    pub fn new(peer: Peer) -> Self {
+        Self { client: client_of!(store_gateway_client::StoreGatewayClient<Peer>, peer) }
     }
 }
 
@@ -36,7 +35,9 @@ impl GrpcStoreGatewayClient {
 pub fn server(
     gateway: Arc<dyn StoreGatewayClient>,
 ) -> store_gateway_server::StoreGatewayServer<Served<dyn StoreGatewayClient>> {
-    store_gateway_server::StoreGatewayServer::new(Served(gateway)).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    compressing!(
+        store_gateway_server::StoreGatewayServer::new(Served(gateway)).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    )
 }
 
 #[async_trait]

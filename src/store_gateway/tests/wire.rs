@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::bucket::mem::Fault;
 use crate::bucket::{Cause, Operation};
-use crate::grpc::channel;
+use crate::grpc::Channels;
 use crate::runtime::Net;
 use crate::select::LabelRequest;
 use crate::store_gateway::grpc::{GrpcStoreGatewayClient, server};
@@ -30,7 +30,7 @@ async fn over_the_wire(gateway: &StoreGateway) -> (GrpcStoreGatewayClient, JoinS
             });
         }
     });
-    let client = GrpcStoreGatewayClient::new(channel(net, "gateway:9095").unwrap());
+    let client = GrpcStoreGatewayClient::new(Channels::plain(net).to("gateway:9095").unwrap());
     (client, serving)
 }
 
