@@ -2,8 +2,8 @@
 //!
 //! Start: HTTP listens first, so that `/ready` and `/metrics` tell how the rest is coming along; the ingester replays its
 //! log; whoever asks others comes after them; gRPC listens once all it serves is there, and only then are the other HTTP
-//! paths answered. Stop: both servers take nothing new and finish what is under way, then the services end in reverse
-//! order, the ingester with its log synced.
+//! paths answered, and the rings told that this process serves. Stop: the rings are told, both servers take nothing new and
+//! finish what is under way, then the services end in reverse order, the ingester with its log synced.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use axum::response::Response;
 use axum::routing::any;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use skald_ring::GroupId;
+use skald_ring::Instance;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
@@ -23,7 +23,7 @@ use crate::bucket::index_cache::IndexCache;
 use crate::bucket::{self, Bucket, ObservedBucket};
 use crate::compactor::{self, Compactor};
 use crate::config::{Config, Role};
-use crate::distributor::{self, Distributor, Ingesters, ReplicaGroup};
+use crate::distributor::{self, Distributor};
 use crate::error::{ErrorKind, ServiceError};
 use crate::grpc::{CallBounds, Channels, Peer};
 use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_error, serve};
@@ -31,10 +31,11 @@ use crate::ingester::client::IngesterClient;
 use crate::ingester::grpc::GrpcIngesterClient;
 use crate::ingester::{self, Ingester};
 use crate::limits::TenantLimits;
+use crate::membership::{self, Ingesters, Registration, RingRole, Rings, StoreGateways};
 use crate::querier::blocks::BlockFinder;
 use crate::querier::client::QuerierClient;
 use crate::querier::grpc::GrpcQuerierClient;
-use crate::querier::{self, IngesterGroup, Querier};
+use crate::querier::{self, Querier};
 use crate::query_frontend::QueryFrontend;
 use crate::runtime::Runtime;
 use crate::runtime_config::{self, RuntimeConfig};
@@ -56,9 +57,10 @@ pub enum AppError {
 }
 
 /// The services, in the order in which they start.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 12] = [
     "http",
     "runtime-config",
+    "rings",
     "object-storage",
     "compactor",
     "store-gateway",
@@ -67,10 +69,13 @@ const ORDER: [&str; 10] = [
     "query-frontend",
     "distributor",
     "grpc",
+    "membership",
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 4] = [
+const LINKS: [Link; 6] = [
+    Link { path: "/ring", title: "Replica groups of ingesters; /<role>/ring has the members of each ring" },
+    Link { path: "/memberlist", title: "Processes that gossip with each other" },
     Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
     Link { path: "/ingester/tenants", title: "Tenants of the ingester: series, blocks, newest sample" },
     Link { path: "/runtime_config?mode=diff", title: "Limits of single tenants, as they are in force" },
@@ -87,6 +92,7 @@ struct App {
     registry: Arc<RwLock<Registry>>,
     http: Router,
     grpc: Option<Routes>,
+    rings: Option<Arc<Rings>>,
     loops: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -126,6 +132,7 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         registry,
         http: pages,
         grpc: None,
+        rings: None,
         loops: Vec::new(),
     };
     let mut stop = Box::pin(stop);
@@ -137,6 +144,9 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         Ok(Some(grpc)) => {
             tracing::info!("ready");
             stop.await;
+            if let Some(rings) = &app.rings {
+                rings.announce_stop().await;
+            }
             Some(grpc)
         }
         Ok(None) => None,
@@ -153,6 +163,9 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
     app.loops.clear();
     for failed in services.stop(app.config.server.graceful_shutdown_timeout).await {
         tracing::error!(service = failed.name, why = failed.why, "did not end well");
+    }
+    if let Some(rings) = &app.rings {
+        rings.leave().await;
     }
     tracing::info!("stopped");
     Ok(())
@@ -172,16 +185,20 @@ impl App {
         stopping: &watch::Sender<bool>,
     ) -> Result<tokio::task::JoinHandle<()>, AppError> {
         self.start_runtime_config().await?;
+        let rings = self.start_rings().await?;
         let storage = self.start_storage().await?;
-        self.start_compactor(&storage).await?;
-        let store_gateways = self.start_store_gateway(&storage).await?;
-        let ingester = self.start_ingester(&storage).await?;
-        let querier = self.start_querier(&storage, ingester.clone(), store_gateways).await?;
+        self.start_compactor(&storage, &rings).await?;
+        let store_gateways = self.start_store_gateway(&storage, &rings).await?;
+        let ingester = self.start_ingester(&storage, &rings).await?;
+        let ingesters = self.follow_ingesters(&rings, ingester);
+        let querier = self.start_querier(&storage, &rings, ingesters.clone(), store_gateways).await?;
         self.start_query_frontend(querier).await?;
-        self.start_distributor(ingester).await?;
+        self.start_distributor(&rings, ingesters).await?;
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
-        self.start_grpc(frame, stopping).await
+        let grpc = self.start_grpc(frame, stopping).await?;
+        self.services.start("membership", async { Ok::<_, io::Error>(rings.activate().await) }).await?;
+        Ok(grpc)
     }
 
     fn includes(&self, role: Role) -> bool {
@@ -234,6 +251,31 @@ impl App {
         Ok(())
     }
 
+    /// Before whoever is in a ring.
+    async fn start_rings(&mut self) -> Result<Arc<Rings>, AppError> {
+        let metrics = membership::Metrics::new(&mut self.registry.write());
+        let opened = async {
+            let rings = Rings::open(&self.config, &self.runtime, metrics).await;
+            rings.map_err(AppError::Setting)
+        };
+        let rings = Arc::new(self.services.start("rings", opened).await?);
+        self.http = std::mem::take(&mut self.http).merge(membership::routes(rings.clone()));
+        let running = rings.clone();
+        self.spawn_loop("rings", async move { running.run().await });
+        self.rings = Some(rings.clone());
+        Ok(rings)
+    }
+
+    /// The ingesters as this process reaches them, now and later.
+    fn follow_ingesters(&self, rings: &Arc<Rings>, local: Option<Arc<dyn IngesterClient>>) -> Arc<ArcSwap<Ingesters>> {
+        let (rings, channels) = (rings.clone(), self.channels.clone());
+        let keeper = rings.ingesters().clone();
+        Ingesters::follow(&keeper, move |instance| match &local {
+            Some(local) if rings.is_own(instance) => Some(local.clone()),
+            _ => Some(Arc::new(GrpcIngesterClient::new(peer(&channels, instance)?))),
+        })
+    }
+
     async fn start_storage(&mut self) -> Result<Storage, AppError> {
         let (config, runtime) = (&self.config, &self.runtime);
         let opened = async { bucket::open(&config.blocks_storage, &config.data_dir, runtime.disk.as_ref()) };
@@ -245,27 +287,37 @@ impl App {
         Ok(Storage { bucket, indexes })
     }
 
-    async fn start_compactor(&mut self, storage: &Storage) -> Result<(), AppError> {
+    async fn start_compactor(&mut self, storage: &Storage, rings: &Arc<Rings>) -> Result<(), AppError> {
         if self.includes(Role::Compactor) {
-            let owns: compactor::Ownership = Arc::new(|_| true);
+            self.register(rings, RingRole::Compactor)?;
+            let owner = rings.clone();
+            let owns: compactor::Ownership = Arc::new(move |tenant| owner.is_compactor_of(tenant));
             let (bucket, clock) = (storage.bucket.clone(), self.runtime.clock.clone());
             let compactor =
                 Compactor::new(bucket, clock, self.config.compactor.clone(), owns, &mut self.registry.write());
             let compactor = Arc::new(compactor);
             self.http = std::mem::take(&mut self.http).merge(compactor::routes(compactor.clone()));
-            self.spawn_loop("compactor", async move { compactor.run().await });
+            let rings = rings.clone();
+            self.spawn_loop("compactor", async move {
+                // Before, it owns nothing.
+                rings.activated().await;
+                compactor.run().await;
+            });
         }
         self.start_nothing("compactor").await
     }
 
-    /// The store-gateways queriers of this process ask: its own, or those of the settings.
-    async fn start_store_gateway(&mut self, storage: &Storage) -> Result<Vec<Arc<dyn StoreGatewayClient>>, AppError> {
-        let mut clients: Vec<Arc<dyn StoreGatewayClient>> = Vec::new();
-        for address in &self.config.querier.store_gateway_addresses {
-            clients.push(Arc::new(GrpcStoreGatewayClient::new(self.channel(address)?)));
-        }
+    /// The store-gateways as this process reaches them, now and later.
+    async fn start_store_gateway(
+        &mut self,
+        storage: &Storage,
+        rings: &Arc<Rings>,
+    ) -> Result<Arc<ArcSwap<StoreGateways>>, AppError> {
+        let mut local: Option<Arc<dyn StoreGatewayClient>> = None;
         if self.includes(Role::StoreGateway) {
-            let owns: store_gateway::Ownership = Arc::new(|_, _| true);
+            self.register(rings, RingRole::StoreGateway)?;
+            let owner = rings.clone();
+            let owns: store_gateway::Ownership = Arc::new(move |tenant, block| owner.serves_block(tenant, block));
             let gateway = StoreGateway::new(
                 storage.bucket.clone(),
                 storage.indexes.clone(),
@@ -278,19 +330,31 @@ impl App {
             let client: Arc<dyn StoreGatewayClient> = Arc::new(gateway.clone());
             self.serve_grpc(store_gateway::grpc::server(client.clone()));
             self.spawn_loop("store-gateway", async move { gateway.run().await });
-            if clients.is_empty() {
-                clients.push(client);
-            }
+            local = Some(client);
         }
         self.start_nothing("store-gateway").await?;
-        Ok(clients)
+        let (rings, channels) = (rings.clone(), self.channels.clone());
+        let keeper = rings.instances(RingRole::StoreGateway).clone();
+        Ok(StoreGateways::follow(&keeper, move |instance| match &local {
+            Some(local) if rings.is_own(instance) => Some(local.clone()),
+            _ => Some(Arc::new(GrpcStoreGatewayClient::new(peer(&channels, instance)?))),
+        }))
     }
 
-    async fn start_ingester(&mut self, storage: &Storage) -> Result<Option<Arc<dyn IngesterClient>>, AppError> {
+    fn register(&self, rings: &Rings, role: RingRole) -> Result<Registration, AppError> {
+        rings.register(role).map_err(AppError::Setting)
+    }
+
+    async fn start_ingester(
+        &mut self,
+        storage: &Storage,
+        rings: &Arc<Rings>,
+    ) -> Result<Option<Arc<dyn IngesterClient>>, AppError> {
         if !self.includes(Role::Ingester) {
             self.start_nothing("ingester").await?;
             return Ok(None);
         }
+        let registration = self.register(rings, RingRole::Ingester)?;
         let services = self.services.clone();
         let surroundings = ingester::Surroundings {
             bucket: storage.bucket.clone(),
@@ -304,6 +368,7 @@ impl App {
         let (config, data_dir) = (self.config.ingester.clone(), self.config.data_dir.clone());
         let opening = async move { Ingester::open(config, &data_dir, surroundings, progress).await };
         let ingester = self.services.start("ingester", opening).await?;
+        registration.set_repaired(true);
         let client: Arc<dyn IngesterClient> = Arc::new(ingester.clone());
         self.serve_grpc(ingester::grpc::server(client.clone()));
         self.http = std::mem::take(&mut self.http).merge(ingester.clone().routes());
@@ -313,44 +378,23 @@ impl App {
         Ok(Some(client))
     }
 
-    /// The groups of ingesters that the settings name, or the one of this process.
-    fn ingester_groups(&self, local: Option<Arc<dyn IngesterClient>>) -> Result<Vec<IngesterGroup>, AppError> {
-        let config = &self.config.ingester_client;
-        if config.addresses.is_empty() {
-            let local = local.ok_or_else(|| {
-                let text = "this process runs no ingester, so ingester_client.addresses must name some";
-                AppError::Setting(text.to_owned())
-            })?;
-            return Ok(vec![IngesterGroup { members: vec![local] }]);
-        }
-        let client = |address: &String| -> Result<Arc<dyn IngesterClient>, AppError> {
-            Ok(Arc::new(GrpcIngesterClient::new(self.channel(address)?)))
-        };
-        config
-            .addresses
-            .chunks(config.replication_factor)
-            .map(|group| Ok(IngesterGroup { members: group.iter().map(client).collect::<Result<_, _>>()? }))
-            .collect()
-    }
-
     async fn start_querier(
         &mut self,
         storage: &Storage,
-        ingester: Option<Arc<dyn IngesterClient>>,
-        store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
+        rings: &Rings,
+        ingesters: Arc<ArcSwap<Ingesters>>,
+        store_gateways: Arc<ArcSwap<StoreGateways>>,
     ) -> Result<Option<Arc<dyn QuerierClient>>, AppError> {
         let mut client: Option<Arc<dyn QuerierClient>> = None;
         if self.includes(Role::Querier) {
             let config: querier::Config = self.config.querier.clone();
-            if store_gateways.is_empty() {
-                let text = "this process runs no store-gateway, so querier.store_gateway_addresses must name some";
-                return Err(AppError::Setting(text.to_owned()));
-            }
-            let groups = self.ingester_groups(ingester)?;
+            // What was written before that is in object storage.
+            let lookback = self.config.ingester.local_retention.max(config.query_ingesters_within.unwrap_or_default());
+            let zone = rings.zone().to_owned();
+            let neighbours = querier::Neighbours { ingesters, store_gateways, zone, lookback };
             let blocks = BlockFinder::new(storage.indexes.clone(), self.runtime.clock.clone());
             let metrics = querier::Metrics::new(&mut self.registry.write());
-            let runtime = self.runtime.clone();
-            let querier = Querier::new(config, groups, store_gateways, blocks, runtime, metrics);
+            let querier = Querier::new(config, neighbours, blocks, self.runtime.clone(), metrics);
             let querier: Arc<dyn QuerierClient> = Arc::new(querier);
             self.serve_grpc(querier::grpc::server(querier.clone()));
             client = Some(querier);
@@ -387,15 +431,19 @@ impl App {
         self.start_nothing("query-frontend").await
     }
 
-    async fn start_distributor(&mut self, ingester: Option<Arc<dyn IngesterClient>>) -> Result<(), AppError> {
+    async fn start_distributor(
+        &mut self,
+        rings: &Arc<Rings>,
+        ingesters: Arc<ArcSwap<Ingesters>>,
+    ) -> Result<(), AppError> {
         if self.includes(Role::Distributor) {
-            let groups = self.ingester_groups(ingester)?.into_iter().zip(0..);
-            let groups = groups.map(|(group, id)| ReplicaGroup { id: GroupId(id), replicas: group.members });
-            let ingesters = Ingesters::new(groups.collect()).map_err(|e| AppError::Setting(e.to_string()))?;
+            self.register(rings, RingRole::Distributor)?;
+            let distributors = rings.instances(RingRole::Distributor).clone();
             let distributor = Distributor::new(
                 self.config.distributor.clone(),
                 self.limits.clone(),
-                Arc::new(ArcSwap::from_pointee(ingesters)),
+                ingesters,
+                Arc::new(move || distributors.view().active()),
                 &self.runtime,
                 &mut self.registry.write(),
             );
@@ -439,6 +487,14 @@ impl App {
         let stop = stopped(stopping.subscribe());
         Ok(tokio::spawn(async move { serve(listener, tls, move || router.clone(), &server, clock, stop).await }))
     }
+}
+
+/// The way to an instance; its address is told when it makes no sense.
+fn peer(channels: &Channels, instance: &Instance) -> Option<Peer> {
+    channels
+        .to(&instance.grpc_address)
+        .inspect_err(|error| tracing::warn!(instance = %instance.id, %error, "an address in the ring makes no sense"))
+        .ok()
 }
 
 async fn starting() -> Response {

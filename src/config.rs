@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
 use crate::{
-    bucket, compactor, distributor, grpc, http, ingester, limits, logging, querier, query_frontend, runtime_config,
-    store_gateway,
+    bucket, compactor, distributor, grpc, http, ingester, limits, logging, membership, querier, query_frontend,
+    runtime_config, store_gateway,
 };
 
 settings! {
@@ -25,6 +25,12 @@ settings! {
         pub grpc_client: grpc::Config,
         /// The HTTP API.
         pub api: http::ApiConfig,
+        /// How processes find each other.
+        pub memberlist: membership::GossipSettings,
+        /// This process, as others see it.
+        pub instance: membership::InstanceSettings,
+        /// Who is where.
+        pub ring: membership::RingSettings,
         /// The distributor.
         pub distributor: distributor::Config,
         /// Limits of tenants.
@@ -35,8 +41,6 @@ settings! {
         pub blocks_storage: bucket::Config,
         /// The ingester.
         pub ingester: ingester::Config,
-        /// How ingesters are reached.
-        pub ingester_client: ingester::ClientConfig,
         /// The querier.
         pub querier: querier::Config,
         /// The query-frontend.

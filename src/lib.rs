@@ -2,7 +2,7 @@
 //!
 //! One sample's way: [`distributor`] → [`ingester`] (head and log in `skald-tsdb`) → [`bucket`].
 //! One query's way: [`query_frontend`] → [`querier`] → [`ingester`] and [`store_gateway`] → `skald-promql`.
-//! [`app`] alone knows them all; services meet only at each other's `client.rs`.
+//! [`app`] alone knows them all; services meet only at each other's `client.rs`, and find each other by [`membership`].
 
 pub mod app;
 pub mod bucket;
@@ -17,6 +17,7 @@ pub mod http;
 pub mod ingester;
 pub mod limits;
 pub mod logging;
+pub mod membership;
 pub mod querier;
 pub mod query_frontend;
 pub mod query_plan;

@@ -17,16 +17,21 @@ setting_enum! {
 settings! {
     /// Checked before anything is stored.
     pub struct Limits {
-        /// Write requests per second a tenant may send to one distributor; more are answered with 429. `none` sets no limit.
+        /// Write requests per second a tenant may send, to all distributors together: each takes its share by how many live.
+        /// More are answered with 429. `none` sets no limit.
         pub request_rate: Option<f64> = None => 0.001..,
-        /// Write requests a tenant may send at once before the rate counts.
+        /// Write requests a tenant may send to one distributor at once before the rate counts.
         pub request_burst_size: u64 = 100 => 1..,
-        /// Samples, exemplars and metadata entries per second a tenant may send to one distributor; more are answered with
-        /// 429, and senders drop them unless told to retry. `none` sets no limit.
+        /// Samples, exemplars and metadata entries per second a tenant may send, to all distributors together: each takes its
+        /// share by how many live. More are answered with 429, and senders drop them unless told to retry. `none` sets no
+        /// limit.
         pub ingestion_rate: Option<f64> = None => 0.001..,
-        /// Samples, exemplars and metadata entries a tenant may send at once before the rate counts. Larger requests than
-        /// this are always refused while there is a rate.
+        /// Samples, exemplars and metadata entries a tenant may send to one distributor at once before the rate counts. Larger
+        /// requests than this are always refused while there is a rate.
         pub ingestion_burst_size: u64 = 200_000 => 1..,
+        /// How many replica groups of ingesters a tenant's series are spread over (shuffle sharding): fewer keep tenants
+        /// apart, more carry larger ones. `none` takes all.
+        pub ingestion_tenant_shard_size: Option<usize> = None => 1..,
         /// Most labels of a series, the metric name included.
         pub max_label_names_per_series: u32 = 30 => 1..,
         /// Most labels of a series whose metric name ends in `_info`.

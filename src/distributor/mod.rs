@@ -10,7 +10,7 @@
 //!   validate     labels, times, histograms        400 for what is bad, the rest goes on
 //!   rate_limit   samples of the tenant            429
 //!   shard        series by replica group
-//!   replicate    to each group's ingesters        503 when a group has no quorum
+//!   replicate    to each group's ingesters, or another group's; 503 when none has a quorum
 //! ```
 //!
 //! Bad parts are dropped and counted ([`rejections`]), good ones written; then the answer is 400 with the first reason.
@@ -36,6 +36,5 @@ mod tests;
 
 pub use config::{Config, InstanceLimits};
 pub use limits::{Limits, NameValidation};
-pub use push::Distributor;
+pub use push::{Distributor, LiveDistributors};
 pub use remote_write::routes;
-pub use replicate::{Ingesters, ReplicaGroup};

@@ -13,13 +13,13 @@ use super::config::Config;
 use super::in_flight::{InFlight, Reservation};
 use super::metrics::Metrics;
 use super::rejections::Rejections;
-use super::replicate::{Ingesters, replicate};
-use super::shard::shard;
+use super::replicate::{Sending, replicate};
 use super::tenants::{Tenant, Tenants};
 use super::validate::{reject_undecodable, validate};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::RejectedKind;
 use crate::limits::{Limits, TenantLimits};
+use crate::membership::Ingesters;
 use crate::runtime::{Clock, Pool, Rng, Runtime};
 use crate::tenant::TenantId;
 
@@ -30,11 +30,15 @@ const INLINE_BYTES: u64 = 1 << 20;
 const SPARE_DECODERS: usize = 32;
 const SPARE_BYTES: usize = 8 << 20;
 
+/// How many distributors live, at least 1: a tenant's rate is shared evenly among them.
+pub type LiveDistributors = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// Takes writes, checks them, and sends each series to the ingesters that hold it.
 pub struct Distributor {
     pub(super) config: Config,
     limits: TenantLimits,
     ingesters: Arc<ArcSwap<Ingesters>>,
+    distributors: LiveDistributors,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<Rng>,
     pool: Pool,
@@ -66,11 +70,13 @@ struct Admitted {
 }
 
 impl Distributor {
-    /// A distributor that writes to what `ingesters` holds at the time of each write.
+    /// A distributor that writes to what `ingesters` holds at the time of each write, and shares tenants' rates with the
+    /// other `distributors`.
     pub fn new(
         config: Config,
         limits: TenantLimits,
         ingesters: Arc<ArcSwap<Ingesters>>,
+        distributors: LiveDistributors,
         runtime: &Runtime,
         registry: &mut Registry,
     ) -> Self {
@@ -81,6 +87,7 @@ impl Distributor {
             config,
             limits,
             ingesters,
+            distributors,
             clock: runtime.clock.clone(),
             rng: runtime.rng.clone(),
             pool: runtime.ingest_pool.clone(),
@@ -115,14 +122,16 @@ impl Distributor {
         now: Duration,
     ) -> Result<Outcome, ServiceError> {
         let limits = self.limits.of(tenant);
-        state.admit_request(&limits.distributor, now)?;
+        state.admit_request(&limits.distributor, &self.distributors, now)?;
         let Admitted { mut received, mut rejections, decoded } = self.admit(body, limits.clone(), reservation).await?;
         decoded.map_err(decode_error)?;
         reservation.grow_to(received.heap_bytes())?;
         let batch = std::mem::take(&mut received.batch);
         let (samples, exemplars) = (batch.sample_count() as u64, batch.exemplar_count() as u64);
         let metadata = batch.metadata.len() as u64;
-        if let Err(error) = state.admit_items(samples + exemplars + metadata, &limits.distributor, now) {
+        if let Err(error) =
+            state.admit_items(samples + exemplars + metadata, &limits.distributor, &self.distributors, now)
+        {
             for (kind, count) in [
                 (RejectedKind::Sample, samples),
                 (RejectedKind::Exemplar, exemplars),
@@ -139,8 +148,14 @@ impl Distributor {
         if !batch.is_empty() {
             state.count_received(samples, exemplars, metadata);
             let ingesters = self.ingesters.load_full();
-            let parts = shard(batch.clone(), ingesters.ring(), tenant);
-            let replies = replicate(&ingesters, parts, tenant, self.config.remote_timeout, &self.clock).await?;
+            let sending = Sending {
+                ingesters: &ingesters,
+                tenant,
+                shard_size: limits.distributor.ingestion_tenant_shard_size,
+                timeout: self.config.remote_timeout,
+                clock: &self.clock,
+            };
+            let replies = replicate(&sending, batch.clone()).await?;
             for reply in replies {
                 outcome.samples += reply.samples;
                 outcome.histograms += reply.histograms;

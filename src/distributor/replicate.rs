@@ -7,72 +7,61 @@ use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 use futures::stream::FuturesUnordered;
 use skald_proto::WriteBatch;
-use skald_ring::{GroupId, Ring, RingError};
+use skald_ring::{GroupId, GroupState, GroupView, ReplicaGroups};
 
+use super::shard::shard;
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{IngesterClient, PushReply, RejectedKind};
+use crate::membership::Ingesters;
 use crate::runtime::Clock;
 use crate::tenant::TenantId;
 
-/// Ingesters that hold the same series, one in each zone.
-#[derive(Clone)]
-pub struct ReplicaGroup {
-    /// The group's number.
-    pub id: GroupId,
-    /// Its members, all of them: one that cannot be reached answers with an error.
-    pub replicas: Vec<Arc<dyn IngesterClient>>,
+/// What sending a write needs besides the write.
+pub(super) struct Sending<'a> {
+    pub(super) ingesters: &'a Ingesters,
+    pub(super) tenant: &'a TenantId,
+    /// Groups the tenant's series are spread over; `None` takes all.
+    pub(super) shard_size: Option<usize>,
+    /// Longest time of one ingester.
+    pub(super) timeout: Duration,
+    pub(super) clock: &'a Arc<dyn Clock>,
 }
 
-/// The ingesters a write can go to: an immutable view.
-#[derive(Clone)]
-pub struct Ingesters {
-    ring: Ring,
-    /// In the order of the ring's groups.
-    groups: Vec<ReplicaGroup>,
-}
-
-impl Ingesters {
-    /// A view of these groups, in any order; of equal numbers the first counts.
-    pub fn new(mut groups: Vec<ReplicaGroup>) -> Result<Self, RingError> {
-        groups.sort_by_key(|group| group.id);
-        groups.dedup_by_key(|group| group.id);
-        Ok(Self { ring: Ring::new(groups.iter().map(|group| group.id))?, groups })
+/// Sends each series to the replica group that holds it, or to the next of the tenant's groups when that one has no quorum:
+/// as far as is known before, and when it turns out to have none. The replies come in any order. The error, if any, is one
+/// a retry can help against before one it cannot.
+pub(super) async fn replicate(sending: &Sending<'_>, batch: Arc<WriteBatch>) -> Result<Vec<PushReply>, ServiceError> {
+    let ring = sending.ingesters.ring();
+    let no_group = || ServiceError::new(ErrorKind::Unavailable, "no-replica-group", describe_none(ring));
+    let subring = ring.write_subring(sending.tenant.as_str(), sending.shard_size).ok_or_else(no_group)?;
+    let mut usable = ring.with_write_quorum(&subring);
+    if usable.is_empty() {
+        // Each says best itself what it lacks.
+        usable = subring.positions();
     }
-
-    /// One ingester that holds everything.
-    pub fn single(ingester: Arc<dyn IngesterClient>) -> Self {
-        let group = ReplicaGroup { id: GroupId(0), replicas: vec![ingester] };
-        Self { ring: Ring::single(group.id), groups: vec![group] }
-    }
-
-    /// Who holds what.
-    pub fn ring(&self) -> &Ring {
-        &self.ring
-    }
-
-    /// The groups in the order of [`Ring::groups`].
-    pub fn groups(&self) -> &[ReplicaGroup] {
-        &self.groups
-    }
-}
-
-/// Sends each part to its group; the replies come in the order of the parts. The error, if any, is one a retry can help
-/// against before one it cannot.
-pub(super) async fn replicate(
-    ingesters: &Ingesters,
-    parts: Vec<(usize, Arc<WriteBatch>)>,
-    tenant: &TenantId,
-    timeout: Duration,
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<PushReply>, ServiceError> {
-    let sends =
-        parts.into_iter().map(|(group, part)| push_to_group(&ingesters.groups[group], part, tenant, timeout, clock));
+    let mut waiting = vec![batch];
     let mut replies = Vec::new();
     let mut errors = Vec::new();
-    for outcome in join_all(sends).await {
-        match outcome {
-            Ok(reply) => replies.push(reply),
-            Err(error) => errors.push(error),
+    while !waiting.is_empty() {
+        let parts = waiting.drain(..).flat_map(|batch| shard(batch, &subring, &usable, sending.tenant));
+        let sends = parts.map(|(position, part)| (position, subring.groups()[position], part));
+        let sends = sends.map(async |(position, group, part)| {
+            let outcome = match ring.group(group) {
+                Some(group) => push_to_group(group, part.clone(), sending).await,
+                None => Err(Failed::Otherwise(no_group())),
+            };
+            (position, part, outcome)
+        });
+        let outcomes = join_all(sends).await;
+        for (position, ..) in outcomes.iter().filter(|(.., outcome)| matches!(outcome, Err(Failed::Quorum(_)))) {
+            usable.remove(*position);
+        }
+        for (_, part, outcome) in outcomes {
+            match outcome {
+                Ok(reply) => replies.push(reply),
+                Err(Failed::Quorum(_)) if !usable.is_empty() => waiting.push(part),
+                Err(Failed::Quorum(error) | Failed::Otherwise(error)) => errors.push(error),
+            }
         }
     }
     match errors.iter().position(|error| error.kind.is_retryable()).or((!errors.is_empty()).then_some(0)) {
@@ -81,35 +70,77 @@ pub(super) async fn replicate(
     }
 }
 
-/// Sends a part to all members of a group and answers once the outcome is decided. Members that are still at work then go
-/// on by themselves.
-async fn push_to_group(
-    group: &ReplicaGroup,
-    part: Arc<WriteBatch>,
-    tenant: &TenantId,
-    timeout: Duration,
-    clock: &Arc<dyn Clock>,
-) -> Result<PushReply, ServiceError> {
-    if let [only] = &*group.replicas {
-        return push_to_one(only.as_ref(), part, tenant, timeout, clock.as_ref()).await;
+/// Why a part was not stored.
+enum Failed {
+    /// The group has too few members that can; another one may take it.
+    Quorum(ServiceError),
+    /// Another group would say the same.
+    Otherwise(ServiceError),
+}
+
+/// Why no group takes series.
+fn describe_none(ring: &ReplicaGroups) -> String {
+    let groups = ring.groups().iter().map(|group| match &group.state {
+        GroupState::Pending(missing) => format!("group {} is {}: {missing}", group.id, group.state),
+        state => format!("group {} is {state}", group.id),
+    });
+    let groups: Vec<String> = groups.collect();
+    let none = if groups.is_empty() { "no ingester has registered".to_owned() } else { groups.join("; ") };
+    format!("no replica group of ingesters takes series: {none}")
+}
+
+/// Sends a part to all members of a group that take writes and answers once the outcome is decided. Members that are still
+/// at work then go on by themselves.
+async fn push_to_group(group: &GroupView, part: Arc<WriteBatch>, sending: &Sending<'_>) -> Result<PushReply, Failed> {
+    let takers = group.members.iter().filter(|member| member.takes_writes());
+    let takers: Vec<_> = takers.filter_map(|member| sending.ingesters.client(member.id())).collect();
+    if takers.len() < group.quorum() {
+        let away = group.members.iter().filter(|member| !member.takes_writes());
+        let away: Vec<String> = away.map(|member| format!("{} ({})", member.id(), member.instance.state)).collect();
+        let message = format!(
+            "replica group {} has no quorum: {} of its ingesters take writes, {} are needed; away: {}",
+            group.id,
+            takers.len(),
+            group.quorum(),
+            away.join(", ")
+        );
+        return Err(Failed::Quorum(quorum_lost(message)));
     }
-    let mut pending: FuturesUnordered<_> = group
-        .replicas
-        .iter()
+    let (tenant, timeout, clock) = (sending.tenant, sending.timeout, sending.clock);
+    if let [only] = &*takers {
+        let answer = push_to_one(only.as_ref(), part, tenant, timeout, clock.as_ref()).await;
+        return answer.map_err(Failed::of);
+    }
+    let mut pending: FuturesUnordered<_> = takers
+        .into_iter()
         .map(|replica| {
             let (replica, part, tenant, clock) = (replica.clone(), part.clone(), tenant.clone(), clock.clone());
             tokio::spawn(async move { push_to_one(replica.as_ref(), part, &tenant, timeout, clock.as_ref()).await })
         })
         .collect();
     drop(part);
-    let mut votes = Votes::new(group.replicas.len());
+    let mut votes = Votes::new(pending.len(), group.quorum());
     while let Some(answer) = pending.next().await {
         votes.add(answer.unwrap_or_else(|_| Err(ServiceError::internal("a push to an ingester was lost"))));
-        if let Some(decided) = votes.decided() {
-            return decided;
+        if let Some(reply) = votes.decided() {
+            return Ok(reply);
         }
     }
     votes.outcome(group.id)
+}
+
+fn quorum_lost(message: String) -> ServiceError {
+    ServiceError::new(ErrorKind::Unavailable, "ingester-quorum-lost", message)
+}
+
+impl Failed {
+    /// What the error of a single ingester means for its group.
+    fn of(error: ServiceError) -> Self {
+        match error.kind {
+            ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Timeout => Self::Quorum(error),
+            _ => Self::Otherwise(error),
+        }
+    }
 }
 
 async fn push_to_one(
@@ -143,14 +174,15 @@ fn as_answer(error: ServiceError) -> ServiceError {
 
 /// Answers of a group's members as they come.
 struct Votes {
-    members: usize,
+    asked: usize,
+    quorum: usize,
     replies: Vec<PushReply>,
     errors: Vec<ServiceError>,
 }
 
 impl Votes {
-    fn new(members: usize) -> Self {
-        Self { members, replies: Vec::with_capacity(members), errors: Vec::new() }
+    fn new(asked: usize, quorum: usize) -> Self {
+        Self { asked, quorum, replies: Vec::with_capacity(asked), errors: Vec::new() }
     }
 
     fn add(&mut self, answer: Result<PushReply, ServiceError>) {
@@ -160,43 +192,46 @@ impl Votes {
         }
     }
 
-    fn quorum(&self) -> usize {
-        self.members / 2 + 1
-    }
-
-    /// The outcome, when no further answer can change it for the better: a quorum has stored everything.
-    fn decided(&mut self) -> Option<Result<PushReply, ServiceError>> {
+    /// The reply, when no further answer can change the outcome for the better: a quorum has stored everything.
+    fn decided(&mut self) -> Option<PushReply> {
         let complete = self.replies.iter().filter(|reply| refused_samples(reply) == 0).count();
-        (complete >= self.quorum()).then(|| Ok(self.take_reply()))
+        (complete >= self.quorum).then(|| self.take_reply())
     }
 
     /// The outcome of all answers. Every sample not refused in the reply is stored by a quorum: each member that failed or
     /// refused samples may lack any sample, so as soon as these are too many, some of the refused are told.
-    fn outcome(mut self, group: GroupId) -> Result<PushReply, ServiceError> {
-        let quorum = self.quorum();
-        if self.replies.len() >= quorum {
+    fn outcome(mut self, group: GroupId) -> Result<PushReply, Failed> {
+        if self.replies.len() >= self.quorum {
             return Ok(self.take_reply());
         }
         let failed = self.errors.len();
         self.errors.sort_by_key(|error| !error.kind.is_retryable());
         let Some(first) = self.errors.into_iter().next() else {
-            let message = format!("replica group {group} has no ingesters");
-            return Err(ServiceError::new(ErrorKind::Unavailable, "ingester-quorum-lost", message));
+            return Err(Failed::Quorum(quorum_lost(format!("replica group {group} has no ingesters"))));
         };
         if !first.kind.is_retryable() {
-            return Err(first);
+            return Err(Failed::Otherwise(first));
         }
         let message = format!(
             "replica group {group} has no quorum: {failed} of {} ingesters failed, the first with: {first}",
-            self.members
+            self.asked
         );
-        Err(ServiceError { kind: ErrorKind::Unavailable, reason: "ingester-quorum-lost".into(), message, ..first })
+        let of_group = ServiceError {
+            kind: ErrorKind::Unavailable,
+            reason: "ingester-quorum-lost".into(),
+            message,
+            retry_after: first.retry_after,
+        };
+        Err(match Failed::of(first) {
+            Failed::Quorum(_) => Failed::Quorum(of_group),
+            Failed::Otherwise(_) => Failed::Otherwise(of_group),
+        })
     }
 
     /// The reply of the member whose refusals are the fewest that still hold for a quorum.
     fn take_reply(&mut self) -> PushReply {
         self.replies.sort_by_key(refused_samples);
-        self.replies.swap_remove(self.quorum() - 1)
+        self.replies.swap_remove(self.quorum - 1)
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::limits::Limits;
 use super::metrics::{DiscardLabels, Metrics, TenantLabels, reason_label};
+use super::push::LiveDistributors;
 use super::rate_limit::{Rate, TokenBucket};
 use super::rejections::Rejections;
 use crate::error::{ErrorKind, ServiceError};
@@ -91,10 +92,16 @@ impl Tenants {
 
 impl Tenant {
     /// Takes one request from the tenant's rate.
-    pub(super) fn admit_request(&self, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
+    pub(super) fn admit_request(
+        &self,
+        limits: &Limits,
+        distributors: &LiveDistributors,
+        now: Duration,
+    ) -> Result<(), ServiceError> {
         let Some(rate) = limits.request_rate else { return Ok(()) };
         let burst = limits.request_burst_size;
-        let Err(wait) = self.requests.take(1, Rate { per_second: rate, burst }, now) else { return Ok(()) };
+        let share = Rate { per_second: rate / distributors() as f64, burst };
+        let Err(wait) = self.requests.take(1, share, now) else { return Ok(()) };
         Err(ServiceError::new(
             ErrorKind::TooManyRequests,
             "tenant-max-request-rate",
@@ -104,10 +111,17 @@ impl Tenant {
     }
 
     /// Takes `items` samples, exemplars and metadata entries from the tenant's rate.
-    pub(super) fn admit_items(&self, items: u64, limits: &Limits, now: Duration) -> Result<(), ServiceError> {
+    pub(super) fn admit_items(
+        &self,
+        items: u64,
+        limits: &Limits,
+        distributors: &LiveDistributors,
+        now: Duration,
+    ) -> Result<(), ServiceError> {
         let Some(rate) = limits.ingestion_rate else { return Ok(()) };
         let burst = limits.ingestion_burst_size;
-        let Err(wait) = self.items.take(items, Rate { per_second: rate, burst }, now) else { return Ok(()) };
+        let share = Rate { per_second: rate / distributors() as f64, burst };
+        let Err(wait) = self.items.take(items, share, now) else { return Ok(()) };
         Err(ServiceError::new(
             ErrorKind::TooManyRequests,
             "tenant-max-ingestion-rate",

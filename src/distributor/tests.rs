@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use skald_model::{Labels, MetricMetadata, varint};
 use skald_proto::WriteBatch;
-use skald_ring::GroupId;
 use tower::ServiceExt;
 
 use super::*;
@@ -22,6 +21,7 @@ use crate::error::{ErrorKind, ServiceError};
 use crate::http::{Frame, FrameMetrics};
 use crate::ingester::client::{IngesterClient, PushReply, RejectedKind, Rejection};
 use crate::limits::TenantLimits;
+use crate::membership::Ingesters;
 use crate::runtime::{ManualClock, MemNet, Pool, Rng, Runtime};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::settings::ByteSize;
@@ -148,16 +148,15 @@ impl Setup {
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),
         };
-        let groups = self.groups.iter().enumerate().map(|(i, replicas)| ReplicaGroup {
-            id: GroupId(i as u32),
-            replicas: replicas.iter().map(|replica| replica.clone() as Arc<dyn IngesterClient>).collect(),
-        });
-        let ingesters = Ingesters::new(groups.collect()).unwrap();
+        let members = |replicas: &Vec<Arc<FakeIngester>>| {
+            replicas.iter().map(|replica| replica.clone() as Arc<dyn IngesterClient>).collect()
+        };
+        let ingesters = Ingesters::fixed(self.groups.iter().map(members).collect());
         let mut registry = Registry::default();
         let frame = Frame::new(runtime.clock.clone(), FrameMetrics::new(&mut registry));
         let ingesters = Arc::new(ArcSwap::from_pointee(ingesters));
         let limits = TenantLimits::new(crate::limits::Limits { distributor: self.limits, ..Default::default() });
-        let distributor = Distributor::new(self.config, limits, ingesters, &runtime, &mut registry);
+        let distributor = Distributor::new(self.config, limits, ingesters, Arc::new(|| 1), &runtime, &mut registry);
         let routes = frame.http(routes(Arc::new(distributor), self.multitenancy_enabled));
         Running { routes, registry, clock, groups: self.groups }
     }
@@ -773,7 +772,7 @@ async fn a_group_answers_with_its_quorum() {
     assert_refused(&write_to_group(vec![refusing(1), up(), refusing(1)]).await, 400, "sample-out-of-order");
     // With one member down, what another refuses has no quorum.
     assert_refused(&write_to_group(vec![refusing(1), up(), down()]).await, 400, "sample-out-of-order");
-    assert_refused(&write_to_group(vec![]).await, 503, "ingester-quorum-lost");
+    assert_refused(&write_to_group(vec![]).await, 503, "no-replica-group");
 }
 
 #[tokio::test]
@@ -798,11 +797,27 @@ async fn series_are_spread_over_groups_and_each_comes_whole() {
     assert_eq!(all.len(), 400);
 }
 
+/// What one group cannot take goes to the others, each part once; only when there is no other the write fails.
 #[tokio::test]
-async fn one_group_without_quorum_fails_the_write() {
-    let running = Setup { groups: vec![vec![Arc::default()], vec![down()]], ..Setup::default() }.start();
-    let request: Vec<u8> = (0..50).flat_map(|i| series(&[("__name__", &format!("m{i}"))], &[NOW])).collect();
-    assert_refused(&running.post(compress(&request)).await, 503, "down");
+async fn a_group_without_quorum_is_made_up_for_by_the_others() {
+    let request: Vec<u8> = (0..60).flat_map(|i| series(&[("__name__", &format!("m{i}"))], &[NOW])).collect();
+    let broken = || vec![down(), down(), Arc::default()];
+    let whole = || vec![Arc::default(), Arc::default(), Arc::default()];
+    let running = Setup { groups: vec![whole(), broken(), whole(), broken()], ..Setup::default() }.start();
+    let answer = running.post(compress(&request)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    for member in 0..3 {
+        let held = |group: usize| running.groups[group][member].series().len();
+        assert_eq!(held(0) + held(2), 60);
+        assert!(held(0) > 15 && held(2) > 15, "what two groups could not take went to one");
+    }
+    let running = Setup { groups: vec![broken(), broken()], ..Setup::default() }.start();
+    assert_refused(&running.post(compress(&request)).await, 503, "ingester-quorum-lost");
+    // What every group would refuse goes nowhere else.
+    let refused = || FakeIngester::answering(Err(ServiceError::new(ErrorKind::TooManyRequests, "busy", "busy")));
+    let running = Setup { groups: vec![vec![refused()], vec![Arc::default()]], ..Setup::default() }.start();
+    assert_refused(&running.post(compress(&request)).await, 429, "busy");
+    assert!(running.groups[1][0].series().len() < 60);
 }
 
 /// Bodies as a real sender made them, long ago by this clock.

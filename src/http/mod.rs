@@ -15,6 +15,7 @@ mod linger;
 mod pages;
 mod process_metrics;
 mod server;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -25,3 +26,4 @@ pub use frame::{Frame, FrameMetrics};
 pub use pages::{Link, Pages};
 pub use process_metrics::ProcessMetrics;
 pub use server::{OpenCall, OpenCalls, Peer, serve};
+pub use table::{Action, TablePage};

@@ -94,27 +94,6 @@ settings! {
     }
 }
 
-settings! {
-    /// Where distributors and queriers find the ingesters.
-    pub struct ClientConfig {
-        /// Their gRPC listeners (`host:port`). Every distributor and querier needs the same list in the same order. Empty
-        /// is the ingester of this process.
-        pub addresses: Vec<String> = Vec::new(),
-        /// How many ingesters hold each series. So many neighbours in the list form a replica group; a write needs a
-        /// majority of one, a read of each.
-        pub replication_factor: usize = 1 => 1..=15,
-    }
-    check |config| if config.addresses.len().is_multiple_of(config.replication_factor) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} `addresses` do not form groups of {} (`replication_factor`)",
-            config.addresses.len(),
-            config.replication_factor
-        ))
-    };
-}
-
 setting_enum! {
     /// How the chunks of blocks are encoded.
     pub enum BlockChunkEncoding {

@@ -4,8 +4,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::VecDeque;
 
-use futures::future::join_all;
-use futures::stream::{self, StreamExt};
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use skald_model::Labels;
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::block::join_parts;
 
@@ -20,10 +21,15 @@ pub struct Input {
     pub group: usize,
 }
 
+/// Opens a stream that has the same series as those of its group, from the beginning.
+pub type Spare = Box<dyn FnOnce() -> BoxFuture<'static, Result<SeriesStream, ServiceError>> + Send>;
+
 /// How many streams of a group may fail before the merged stream does.
-#[derive(Debug)]
+#[derive(Default)]
 pub struct Tolerance {
-    /// Failures left.
+    /// Streams that can take the place of one that fails.
+    pub spares: Vec<Spare>,
+    /// Failures that need no replacement.
     pub left: usize,
 }
 
@@ -31,7 +37,7 @@ pub struct Tolerance {
 /// decoding sorts that out.
 pub fn merge(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> SeriesStream {
     if let [_] = inputs.as_slice()
-        && tolerances.iter().all(|t| t.left == 0)
+        && tolerances.iter().all(|t| t.left == 0 && t.spares.is_empty())
     {
         return inputs.into_iter().map(|input| input.stream).next().unwrap_or_else(|| stream::empty().boxed());
     }
@@ -44,6 +50,7 @@ pub fn merge(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> SeriesStream {
         tolerances,
         heads: BinaryHeap::new(),
         wanted,
+        last: None,
     };
     stream::try_unfold(merge, |mut merge| async move {
         let batch = merge.next_batch().await?;
@@ -57,8 +64,10 @@ struct Merge {
     tolerances: Vec<Tolerance>,
     /// The first series of every lane that has one, smallest labels on top; of equal ones the first lane.
     heads: BinaryHeap<Reverse<Head>>,
-    /// Lanes whose next series is not among the heads yet.
+    /// Lanes whose next series is not among the heads yet. The last series of each is the last one merged, or none.
     wanted: Vec<usize>,
+    /// The last series of the batch before.
+    last: Option<Labels>,
 }
 
 struct Lane {
@@ -74,6 +83,11 @@ struct Head {
 }
 
 impl Lane {
+    /// Whether it has nothing ready and may get something.
+    fn is_wanting(&self) -> bool {
+        self.ready.is_empty() && self.stream.is_some()
+    }
+
     /// Waits for the next batch if nothing is ready; `Err` ends the lane.
     async fn fill(&mut self) -> Result<(), ServiceError> {
         while self.ready.is_empty() {
@@ -100,13 +114,15 @@ impl Merge {
             if let Some(lane) = self.only_lane() {
                 // Its batches have their size, and nobody else's series come between.
                 if batch.is_empty() && self.lanes[lane].ready.is_empty() {
-                    let filled = self.lanes[lane].fill().await;
-                    self.tolerate(lane, filled)?;
+                    let last = self.last.take();
+                    while let Err(error) = self.lanes[lane].fill().await {
+                        self.tolerate(lane, error, last.as_ref())?;
+                    }
                 }
                 batch.extend(self.lanes[lane].ready.drain(..));
                 break;
             }
-            self.refill().await?;
+            self.refill(&batch).await?;
             let Some(Reverse(Head { series, lane })) = self.heads.pop() else { break };
             self.wanted.push(lane);
             let mut parts = vec![series];
@@ -128,6 +144,7 @@ impl Merge {
                 batch.push(series);
             }
         }
+        self.last = batch.last().map(|series| series.labels.clone());
         Ok(batch)
     }
 
@@ -140,13 +157,16 @@ impl Merge {
     }
 
     /// Makes the next series of every wanted lane a head. Lanes that have to wait do so at the same time.
-    async fn refill(&mut self) -> Result<(), ServiceError> {
+    async fn refill(&mut self, batch: &[SeriesChunks]) -> Result<(), ServiceError> {
         let wanted = std::mem::take(&mut self.wanted);
-        if wanted.iter().any(|&lane| self.lanes[lane].ready.is_empty()) {
+        while wanted.iter().any(|&lane| self.lanes[lane].is_wanting()) {
             let lanes = self.lanes.iter_mut().enumerate().filter(|(lane, _)| wanted.contains(lane));
             let filled = join_all(lanes.map(async |(lane, of)| (lane, of.fill().await))).await;
+            let last = batch.last().map(|series| series.labels.clone()).or_else(|| self.last.clone());
             for (lane, filled) in filled {
-                self.tolerate(lane, filled)?;
+                if let Err(error) = filled {
+                    self.tolerate(lane, error, last.as_ref())?;
+                }
             }
         }
         for lane in wanted {
@@ -157,10 +177,21 @@ impl Merge {
         Ok(())
     }
 
-    /// Takes a lane's failure from what its group may lose.
-    fn tolerate(&mut self, lane: usize, filled: Result<(), ServiceError>) -> Result<(), ServiceError> {
-        let Err(error) = filled else { return Ok(()) };
+    /// Makes up for a lane's failure: with a spare stream of its group, which goes on behind the series that were merged
+    /// last, or as one of those its group may lose.
+    fn tolerate(&mut self, lane: usize, error: ServiceError, last: Option<&Labels>) -> Result<(), ServiceError> {
         let tolerance = &mut self.tolerances[self.lanes[lane].group];
+        if error.kind.is_retryable()
+            && let Some(spare) = tolerance.spares.pop()
+        {
+            let last = last.cloned();
+            let rest = stream::once(spare()).try_flatten().map_ok(move |mut batch| {
+                batch.retain(|series| last.as_ref().is_none_or(|last| series.labels > *last));
+                batch
+            });
+            self.lanes[lane].stream = Some(rest.boxed());
+            return Ok(());
+        }
         if tolerance.left == 0 {
             return Err(error);
         }
@@ -192,8 +223,6 @@ impl Ord for Head {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use futures::TryStreamExt;
-    use skald_model::Labels;
     use skald_tsdb::chunk::{Chunk, Encoding};
 
     use super::*;
@@ -208,20 +237,26 @@ mod tests {
         ServiceError::new(ErrorKind::Unavailable, "test", "gone")
     }
 
+    fn batches_of(time: i64, batches: &[&str]) -> SeriesStream {
+        let batch = |batch: &&str| match *batch {
+            "!" => Err(failure()),
+            names => Ok(names.split_whitespace().map(|name| series(name, time)).collect()),
+        };
+        stream::iter(batches.iter().map(batch).collect::<Vec<_>>()).boxed()
+    }
+
     /// Each input is a list of batches of series names; `!` is a failure.
     async fn run(inputs: &[(usize, &[&str])], tolerated: &[usize]) -> Result<String, ServiceError> {
-        let inputs = inputs.iter().enumerate().map(|(time, (group, batches))| {
-            let items: Vec<_> = batches
-                .iter()
-                .map(|batch| match *batch {
-                    "!" => Err(failure()),
-                    names => Ok(names.split_whitespace().map(|n| series(n, time as i64)).collect()),
-                })
-                .collect();
-            Input { stream: stream::iter(items).boxed(), group: *group }
-        });
-        let tolerances = tolerated.iter().map(|&left| Tolerance { left }).collect();
-        let merged: Vec<Vec<SeriesChunks>> = merge(inputs.collect(), tolerances).try_collect().await?;
+        let inputs = inputs
+            .iter()
+            .enumerate()
+            .map(|(time, (group, batches))| Input { stream: batches_of(time as i64, batches), group: *group });
+        let tolerances = tolerated.iter().map(|&left| Tolerance { left, ..Tolerance::default() }).collect();
+        gather(inputs.collect(), tolerances).await
+    }
+
+    async fn gather(inputs: Vec<Input>, tolerances: Vec<Tolerance>) -> Result<String, ServiceError> {
+        let merged: Vec<Vec<SeriesChunks>> = merge(inputs, tolerances).try_collect().await?;
         let text = |s: &SeriesChunks| {
             let times: Vec<String> = s.chunks.iter().map(|c| c.min_time.to_string()).collect();
             format!("{}:{}", s.labels.get("n").unwrap(), times.join("+"))
@@ -247,5 +282,32 @@ mod tests {
         let other_group: [(usize, &[&str]); 2] = [(0, &["a"]), (1, &["!"])];
         assert_eq!(run(&other_group, &[1, 0]).await.unwrap_err(), failure());
         assert_eq!(run(&[(0, &["!"])], &[0]).await.unwrap_err(), failure());
+    }
+
+    /// `time` of a series tells which stream it came from: 9 is the spare one.
+    async fn with_spares(inputs: &[&[&str]], spares: &[&'static [&'static str]]) -> Result<String, ServiceError> {
+        let inputs = inputs
+            .iter()
+            .enumerate()
+            .map(|(time, batches)| Input { stream: batches_of(time as i64, batches), group: 0 });
+        let spare = |batches: &'static [&'static str]| -> Spare {
+            Box::new(move || Box::pin(async move { Ok(batches_of(9, batches)) }))
+        };
+        let spares = spares.iter().rev().map(|batches| spare(batches)).collect();
+        gather(inputs.collect(), vec![Tolerance { spares, left: 0 }]).await
+    }
+
+    #[tokio::test]
+    async fn a_spare_goes_on_where_a_stream_failed() {
+        let whole: &[&str] = &["a b c", "d e"];
+        let merged = with_spares(&[whole, &["a b", "!"]], &[whole]).await;
+        assert_eq!(merged.unwrap(), "a:0+1 b:0+1 c:0+9 d:0+9 e:0+9");
+        // At the very beginning, and a spare that fails as well.
+        let merged = with_spares(&[whole, &["!"]], &[&["a", "b", "!"], whole]).await;
+        assert_eq!(merged.unwrap(), "a:0+9 b:0+9 c:0+9 d:0+9 e:0+9");
+        // A stream that is alone when it fails, also between batches.
+        assert_eq!(with_spares(&[&["a b", "!"]], &[whole]).await.unwrap(), "a:0 b:0 c:9 d:9 e:9");
+        assert_eq!(with_spares(&[&["a", "b", "!"], &[]], &[whole]).await.unwrap(), "a:0 b:0 c:9 d:9 e:9");
+        assert_eq!(with_spares(&[whole, &["a b", "!"]], &[&["a", "!"]]).await.unwrap_err(), failure());
     }
 }

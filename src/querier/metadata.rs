@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::join_all;
+use futures::future::{BoxFuture, try_join_all};
 use skald_model::{Labels, MetricMetadata};
 use skald_promql::eval::{CancelOnDrop, Interrupt};
 use ulid::Ulid;
 
 use super::Querier;
 use super::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
-use super::select::{check_served, no_store_gateway, store_gateways};
+use super::replicas::{ask_quorum, candidates};
 use super::sources::sources;
+use super::store::ask_blocks;
 use crate::error::ServiceError;
 use crate::ingester::client::IngesterClient;
 use crate::select::{LabelRequest, RequestBounds, SeriesExemplars};
@@ -20,63 +22,27 @@ use crate::store_gateway::client::{FromBlocks, StoreGatewayClient};
 use crate::tenant::TenantId;
 
 impl Querier {
-    /// Asks every member of every ingester group; of each group at most a minority may fail.
-    async fn ask_ingesters<'a, T, F>(
-        &'a self,
-        ask: impl Fn(&'a dyn IngesterClient) -> F,
-    ) -> Result<Vec<T>, ServiceError>
-    where
-        F: Future<Output = Result<T, ServiceError>>,
-    {
-        let groups = self.shared.ingesters.iter().map(|group| {
-            let answers = join_all(group.members.iter().map(|member| ask(member.as_ref())));
-            async move { (group.tolerated_failures(), answers.await) }
-        });
-        let mut all = Vec::new();
-        for (mut left, answers) in join_all(groups).await {
-            for answer in answers {
-                match answer {
-                    Ok(answer) => all.push(answer),
-                    Err(_) if left > 0 => left -= 1,
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    /// Asks store-gateways in turn until one has read every block.
-    async fn ask_store<'a, T, F>(
-        &'a self,
-        blocks: &[Ulid],
-        ask: impl Fn(&'a dyn StoreGatewayClient) -> F,
-    ) -> Result<T, ServiceError>
-    where
-        F: Future<Output = Result<FromBlocks<T>, ServiceError>>,
-    {
-        let mut last = no_store_gateway();
-        for gateway in store_gateways(&self.shared, blocks) {
-            let answer = ask(gateway.as_ref()).await;
-            match answer.and_then(|answer| check_served(blocks, &answer.served).map(|()| answer.value)) {
-                Ok(value) => return Ok(value),
-                Err(error) if error.kind.is_retryable() => last = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
+    /// Asks a quorum of every ingester group.
+    async fn ask_ingesters<T>(
+        &self,
+        tenant: &TenantId,
+        ask: impl Fn(Arc<dyn IngesterClient>) -> BoxFuture<'static, Result<T, ServiceError>>,
+    ) -> Result<Vec<T>, ServiceError> {
+        let groups = candidates(&self.shared, tenant)?;
+        let asking = groups.into_iter().map(|group| ask_quorum(&self.shared, group, &ask));
+        Ok(try_join_all(asking).await?.into_iter().flat_map(|answered| answered.answers).collect())
     }
 
     /// The union of what ingesters and blocks answer, ascending.
-    async fn union<'a, T, I, S>(
-        &'a self,
+    async fn union<T, S>(
+        &self,
         tenant: &TenantId,
         request: &LabelRequest,
-        ask_ingester: impl Fn(&'a dyn IngesterClient, LabelRequest) -> I,
-        ask_store: impl Fn(&'a dyn StoreGatewayClient, Vec<Ulid>, LabelRequest) -> S,
+        ask_ingester: impl Fn(Arc<dyn IngesterClient>, LabelRequest) -> BoxFuture<'static, Result<Vec<T>, ServiceError>>,
+        ask_store: impl Fn(Arc<dyn StoreGatewayClient>, Vec<Ulid>, LabelRequest) -> S,
     ) -> Result<Vec<T>, ServiceError>
     where
         T: Ord,
-        I: Future<Output = Result<Vec<T>, ServiceError>>,
         S: Future<Output = Result<FromBlocks<Vec<T>>, ServiceError>>,
     {
         let sources = sources(&self.shared.config, request.range, self.shared.runtime.clock.now_ms());
@@ -87,7 +53,7 @@ impl Querier {
         let recent = async {
             match sources.ingesters {
                 None => Ok(Vec::new()),
-                Some(_) => self.ask_ingesters(|ingester| ask_ingester(ingester, request.clone())).await,
+                Some(_) => self.ask_ingesters(tenant, |ingester| ask_ingester(ingester, request.clone())).await,
             }
         };
         let stored = async {
@@ -96,7 +62,8 @@ impl Querier {
             if blocks.is_empty() {
                 return Ok(Vec::new());
             }
-            self.ask_store(&blocks, |gateway| ask_store(gateway, blocks.clone(), request.clone())).await
+            ask_blocks(&self.shared, tenant, blocks, |gateway, blocks| ask_store(gateway, blocks, request.clone()))
+                .await
         };
         let stored = async {
             match stored.await {
@@ -108,7 +75,7 @@ impl Querier {
             }
         };
         let (recent, stored) = futures::try_join!(recent, stored)?;
-        let mut lists: Vec<Vec<T>> = recent.into_iter().chain([stored]).filter(|list| !list.is_empty()).collect();
+        let mut lists: Vec<Vec<T>> = recent.into_iter().chain(stored).filter(|list| !list.is_empty()).collect();
         let mut all = match lists.len() {
             0 | 1 => lists.pop().unwrap_or_default(),
             _ => {
@@ -138,8 +105,11 @@ impl QuerierClient for Querier {
         self.union(
             tenant,
             &request,
-            |ingester, request| ingester.label_names(tenant, request),
-            |gateway, blocks, request| gateway.label_names(tenant, blocks, request),
+            |ingester, request| {
+                let tenant = tenant.clone();
+                Box::pin(async move { ingester.label_names(&tenant, request).await })
+            },
+            |gateway, blocks, request| async move { gateway.label_names(tenant, blocks, request).await },
         )
         .await
     }
@@ -153,8 +123,11 @@ impl QuerierClient for Querier {
         self.union(
             tenant,
             &request,
-            |ingester, request| ingester.label_values(tenant, name, request),
-            |gateway, blocks, request| gateway.label_values(tenant, blocks, name, request),
+            |ingester, request| {
+                let (tenant, name) = (tenant.clone(), name.to_owned());
+                Box::pin(async move { ingester.label_values(&tenant, &name, request).await })
+            },
+            |gateway, blocks, request| async move { gateway.label_values(tenant, blocks, name, request).await },
         )
         .await
     }
@@ -163,14 +136,21 @@ impl QuerierClient for Querier {
         self.union(
             tenant,
             &request,
-            |ingester, request| ingester.series(tenant, request),
-            |gateway, blocks, request| gateway.series(tenant, blocks, request),
+            |ingester, request| {
+                let tenant = tenant.clone();
+                Box::pin(async move { ingester.series(&tenant, request).await })
+            },
+            |gateway, blocks, request| async move { gateway.series(tenant, blocks, request).await },
         )
         .await
     }
 
     async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
-        let answers = self.ask_ingesters(|ingester| ingester.exemplars(tenant, request.clone())).await?;
+        let asking = |ingester: Arc<dyn IngesterClient>| -> BoxFuture<'static, _> {
+            let (tenant, request) = (tenant.clone(), request.clone());
+            Box::pin(async move { ingester.exemplars(&tenant, request).await })
+        };
+        let answers = self.ask_ingesters(tenant, asking).await?;
         let mut all: Vec<SeriesExemplars> = answers.into_iter().flatten().collect();
         all.sort_by(|a, b| a.labels.cmp(&b.labels));
         let mut merged: Vec<SeriesExemplars> = Vec::with_capacity(all.len());
@@ -190,7 +170,11 @@ impl QuerierClient for Querier {
     }
 
     async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
-        let answers = self.ask_ingesters(|ingester| ingester.metadata(tenant, metric)).await?;
+        let asking = |ingester: Arc<dyn IngesterClient>| -> BoxFuture<'static, _> {
+            let (tenant, metric) = (tenant.clone(), metric.map(str::to_owned));
+            Box::pin(async move { ingester.metadata(&tenant, metric.as_deref()).await })
+        };
+        let answers = self.ask_ingesters(tenant, asking).await?;
         let key = |m: &MetricMetadata| (m.metric.clone(), m.metric_type as u8, m.help.clone(), m.unit.clone());
         let mut seen = BTreeSet::new();
         let mut all: Vec<MetricMetadata> = answers.into_iter().flatten().filter(|m| seen.insert(key(m))).collect();

@@ -2,8 +2,9 @@
 //!
 //! A query's way: [`evaluate`] runs its plan on the query pool, or where it arrives while it is [`small`]; each of its
 //! selectors becomes a [`select`], which
-//! asks the [`sources`] of its time range: every ingester group, and, for the blocks that [`blocks`] finds in the bucket
-//! index, a store-gateway. [`merge`] makes one stream of series out of the answers. [`metadata`] asks the same sources for
+//! asks the [`sources`] of its time range: a quorum of every ingester group ([`replicas`]), and, for the blocks that
+//! [`blocks`] finds in the bucket index, the store-gateways that own them ([`store`]). [`merge`] makes one stream of series
+//! out of the answers. [`metadata`] asks the same sources for
 //! labels and series.
 //!
 //! Absent on purpose: no query is parsed, no sample is kept between queries, no block is read here.
@@ -15,9 +16,11 @@ pub mod grpc;
 mod merge;
 mod metadata;
 mod metrics;
+mod replicas;
 mod select;
 mod small;
 pub mod sources;
+mod store;
 
 #[cfg(test)]
 mod tests;
@@ -25,20 +28,19 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::ingester::client::IngesterClient;
+use crate::membership::{Ingesters, StoreGateways};
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
-use crate::store_gateway::client::StoreGatewayClient;
 use blocks::BlockFinder;
 pub use metrics::Metrics;
+use replicas::HedgeDelay;
 
 settings! {
     /// The querier: evaluates queries over ingesters and store-gateways.
     pub struct Config {
-        /// Store-gateways to ask (`host:port` of their gRPC listeners). Empty asks the store-gateway of this process.
-        pub store_gateway_addresses: Vec<String> = Vec::new(),
         /// Queries evaluated at one time; further ones wait.
         pub max_concurrent: usize = 20 => 1..=10_000,
         /// Most samples one query may hold at one time, as Prometheus' `--query.max-samples`. `none` is no limit.
@@ -69,20 +71,6 @@ settings! {
     };
 }
 
-/// Ingesters that hold the same series: one per zone. A read needs a majority of them.
-#[derive(Clone)]
-pub struct IngesterGroup {
-    /// The members.
-    pub members: Vec<Arc<dyn IngesterClient>>,
-}
-
-impl IngesterGroup {
-    /// How many members may fail without an answer being incomplete.
-    fn tolerated_failures(&self) -> usize {
-        self.members.len().saturating_sub(1) / 2
-    }
-}
-
 /// The querier of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Querier {
@@ -91,26 +79,55 @@ pub struct Querier {
 
 struct Shared {
     config: Config,
-    ingesters: Vec<IngesterGroup>,
-    store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
+    ingesters: Arc<ArcSwap<Ingesters>>,
+    store_gateways: Arc<ArcSwap<StoreGateways>>,
+    /// Of this process; empty without zones.
+    zone: String,
+    /// Ingesters may hold what was written within it.
+    lookback: Duration,
+    hedge_delay: HedgeDelay,
     blocks: BlockFinder,
     concurrency: Semaphore,
     runtime: Runtime,
     metrics: Metrics,
 }
 
+/// Whom a querier asks.
+pub struct Neighbours {
+    /// The ingesters.
+    pub ingesters: Arc<ArcSwap<Ingesters>>,
+    /// The store-gateways.
+    pub store_gateways: Arc<ArcSwap<StoreGateways>>,
+    /// The zone of this process, whose members are asked first; empty without zones.
+    pub zone: String,
+    /// How long ingesters hold what was written.
+    pub lookback: Duration,
+}
+
 impl Querier {
     /// A querier over these ingesters and store-gateways.
     pub fn new(
         config: Config,
-        ingesters: Vec<IngesterGroup>,
-        store_gateways: Vec<Arc<dyn StoreGatewayClient>>,
+        neighbours: Neighbours,
         blocks: BlockFinder,
         runtime: Runtime,
         metrics: Metrics,
     ) -> Self {
         let concurrency = Semaphore::new(config.max_concurrent);
-        let shared = Shared { config, ingesters, store_gateways, blocks, concurrency, runtime, metrics };
+        let Neighbours { ingesters, store_gateways, zone, lookback } = neighbours;
+        let hedge_delay = HedgeDelay::new();
+        let shared = Shared {
+            config,
+            ingesters,
+            store_gateways,
+            zone,
+            lookback,
+            hedge_delay,
+            blocks,
+            concurrency,
+            runtime,
+            metrics,
+        };
         Self { shared: Arc::new(shared) }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, try_join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use skald_model::{Columns, Labels, QueryRange};
@@ -13,17 +13,18 @@ use skald_promql::source::{Queryable, Select, SeriesBatch, SeriesSource, SourceE
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::decode::decode_series;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use ulid::Ulid;
 
 use super::Shared;
-use super::merge::{Input, Tolerance, merge};
+use super::merge::{Input, Spare, Tolerance, merge};
+use super::replicas::{Answered, Candidates, ask_quorum, candidates};
 use super::small::Small;
 use super::sources::{Sources, sources};
+use super::store::open_blocks;
 use crate::error::{ErrorKind, ServiceError};
+use crate::ingester::client::IngesterClient;
 use crate::read_ahead::{Begun, Depth, Place, ReadAhead};
 use crate::runtime::Pool;
 use crate::select::{RequestBounds, SelectRequest, SeriesStream};
-use crate::store_gateway::client::{BlocksBatch, StoreGatewayClient};
 use crate::tenant::TenantId;
 
 /// A stream of more than two batches is read by a task, so that reading and evaluating overlap.
@@ -113,23 +114,13 @@ async fn open(
     let mut inputs = Vec::new();
     let mut tolerances = Vec::new();
     if let Some(range) = sources.ingesters {
-        let groups = shared.ingesters.iter().map(|group| async {
-            let members = group.members.iter().map(|member| {
-                let request = SelectRequest { range, ..request.clone() };
-                async move { member.select(tenant, request).await }
-            });
-            (group.tolerated_failures(), join_all(members).await)
-        });
-        for (mut left, streams) in join_all(groups).await {
+        let request = SelectRequest { range, ..request.clone() };
+        let groups = candidates(shared, tenant)?.into_iter().map(|group| open_group(shared, tenant, group, &request));
+        for Answered { answers, left } in try_join_all(groups).await? {
             let group = tolerances.len();
-            for stream in streams {
-                match stream {
-                    Ok(stream) => inputs.push(Input { stream: ahead(place, stream, context), group }),
-                    Err(_) if left > 0 => left -= 1,
-                    Err(error) => return Err(error),
-                }
-            }
-            tolerances.push(Tolerance { left });
+            inputs.extend(answers.into_iter().map(|stream| Input { stream: ahead(place, stream, context), group }));
+            let spares = left.into_iter().rev().map(|member| spare(place, context, tenant, member, request.clone()));
+            tolerances.push(Tolerance { spares: spares.collect(), left: 0 });
         }
     }
     if let Some(range) = sources.store {
@@ -141,7 +132,7 @@ async fn open(
                     stream: ahead(place, warn_if_optional(stream, &sources, warnings), context),
                     group: tolerances.len(),
                 });
-                tolerances.push(Tolerance { left: usize::from(sources.store_is_optional) });
+                tolerances.push(Tolerance { left: usize::from(sources.store_is_optional), ..Tolerance::default() });
             }
             Err(error) if sources.store_is_optional => warnings.store_unavailable(&error),
             Err(error) => return Err(error),
@@ -150,9 +141,51 @@ async fn open(
     Ok((inputs, tolerances))
 }
 
+/// Opens a select at a quorum of a group's members. Where there are others to turn to, opened means that the first series
+/// are there.
+async fn open_group(
+    shared: &Shared,
+    tenant: &TenantId,
+    group: Candidates,
+    request: &SelectRequest,
+) -> Result<Answered<SeriesStream>, ServiceError> {
+    let has_others = group.members.len() > group.quorum;
+    ask_quorum(shared, group, |member| {
+        let (tenant, request) = (tenant.clone(), request.clone());
+        Box::pin(async move {
+            let mut stream = member.select(&tenant, request).await?;
+            if !has_others {
+                return Ok(stream);
+            }
+            Ok(match stream.next().await.transpose()? {
+                Some(first) => stream::iter([Ok(first)]).chain(stream).boxed(),
+                None => stream::empty().boxed(),
+            })
+        })
+    })
+    .await
+}
+
+/// The same series from another member of the group, for when one fails in the middle.
+fn spare(
+    place: &Place,
+    context: &QueryContext,
+    tenant: &TenantId,
+    member: Arc<dyn IngesterClient>,
+    request: SelectRequest,
+) -> Spare {
+    let (place, context, tenant) = (place.clone(), context.clone(), tenant.clone());
+    Box::new(move || {
+        Box::pin(async move {
+            let stream = member.select(&tenant, request).await?;
+            Ok(ahead(&place, stream, &context))
+        })
+    })
+}
+
 /// The series of the blocks that overlap the request; `None` when there is no such block.
 async fn open_store(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     tenant: &TenantId,
     request: SelectRequest,
 ) -> Result<Option<SeriesStream>, ServiceError> {
@@ -160,7 +193,7 @@ async fn open_store(
     if blocks.is_empty() {
         return Ok(None);
     }
-    open_blocks(shared, tenant, blocks, request).await.map(Some)
+    open_blocks(shared.clone(), tenant.clone(), blocks, request, Vec::new()).await.map(Some)
 }
 
 /// Makes a failure of the store a warning where the ingesters hold the same samples.
@@ -208,60 +241,6 @@ fn ahead(place: &Place, stream: SeriesStream, context: &QueryContext) -> SeriesS
         batch
     });
     taken.boxed()
-}
-
-/// The series of blocks, from the first store-gateway that answers; ends with an error if a block was not read.
-async fn open_blocks(
-    shared: &Shared,
-    tenant: &TenantId,
-    blocks: Vec<Ulid>,
-    request: SelectRequest,
-) -> Result<SeriesStream, ServiceError> {
-    let mut last = None;
-    let order: Vec<_> = store_gateways(shared, &blocks).cloned().collect();
-    for gateway in order {
-        match gateway.select(tenant, blocks.clone(), request.clone()).await {
-            Ok(stream) => {
-                let blocks = blocks.clone();
-                let checked = stream.try_filter_map(move |batch| {
-                    let outcome = match batch {
-                        BlocksBatch::Series(series) => Ok(Some(series)),
-                        BlocksBatch::Served(served) => check_served(&blocks, &served).map(|()| None),
-                    };
-                    async move { outcome }
-                });
-                return Ok(checked.boxed());
-            }
-            Err(error) if error.kind.is_retryable() => last = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last.unwrap_or_else(no_store_gateway))
-}
-
-/// The store-gateways in the order to ask them: each query of the same blocks starts at the same one, so that its caches
-/// are warm.
-pub(super) fn store_gateways<'a>(
-    shared: &'a Shared,
-    blocks: &[Ulid],
-) -> impl Iterator<Item = &'a Arc<dyn StoreGatewayClient>> {
-    let all = &shared.store_gateways;
-    let first = blocks.first().map_or(0, |block| (block.random() % all.len().max(1) as u128) as usize);
-    all.iter().cycle().skip(first).take(all.len())
-}
-
-pub(super) fn no_store_gateway() -> ServiceError {
-    ServiceError::new(ErrorKind::Unavailable, "no-store-gateway", "no store-gateway is configured")
-}
-
-/// Every block that the bucket index promises must have been read.
-pub(super) fn check_served(wanted: &[Ulid], served: &[Ulid]) -> Result<(), ServiceError> {
-    let missing: Vec<String> = wanted.iter().filter(|b| !served.contains(b)).map(Ulid::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let text = format!("blocks were not served by any store-gateway: {}", missing.join(", "));
-    Err(ServiceError::new(ErrorKind::Unavailable, "store-consistency-check-failed", text))
 }
 
 /// A stream of batches as the engine polls it.

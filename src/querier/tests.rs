@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
@@ -22,11 +23,12 @@ use skald_tsdb::encode::encode_columns;
 use super::blocks::BlockFinder;
 use super::client::{QuerierClient, QueryRequest};
 use super::select::{ReadingBounds, TenantSeries, Warnings};
-use super::{Config, IngesterGroup, Metrics, Querier};
+use super::{Config, Metrics, Neighbours, Querier};
 use crate::bucket::MemBucket;
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{IngesterClient, PushReply};
+use crate::membership::{Ingesters, StoreGateways};
 use crate::query_plan::SentPlan;
 use crate::read_ahead::Place;
 use crate::runtime::{Clock, MemNet, Pool, Rng, Runtime, SystemClock};
@@ -126,8 +128,12 @@ fn querier(replicas: Vec<FakeIngester>) -> Querier {
     let members = replicas.into_iter().map(|one| Arc::new(one) as Arc<dyn IngesterClient>).collect();
     Querier::new(
         Config::default(),
-        vec![IngesterGroup { members }],
-        Vec::new(),
+        Neighbours {
+            ingesters: Arc::new(ArcSwap::from_pointee(Ingesters::fixed(vec![members]))),
+            store_gateways: Arc::new(ArcSwap::from_pointee(StoreGateways::none())),
+            zone: String::new(),
+            lookback: Duration::from_secs(3600),
+        },
         BlockFinder::new(indexes, clock),
         runtime,
         Metrics::new(&mut Registry::default()),

@@ -98,7 +98,8 @@ impl StoreGateway {
         (query, reading)
     }
 
-    /// Those of the blocks that this gateway owns and the bucket has, open.
+    /// Those of the blocks that the bucket has, open. Who asks knows best whom to ask: also one that does not own a block,
+    /// by its view of the ring, reads it.
     async fn open(
         &self,
         query: &Query,
@@ -107,7 +108,6 @@ impl StoreGateway {
     ) -> Result<Vec<Arc<OpenBlock>>, ServiceError> {
         ids.sort_unstable();
         ids.dedup();
-        ids.retain(|&id| (self.inner.owns)(tenant, id));
         let opening = ids.into_iter().map(|id| self.inner.blocks.get(tenant, id, &query.usage));
         let opened: Vec<Option<_>> = stream::iter(opening).buffered(BLOCK_CONCURRENCY).try_collect().await?;
         Ok(opened.into_iter().flatten().collect())

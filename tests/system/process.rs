@@ -126,6 +126,9 @@ pub struct Skald {
     binary: String,
     http_port: u16,
     grpc_port: u16,
+    gossip_port: u16,
+    /// Flags that put it into a cluster.
+    gossip: Vec<String>,
     process: Option<Process>,
     client: reqwest::Client,
     tenant: Option<String>,
@@ -169,6 +172,8 @@ impl Skald {
             binary: env!("CARGO_BIN_EXE_skald").to_owned(),
             http_port: free_port(),
             grpc_port: free_port(),
+            gossip_port: free_port(),
+            gossip: Vec::new(),
             process: None,
             client: http_client(),
             tenant: None,
@@ -188,6 +193,18 @@ impl Skald {
     /// Runs another build of the program from the next start on.
     pub fn set_binary(&mut self, binary: &str) {
         binary.clone_into(&mut self.binary);
+    }
+
+    /// Puts it into a cluster from the next start on, under this id; `join` is whom it meets first, if anybody.
+    pub fn set_cluster(&mut self, id: &str, join: Option<&Skald>) {
+        self.gossip =
+            vec![format!("--memberlist.bind-address={}", self.gossip_address()), format!("--instance.id={id}")];
+        self.gossip.extend(join.map(|join| format!("--memberlist.join-members={}", join.gossip_address())));
+    }
+
+    /// Where other processes gossip with it.
+    pub fn gossip_address(&self) -> String {
+        format!("127.0.0.1:{}", self.gossip_port)
     }
 
     /// Where other processes reach it by gRPC.
@@ -213,7 +230,7 @@ impl Skald {
             format!("--server.http-listen-address=127.0.0.1:{}", self.http_port),
             format!("--server.grpc-listen-address=127.0.0.1:{}", self.grpc_port),
         ];
-        arguments.extend(self.flags.iter().cloned());
+        arguments.extend(self.gossip.iter().chain(&self.flags).cloned());
         self.process = Some(Process::start(&self.binary, &arguments, &self.dir.join("skald.log")));
     }
 

@@ -36,13 +36,16 @@ struct Rig {
 
 async fn start(dir: &Path) -> Rig {
     let bucket = format!("--blocks-storage.filesystem.dir={}", dir.join("bucket").display());
-    let whole = Skald::start(&dir.join("whole"), &[&bucket]).await;
-    let ingesters = format!("--ingester-client.addresses={}", whole.grpc_address());
-    let gateways = format!("--querier.store-gateway-addresses={}", whole.grpc_address());
+    let replication = "--ring.replication-factor=1";
+    let mut whole = Skald::new(&dir.join("whole"), &[&bucket, replication]);
+    whole.set_cluster("whole-0", None);
+    whole.start_again().await;
     let mut queriers = Vec::new();
     for name in ["querier-1", "querier-2"] {
-        let flags = [bucket.as_str(), "--target=querier", &ingesters, &gateways];
-        queriers.push(Skald::start(&dir.join(name), &flags).await);
+        let mut querier = Skald::new(&dir.join(name), &[bucket.as_str(), "--target=querier", replication]);
+        querier.set_cluster(name, Some(&whole));
+        querier.start_again().await;
+        queriers.push(querier);
     }
     let addresses: Vec<String> = queriers.iter().map(Skald::grpc_address).collect();
     let addresses = format!("--query-frontend.querier-addresses={}", addresses.join(","));

@@ -22,23 +22,31 @@ impl Cluster {
         let role = |name: &str, flags: &[String]| {
             let target = format!("--target={name}");
             let refresh = "--blocks-storage.bucket-index.refresh-interval=500ms";
-            let own = [&bucket, target.as_str(), refresh];
+            let own = [&bucket, target.as_str(), refresh, "--ring.replication-factor=1"];
             let flags: Vec<&str> =
                 own.into_iter().chain(more.iter().copied()).chain(flags.iter().map(String::as_str)).collect();
             Skald::new(&dir.join(name), &flags)
         };
-        let ingester = role("ingester", &[]);
-        let store_gateway = role("store-gateway", &[]);
-        let compactor = role("compactor", &["--compactor.cleanup-interval=1s".to_owned()]);
-        let ingesters = format!("--ingester-client.addresses={}", ingester.grpc_address());
-        let distributor = role("distributor", std::slice::from_ref(&ingesters));
-        let gateways = format!("--querier.store-gateway-addresses={}", store_gateway.grpc_address());
-        let querier = role("querier", &[ingesters, gateways]);
+        let mut ingester = role("ingester", &[]);
+        let mut store_gateway = role("store-gateway", &[]);
+        let mut compactor = role("compactor", &["--compactor.cleanup-interval=1s".to_owned()]);
+        let mut distributor = role("distributor", &[]);
+        let mut querier = role("querier", &[]);
         let queriers = format!("--query-frontend.querier-addresses={}", querier.grpc_address());
-        let query_frontend = role("query-frontend", &[queriers]);
+        let mut query_frontend = role("query-frontend", &[queriers]);
+        ingester.set_cluster("ingester-0", None);
+        for (skald, id) in [
+            (&mut store_gateway, "store-gateway-0"),
+            (&mut compactor, "compactor-0"),
+            (&mut distributor, "distributor-0"),
+            (&mut querier, "querier-0"),
+            (&mut query_frontend, "query-frontend-0"),
+        ] {
+            skald.set_cluster(id, Some(&ingester));
+        }
         let mut cluster = Cluster { distributor, ingester, store_gateway, querier, query_frontend, compactor };
-        // Against the direction of the calls: a process is ready without those it calls.
-        for skald in cluster.all().into_iter().rev() {
+        // The first one is whom the others meet.
+        for skald in cluster.all() {
             skald.start_again().await;
         }
         cluster

@@ -203,7 +203,7 @@ impl Gossip {
 
     /// Takes leave of the others, for at most `timeout`, and closes the sockets. What waits to be told is lost to those who
     /// have not heard it, so tell of the end of instances a few gossip intervals before.
-    pub async fn stop(self, timeout: Duration) -> Result<(), GossipError> {
+    pub async fn stop(&self, timeout: Duration) -> Result<(), GossipError> {
         let left = self.memberlist.leave(timeout).await;
         let shut = self.memberlist.shutdown().await;
         left.map_err(|error| GossipError::Leave(error.to_string()))?;
