@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::response::Response;
 use axum::routing::any;
+use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use skald_ring::Instance;
@@ -197,7 +198,7 @@ impl App {
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
         let grpc = self.start_grpc(frame, stopping).await?;
-        self.services.start("membership", async { Ok::<_, io::Error>(rings.activate().await) }).await?;
+        self.services.start("membership", rings.activate().map(Ok::<_, io::Error>)).await?;
         Ok(grpc)
     }
 

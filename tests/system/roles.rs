@@ -49,6 +49,8 @@ impl Cluster {
         for skald in cluster.all() {
             skald.start_again().await;
         }
+        // It meets them again after a restart.
+        cluster.ingester.set_cluster("ingester-0", Some(&cluster.distributor));
         cluster
     }
 
