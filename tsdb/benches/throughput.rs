@@ -2,10 +2,10 @@
 //!
 //! Decoding: 1,000 chunks of 120 samples 15 s apart, of four kinds of values, with jitter of up to 2 ms and without. Beside it
 //! the floor: copying as many times and values. Merging: blocks of the same series from two or three replicas, of a day (48
-//! chunks a series) and of two hours (4 chunks); either identical, so that chunks are copied, or with chunks that begin
-//! at other samples, or that lack others, so that everything is decoded, merged and encoded anew. Rates are of the result's
-//! samples and, in brackets, of all that are read. Beside them the floors: the files' bytes copied with their checksums, and
-//! decoding and encoding in memory. Files are on the file system behind the temporary directory.
+//! chunks a series) and of two hours (4 chunks); either identical, so that chunks are copied, or different in one of the ways
+//! of [`Differ`], so that chunks overlap and new ones are made. Rates are of the result's samples and, in brackets, of all
+//! that are read. Beside them the floors: the files' bytes copied with their checksums, and decoding and encoding in memory.
+//! Files are on the file system behind the temporary directory.
 //!
 //! Copying is a matter of bytes, so there are two mixes of series: `equal parts` are four kinds of values with jitter, half of
 //! their samples eight bytes long; `monitoring` is what Prometheus sends: times on the interval, of ten series four that do
@@ -14,14 +14,15 @@
 //! Bytes: 400 series of two hours as OpenMetrics, made a block by `promtool` (where it is installed) and by us.
 //!
 //! Prints million samples a second of CPU time (the best of some rounds) and bytes per sample.
-//! Run: `cargo bench -p skald-tsdb --bench throughput`. Seeds are fixed.
+//! Run: `cargo bench -p skald-tsdb --bench throughput`; with `-- decode`, `-- merge`, `-- differ` or `-- bytes` only that part,
+//! with a text behind it only cases that are called so: `-- differ "interleave, a day of equal"`. Seeds are fixed.
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time and looks at files")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -39,13 +40,27 @@ const START: i64 = 1_717_200_000_000 / TWO_HOURS * TWO_HOURS;
 const KINDS: [Kind; 4] = [Kind::Constant, Kind::Counter, Kind::Gauge, Kind::Noise];
 
 fn main() {
-    decode();
+    let mut asked = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
+    let (asked, case) = (asked.next(), asked.next().unwrap_or_default());
+    let wants = |part: &str| asked.as_ref().is_none_or(|asked| asked == part);
+    if wants("decode") {
+        decode();
+    }
     for mix in [Mix::EqualParts, Mix::Monitoring] {
         for (what, series, hours) in [("a day", 2_000, 24), ("two hours", 24_000, 2)] {
-            merge(mix, what, series, hours);
+            let data = Data::new(mix, series, hours);
+            let what = &format!("{what} of {}", mix.name());
+            if wants("merge") {
+                merge_identical(&data, what);
+            }
+            if wants("merge") || wants("differ") {
+                merge_different(&data, what, &case);
+            }
         }
     }
-    bytes_per_sample();
+    if wants("bytes") {
+        bytes_per_sample();
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -224,59 +239,113 @@ impl Data {
         self.series.iter().map(|(_, samples)| samples.len()).sum()
     }
 
-    /// Writes a block; the first chunk of a series has `first` samples, all others 120. Of every `lack` samples one is left
-    /// out, another one for each number.
-    fn write(&self, disk: &Arc<dyn Disk>, parent: &Path, number: u128, first: usize, lack: Option<usize>) -> PathBuf {
+    /// Writes a block of a replica: its chunks have 120 samples, and it differs from others as asked.
+    fn write(&self, disk: &Arc<dyn Disk>, parent: &Path, replica: usize, differ: Differ) -> Arc<LocalBlock> {
         let mut symbols = SymbolSet::default();
         self.series.iter().for_each(|(labels, _)| symbols.insert_labels(labels).unwrap());
-        let new = NewBlock { ulid: Ulid(number), range: self.range, compaction: Compaction::default(), thanos: None };
+        let ulid = Ulid(differ as u128 * 16 + replica as u128 + 1);
+        let new = NewBlock { ulid, range: self.range, compaction: Compaction::default(), thanos: None };
         let mut writer = BlockWriter::create(disk.clone(), parent, new, symbols.sort()).unwrap();
-        for (labels, samples) in &self.series {
-            let is_kept = |at: usize| lack.is_none_or(|lack| at % lack != number as usize % lack);
-            let samples: Vec<_> = samples.iter().enumerate().filter(|(at, _)| is_kept(*at)).map(|(_, s)| *s).collect();
+        for (number, (labels, samples)) in self.series.iter().enumerate() {
+            let samples = differ.of_replica(replica, number, samples);
+            let first = if matches!(differ, Differ::Cut) && replica == 1 { 60 } else { samples.len().min(120) };
             let (first, rest) = samples.split_at(first);
             let mut all = chunks(first);
             all.extend(chunks(rest));
             writer.add_series(labels, &all).unwrap();
         }
         let meta = writer.finish().unwrap().unwrap();
-        parent.join(meta.ulid.to_string())
+        Arc::new(LocalBlock::open(&**disk, &parent.join(meta.ulid.to_string())).unwrap())
     }
 }
 
-fn merge(mix: Mix, what: &str, series: usize, hours: i64) {
-    let what = &format!("{what} of {}", mix.name());
-    let data = Data::new(mix, series, hours);
-    let dir = tempfile::tempdir().unwrap();
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let parent = dir.path();
-    let open = |path: &Path| Arc::new(LocalBlock::open(&*disk, path).unwrap());
-    let same: Vec<_> = (1..4).map(|number| open(&data.write(&disk, parent, number, 120, None))).collect();
-    let shifted = open(&data.write(&disk, parent, 9, 60, None));
-    let lacking: Vec<_> = (10..12).map(|number| open(&data.write(&disk, parent, number, 120, Some(40)))).collect();
-    let run = |sources: &[Arc<LocalBlock>], shards: u32| {
-        best(data.samples(), 5, || {
-            let mut number = 100;
+/// In what replicas differ from one another.
+#[derive(Debug, Clone, Copy)]
+enum Differ {
+    Nothing,
+    /// One's chunks begin 60 samples later: an ingester that was there before, one that came to it.
+    Cut,
+    /// Each lacks one of 40 samples, another one: many writes were shed.
+    Lack,
+    /// Each lacks one of 400 samples, another one for each series: a write was shed now and then.
+    LackFew,
+    /// Each lacks five minutes, every six hours, at another time: restarts.
+    Gap,
+    /// Every other sample is in one replica only: two senders whose samples come at other times.
+    Interleave,
+}
+
+impl Differ {
+    const ALL: [(Self, &str); 5] = [
+        (Self::Cut, "are cut elsewhere"),
+        (Self::Lack, "lack samples"),
+        (Self::LackFew, "lack few samples"),
+        (Self::Gap, "have gaps"),
+        (Self::Interleave, "interleave"),
+    ];
+
+    /// What replica 0 or 1 has of a series.
+    fn of_replica(self, replica: usize, series: usize, samples: &[(i64, f64)]) -> Vec<(i64, f64)> {
+        let has = |at: usize| match self {
+            Self::Nothing | Self::Cut => true,
+            Self::Lack => at % 40 != 10 + replica,
+            Self::LackFew => (at + 57 * series) % 400 != 170 * replica,
+            Self::Gap => !(100 + 200 * replica..120 + 200 * replica).contains(&(at % 1440)),
+            Self::Interleave => at % 2 == replica,
+        };
+        samples.iter().enumerate().filter(|(at, _)| has(*at)).map(|(_, sample)| *sample).collect()
+    }
+}
+
+/// A directory to merge in.
+struct Place {
+    disk: Arc<dyn Disk>,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { disk: Arc::new(RealDisk), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Million samples of the result a CPU second, and bytes of its chunks.
+    fn merge(&self, data: &Data, sources: &[Arc<LocalBlock>], shards: u32) -> (f64, u64) {
+        let mut bytes = 0;
+        let rate = best(data.samples(), 5, || {
+            let mut number = 1000;
             let mut name = |_| {
                 number += 1;
                 Ulid(number)
             };
             let merge = MergeBlocks { shards, ..MergeBlocks::new(sources) };
-            let written = merge.write(&disk, parent, &mut name, &mut |_, _| ()).unwrap();
+            let written = merge.write(&self.disk, self.dir.path(), &mut name, &mut |_, _| ()).unwrap();
             let samples: u64 = written.iter().map(|meta| meta.stats.num_samples).sum();
             assert_eq!(samples, data.samples() as u64);
-            written.iter().for_each(|meta| std::fs::remove_dir_all(parent.join(meta.ulid.to_string())).unwrap());
-        })
-    };
-    let bytes = std::fs::read(same[0].dir().join("chunks/000001")).unwrap();
+            bytes = 0;
+            for meta in &written {
+                let block = self.dir.path().join(meta.ulid.to_string());
+                bytes += std::fs::metadata(block.join("chunks/000001")).unwrap().len();
+                std::fs::remove_dir_all(block).unwrap();
+            }
+        });
+        (rate, bytes)
+    }
+}
+
+fn merge_identical(data: &Data, what: &str) {
+    let place = Place::new();
+    let same: Vec<_> =
+        (0..3).map(|replica| data.write(&place.disk, place.dir.path(), replica, Differ::Nothing)).collect();
+    let chunks = same[0].dir().join("chunks/000001");
+    let bytes = std::fs::read(&chunks).unwrap();
     println!("{what}: {:.2} bytes a sample", bytes.len() as f64 / data.samples() as f64);
-    let copied = parent.join("copied");
+    let copied = place.dir.path().join("copied");
     let mut buffer = bytes.clone();
     let mut floor = |replicas: usize| {
         best(data.samples(), 5, || {
             let mut crc = 0;
             for _ in 0..replicas {
-                let file = std::fs::File::open(same[0].dir().join("chunks/000001")).unwrap();
+                let file = std::fs::File::open(&chunks).unwrap();
                 std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
             }
             crc ^= bytes.chunks(200).fold(0, |crc, chunk| crc ^ crc32c::crc32c(chunk));
@@ -285,18 +354,23 @@ fn merge(mix: Mix, what: &str, series: usize, hours: i64) {
         })
     };
     for replicas in [2, 3] {
-        let rate = run(&same[..replicas], 1);
+        let (rate, _) = place.merge(data, &same[..replicas], 1);
         println!(
             "merge of {replicas} identical replicas, {what}: {rate:.0} M samples/s ({:.0} read; at least 150; bytes alone {:.0})",
             rate * replicas as f64,
             floor(replicas)
         );
     }
-    let rate = run(&same, 4);
+    let (rate, _) = place.merge(data, &same, 4);
     println!("merge of 3 identical replicas, {what}, into 4 shards: {rate:.0} M samples/s ({:.0} read)", rate * 3.0);
+}
+
+fn merge_different(data: &Data, what: &str, case: &str) {
+    let place = Place::new();
+    let whole = data.write(&place.disk, place.dir.path(), 0, Differ::Nothing);
     let mut out = Columns::default();
     let recoded = best(data.samples(), 3, || {
-        for series in same[0].select(&[], QueryRange::ALL).unwrap() {
+        for series in whole.select(&[], QueryRange::ALL).unwrap() {
             for chunk in &series.unwrap().chunks {
                 for _ in 0..2 {
                     out.clear();
@@ -306,11 +380,19 @@ fn merge(mix: Mix, what: &str, series: usize, hours: i64) {
             }
         }
     });
-    for (how, sources) in [("are cut elsewhere", &[same[0].clone(), shifted][..]), ("lack samples", &lacking)] {
-        let rate = run(sources, 1);
+    println!("{what}: decoding twice and encoding in memory {recoded:.0} M samples/s");
+    for (differ, how) in Differ::ALL {
+        if !format!("{how}, {what}").contains(case) {
+            continue;
+        }
+        let sources: Vec<_> =
+            (0..2).map(|replica| data.write(&place.disk, place.dir.path(), replica, differ)).collect();
+        let read: u64 = sources.iter().map(|source| source.meta().stats.num_samples).sum();
+        let (rate, bytes) = place.merge(data, &sources, 1);
         println!(
-            "merge of 2 replicas that {how}, {what}: {rate:.0} M samples/s ({:.0} read; at least 30; decoding twice and encoding {recoded:.0})",
-            rate * 2.0
+            "merge of 2 replicas that {how}, {what}: {rate:.0} M samples/s ({:.0} read; at least 30); {:.2} bytes a sample",
+            rate * read as f64 / data.samples() as f64,
+            bytes as f64 / data.samples() as f64
         );
     }
 }
@@ -336,14 +418,14 @@ fn bytes_per_sample() {
     let input = dir.path().join("input");
     std::fs::write(&input, text).unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let ours = data.write(&disk, dir.path(), 5, 120, None);
+    let ours = data.write(&disk, dir.path(), 0, Differ::Nothing);
     let samples = data.samples() as f64;
     let print = |who: &str, block: &Path| {
         let len = |name: &str| std::fs::metadata(block.join(name)).unwrap().len() as f64;
         let (index, chunks) = (len("index"), len("chunks/000001"));
         println!("{who}: {:.3} bytes a sample, of which chunks {:.3}", (index + chunks) / samples, chunks / samples);
     };
-    print("block of ours", &ours);
+    print("block of ours", ours.dir());
     let blocks = dir.path().join("blocks");
     let made =
         Command::new("promtool").args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&input).arg(&blocks).output();

@@ -52,7 +52,7 @@ pub(crate) fn for_each_run(
 
 /// Appends one chunk's samples that lie in `range`. A chunk with samples outside its own times is damaged: whoever relied
 /// on them would put samples in the wrong order.
-fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
+pub(crate) fn decode_chunk(chunk: &Chunk, range: QueryRange, out: &mut Columns) -> Result<(), ChunkError> {
     let before = (out.float_timestamps.len(), out.histogram_timestamps.len());
     started::decode(chunk.encoding, &chunk.data, range, out)?;
     let times = match chunk.encoding.is_float() {
@@ -167,7 +167,7 @@ impl Merge {
 }
 
 /// Whether the chunks are given in time order, and at no time more than a few overlap.
-fn is_shallow(chunks: &[Chunk], overlapping: &[usize]) -> bool {
+pub(crate) fn is_shallow(chunks: &[Chunk], overlapping: &[usize]) -> bool {
     let mut newest = TimestampMs::MIN;
     let ends = overlapping.iter().map(|&chunk| {
         newest = newest.max(chunks[chunk].max_time);
@@ -178,9 +178,12 @@ fn is_shallow(chunks: &[Chunk], overlapping: &[usize]) -> bool {
 }
 
 /// Appends the floats of both to `out`; where both have a sample, `first`'s.
-fn merge_floats(first: &Columns, second: &Columns, out: &mut Columns) {
+pub(crate) fn merge_floats(first: &Columns, second: &Columns, out: &mut Columns) {
     let (a, b) = (&first.float_timestamps[..], &second.float_timestamps[..]);
     let (mut i, mut j) = (0, 0);
+    let most = a.len() + b.len();
+    out.float_timestamps.reserve(most);
+    out.float_values.reserve(most);
     while i < a.len() && j < b.len() {
         // Stretches of one or both are copied at once: replicas have most samples in common.
         let begin = i;

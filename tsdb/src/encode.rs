@@ -10,7 +10,8 @@ use crate::chunk::histogram::{
 use crate::chunk::started::{self, StartWriter};
 use crate::chunk::xor::{self, XorAppender};
 use crate::chunk::{Chunk, ChunkError, Encoding, xor2};
-use crate::decode::{Merge, for_each_run};
+use crate::decode::{Merge, for_each_run, is_shallow};
+use crate::overlap::Overlap;
 
 /// Most samples of a chunk, as Prometheus' compaction has it.
 const MAX_SAMPLES: u16 = 120;
@@ -215,35 +216,58 @@ fn encode_floats(columns: &Columns, out: &mut Vec<Chunk>) {
 
 /// One series' chunks, given in any order, as chunks that ascend and do not overlap: what a block holds.
 ///
-/// Chunks that overlap no other stay as they are, identical ones become one. Others are decoded, merged with one sample
-/// surviving per timestamp, that of the chunk given first, and encoded anew.
+/// Chunks that overlap no other stay as they are, identical ones become one. Others are decoded and merged, with one sample
+/// surviving per timestamp, that of the chunk given first, and new chunks made.
 pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
-    if chunks.is_sorted_by(|a, b| a.max_time < b.min_time) {
-        return Ok(chunks.to_vec());
-    }
-    let mut out = Vec::with_capacity(chunks.len());
-    let mut samples: Vec<Sample> = Vec::new();
-    let (mut merge, mut columns) = (Merge::default(), Columns::default());
-    let is_float = |chunk: &usize| chunks[*chunk].encoding.is_float();
-    for_each_run(chunks, (0..chunks.len()).collect(), |run| {
-        if let [alone] = run {
-            out.push(chunks[*alone].clone());
-            return Ok(());
+    Untangle::default().chunks(chunks)
+}
+
+/// [`without_overlaps`] of many series; keeps its allocations.
+#[derive(Default)]
+pub(crate) struct Untangle {
+    overlap: Overlap,
+    merge: Merge,
+    columns: Columns,
+    samples: Vec<Sample>,
+}
+
+impl Untangle {
+    /// The chunks of a series without overlaps.
+    pub(crate) fn chunks(&mut self, chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
+        if chunks.is_sorted_by(|a, b| a.max_time < b.min_time) {
+            return Ok(chunks.to_vec());
         }
-        if run.iter().all(is_float) {
+        let mut out = Vec::with_capacity(chunks.len());
+        for_each_run(chunks, (0..chunks.len()).collect(), |run| match run {
+            [alone] => {
+                out.push(chunks[*alone].clone());
+                Ok(())
+            }
+            _ => self.run(chunks, run, &mut out),
+        })?;
+        Ok(out)
+    }
+
+    /// Adds the chunks of a run of [`for_each_run`].
+    fn run(&mut self, chunks: &[Chunk], run: &mut [usize], out: &mut Vec<Chunk>) -> Result<(), ChunkError> {
+        let Self { overlap, merge, columns, samples } = self;
+        if run.iter().all(|&chunk| chunks[chunk].encoding.is_float()) {
+            if is_shallow(chunks, run) && overlap.merge(chunks, run, usize::from(MAX_SAMPLES), out) {
+                return Ok(());
+            }
             columns.clear();
-            merge.decode(chunks, run, QueryRange::ALL, &mut columns)?;
-            encode_floats(&columns, &mut out);
+            merge.decode(chunks, run, QueryRange::ALL, columns)?;
+            encode_floats(columns, out);
             return Ok(());
         }
         samples.clear();
         for &mut chunk in run {
-            decode(&chunks[chunk], chunk, &mut samples)?;
+            decode(&chunks[chunk], chunk, samples)?;
         }
         samples.sort_by_key(|sample| (sample.time, sample.chunk));
         samples.dedup_by_key(|sample| sample.time);
         let mut encoder = ChunkEncoder::default();
-        for sample in &samples {
+        for sample in samples {
             match &sample.value {
                 Value::Float(value) => encoder.push_started_float(sample.time, *value, sample.start),
                 Value::Histogram(histogram) => encoder
@@ -253,8 +277,7 @@ pub fn without_overlaps(chunks: &[Chunk]) -> Result<Vec<Chunk>, ChunkError> {
         }
         out.extend_from_slice(&started::for_block(&encoder.finish(), true)?);
         Ok(())
-    })?;
-    Ok(out)
+    }
 }
 
 /// A decoded sample and the chunk it is from.

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod disk;
 pub mod encode;
 pub mod head;
+mod overlap;
 pub mod postings;
 mod series_chunks;
 pub mod wal;

@@ -18,7 +18,7 @@ use super::symbols::SortedSymbols;
 use super::{BlockError, BlockMeta, BlockWriter, Compaction, LocalBlock, MAX_PARTS, NewBlock, ParentBlock};
 use crate::chunk::ChunkError;
 use crate::disk::Disk;
-use crate::encode::without_overlaps;
+use crate::encode::Untangle;
 
 /// Blocks to be merged into one, or into several by series.
 ///
@@ -27,8 +27,8 @@ use crate::encode::without_overlaps;
 ///
 /// The indexes of the sources are walked twice: first alone, to find out which symbols are used and to foresee how large each
 /// index will be, then with the chunks. When one would not fit the format, twice as many blocks are made. In memory are the
-/// symbols of all sources, four bytes for each symbol and each series of each source, the postings of the new blocks, and a
-/// window of each source's index and chunks.
+/// symbols of all sources, four bytes for each symbol and each series of each source and of the result, the
+/// postings of the new blocks, and a window of each source's index and chunks.
 pub struct MergeBlocks<'a> {
     /// The blocks.
     pub sources: &'a [Arc<LocalBlock>],
@@ -87,8 +87,8 @@ impl<'a> MergeBlocks<'a> {
     ) -> Result<Vec<BlockMeta>, MergeBlocksError> {
         let shard = self.common_shard();
         let mut walk = MergeWalk::new(self.sources.iter().map(|source| &**source), self.range())?;
-        let Planned { symbols, series: total } = self.plan(shard, &mut walk)?;
-        let parts = symbols.len() as u32;
+        let Planned { symbols, part_of } = self.plan(shard, &mut walk)?;
+        let (parts, total) = (symbols.len() as u32, part_of.len() as u64);
         let too_many = || BlockError::Input(format!("shard {shard} cannot be split into {parts}"));
         let shards = shard.split(parts).ok_or_else(too_many)?;
         let mut writers = Vec::with_capacity(symbols.len());
@@ -96,15 +96,17 @@ impl<'a> MergeBlocks<'a> {
             let (disk, new) = (disk.clone(), self.new_block(name(shard), shard));
             writers.push(BlockWriter::with_segment_len(disk, parent, new, symbols, self.segment_len)?);
         }
-        let (mut done, mut chunks) = (0, FramedChunks::default());
+        let (mut done, mut chunks, mut untangle) = (0, FramedChunks::default(), Untangle::default());
         walk.rewind();
         while walk.advance().map_err(|error| stopped(&walk, error))? {
             if !self.copy(&mut walk, &mut chunks)? {
-                self.recode(&mut walk, &mut chunks)?;
+                self.recode(&mut walk, &mut untangle, &mut chunks)?;
             }
-            writers[part_of(&walk, shard, parts)].add(walk.labels(), &chunks)?;
+            let changed = || BlockError::Input("a source has changed while it was read".into());
+            let part = *part_of.get(done).ok_or_else(changed)?;
+            writers[part as usize].add(walk.labels(), &chunks)?;
             done += 1;
-            progress(done, total);
+            progress(done as u64, total);
         }
         let mut written = Published { disk, parent, blocks: Vec::new() };
         for writer in writers {
@@ -134,10 +136,13 @@ impl<'a> MergeBlocks<'a> {
         let offset_bytes = self.sources.iter().map(|source| source.header().offset_table_bytes()).sum();
         let part = || (Forecast::among(offset_bytes, &self.limits), NumberSet::below(walk.symbols.shared_len()));
         let mut forecasts: Vec<_> = (0..parts).map(|_| part()).collect();
-        let mut count = 0;
+        let mut part_of = Vec::new();
         walk.rewind();
         while walk.advance().map_err(|error| stopped(walk, error))? {
-            let (forecast, used) = &mut forecasts[part_of(walk, shard, parts)];
+            // Its hash is of the texts.
+            let part = if parts == 1 { 0 } else { shard.part_of(parts, &walk.symbols.labels(walk.labels())) };
+            part_of.push(part as u32);
+            let (forecast, used) = &mut forecasts[part];
             let chunks = walk.chunk_count();
             walk.labels().iter().for_each(|&(name, value)| {
                 used.insert(name);
@@ -147,10 +152,9 @@ impl<'a> MergeBlocks<'a> {
             if let Err(excess) = forecast.add(walk.labels(), symbol, chunks, &self.limits) {
                 return Ok(Err(excess));
             }
-            count += 1;
         }
         let symbols = forecasts.into_iter().map(|(_, used)| walk.symbols.only(used)).collect();
-        Ok(Ok(Planned { symbols, series: count }))
+        Ok(Ok(Planned { symbols, part_of }))
     }
 
     /// Takes the chunks of the current series as they are, identical ones of several sources once. False if more has to be
@@ -182,7 +186,12 @@ impl<'a> MergeBlocks<'a> {
     }
 
     /// Makes new chunks of those of the current series where samples are hidden or chunks overlap.
-    fn recode(&self, walk: &mut MergeWalk<'_>, out: &mut FramedChunks) -> Result<(), MergeBlocksError> {
+    fn recode(
+        &self,
+        walk: &mut MergeWalk<'_>,
+        untangle: &mut Untangle,
+        out: &mut FramedChunks,
+    ) -> Result<(), MergeBlocksError> {
         out.clear();
         let parts = walk.parts()?;
         let damaged = |source| MergeBlocksError::Chunk { labels: walk.symbols.labels(walk.labels()), source };
@@ -196,7 +205,7 @@ impl<'a> MergeBlocks<'a> {
         }
         series.cut_deleted().map_err(damaged)?;
         if !series.chunks.is_sorted_by(|a, b| a.max_time < b.min_time) {
-            series.chunks = without_overlaps(&series.chunks).map_err(damaged)?;
+            series.chunks = untangle.chunks(&series.chunks).map_err(damaged)?;
         }
         Ok(series.chunks.iter().try_for_each(|chunk| out.push(chunk))?)
     }
@@ -246,12 +255,6 @@ impl<'a> MergeBlocks<'a> {
     }
 }
 
-/// Which of the parts the current series belongs to.
-fn part_of(walk: &MergeWalk<'_>, shard: CompactionShard, parts: u32) -> usize {
-    // Its hash is of the texts.
-    if parts == 1 { 0 } else { shard.part_of(parts, &walk.symbols.labels(walk.labels())) }
-}
-
 fn stopped(walk: &MergeWalk<'_>, error: WalkError) -> MergeBlocksError {
     match error {
         WalkError::Block(error) => MergeBlocksError::Block(error),
@@ -263,8 +266,8 @@ fn stopped(walk: &MergeWalk<'_>, error: WalkError) -> MergeBlocksError {
 struct Planned {
     /// Those of each.
     symbols: Vec<SortedSymbols>,
-    /// Of all together.
-    series: u64,
+    /// Which of the blocks each series belongs to, by its place in the walk.
+    part_of: Vec<u32>,
 }
 
 /// Blocks that have their names already, and go again unless all others get theirs.

@@ -1,5 +1,7 @@
 //! Bit streams, most significant bit first: the writer and the reader under every chunk encoding.
 
+use std::ops::Range;
+
 use super::ChunkError;
 
 /// Where a [`BitWriter`] puts finished bytes.
@@ -63,6 +65,25 @@ impl<'a, S: ByteSink> BitWriter<'a, S> {
         let spill = total - 64;
         self.pending = if spill == 0 { 0 } else { aligned << (count - spill) };
         self.len = spill;
+    }
+
+    /// Appends the bits `range` of `bytes`, which has them.
+    #[inline]
+    pub fn put_bits_of(&mut self, bytes: &[u8], range: Range<usize>) {
+        let Range { start: mut at, end } = range;
+        // Up to a full register, then from there on word by word.
+        let room = (64 - self.len as usize).min(end - at);
+        if room > 0 {
+            self.put(bits_at(bytes, at) >> (64 - room), room as u32);
+            at += room;
+        }
+        while end - at >= 64 {
+            self.out.put_slice(&bits_at(bytes, at).to_be_bytes());
+            at += 64;
+        }
+        if end > at {
+            self.put(bits_at(bytes, at) >> (64 - (end - at)), (end - at) as u32);
+        }
     }
 
     /// Appends an unsigned LEB128 varint as groups of eight bits.
@@ -228,12 +249,24 @@ impl<'a> BitReader<'a> {
     }
 }
 
+/// The 64 bits from `at` on, left-aligned; zeros past the end.
+#[inline(always)]
+fn bits_at(bytes: &[u8], at: usize) -> u64 {
+    let (byte, bit) = (at / 8, at % 8);
+    match bytes.get(byte..byte + 9).and_then(|bytes| Some((bytes.first_chunk::<8>()?, bytes[8]))) {
+        // The ninth byte has what the first eight lack.
+        Some((word, last)) => u64::from_be_bytes(*word) << bit | u64::from(last) >> (8 - bit),
+        None => word_at_end(bytes, byte) << bit | word_at_end(bytes, byte + 8) >> 1 >> (63 - bit),
+    }
+}
+
 /// The last bytes as a whole word. Not a method: a reader whose address is taken does not live in registers.
 #[cold]
 fn word_at_end(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     if let Some(rest) = bytes.get(at..) {
-        word[..rest.len()].copy_from_slice(rest);
+        let len = rest.len().min(8);
+        word[..len].copy_from_slice(&rest[..len]);
     }
     u64::from_be_bytes(word)
 }
@@ -274,6 +307,26 @@ mod tests {
             prop_assert!(reader.remaining() < 8);
             reader.take(8);
             prop_assert_eq!(reader.check(), Err(ChunkError::Truncated));
+        }
+
+        #[test]
+        fn bits_are_copied(bytes in proptest::collection::vec(any::<u8>(), 1..60), lead in 0u32..64, cut in any::<[prop::sample::Index; 2]>()) {
+            let bits = bytes.len() * 8;
+            let (a, b) = (cut[0].index(bits + 1), cut[1].index(bits + 1));
+            let range = a.min(b)..a.max(b);
+            let write = |bit_by_bit: bool| {
+                let mut out = Vec::new();
+                let mut writer = BitWriter::new(&mut out);
+                (0..lead).for_each(|bit| writer.put(u64::from(bit % 3 == 0), 1));
+                match bit_by_bit {
+                    true => range.clone().for_each(|at| writer.put(u64::from(bytes[at / 8] >> (7 - at % 8) & 1), 1)),
+                    false => writer.put_bits_of(&bytes, range.clone()),
+                }
+                writer.put(0b101, 3);
+                writer.finish();
+                out
+            };
+            prop_assert_eq!(write(false), write(true));
         }
 
         #[test]

@@ -23,8 +23,11 @@
 //!
 //! When to cut is the caller's decision; `encode` refuses only what the format cannot hold.
 //! How to read: [`decode`], which reads chunks with nothing odd in them by `plain.rs` and others carefully.
+//! Chunks that are made of others' samples are made of their bits, where they can (`marked.rs`, `splice.rs`).
 
+mod marked;
 mod plain;
+mod splice;
 mod whole;
 
 use skald_model::{Columns, QueryRange, TimestampMs};
@@ -32,7 +35,10 @@ use skald_model::{Columns, QueryRange, TimestampMs};
 use super::ChunkError;
 use super::bits::{BitReader, BitWriter, ByteSink, Tail};
 
+pub(crate) use self::marked::Marked;
+pub(crate) use self::splice::{Piece, splice};
 pub use self::whole::encode;
+pub(crate) use self::whole::encode_into;
 
 /// Most bytes one sample can add: count, varint and value of the first one take 20.
 const MAX_SAMPLE_BYTES: usize = 24;
@@ -237,6 +243,7 @@ pub(super) struct XorWindow {
 impl XorWindow {
     /// No window yet. No xor has that many leading zeros; readers take it for the whole 64 bits.
     pub(super) const NONE: Self = Self { leading: 0xff, trailing: 0 };
+    const WHOLE: Self = Self { leading: 0, trailing: 0 };
 
     /// Writes `xor`, a value's difference to the one before, inside the window or with a new one.
     #[inline]

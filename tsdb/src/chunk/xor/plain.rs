@@ -6,19 +6,49 @@
 
 use skald_model::TimestampMs;
 
+use super::marked::Mark;
 use super::{XorReader, XorWindow};
 
 /// State between two samples.
-struct Plain<'a> {
-    bytes: &'a [u8],
+pub(super) struct Plain<'a> {
+    pub(super) bytes: &'a [u8],
     /// Bits read so far.
-    at: usize,
-    time: TimestampMs,
-    delta: u64,
-    value_bits: u64,
-    /// Width of the window.
+    pub(super) at: usize,
+    pub(super) time: TimestampMs,
+    pub(super) delta: u64,
+    pub(super) value_bits: u64,
+    pub(super) window: Window,
+}
+
+/// The window of significant bits.
+#[derive(Clone, Copy)]
+pub(super) struct Window {
     significant: u32,
     trailing: u32,
+}
+
+impl Window {
+    /// The one with this header: 5 bits of leading zeros, 6 bits of width, of which 0 stands for 64. `None` if it is impossible.
+    #[inline(always)]
+    pub(super) fn new(header: u32) -> Option<Self> {
+        let (leading, significant) = (header >> 6, (header & 63).wrapping_sub(1) % 64 + 1);
+        let trailing = 64_u32.checked_sub(leading + significant)?;
+        Some(Self { significant, trailing })
+    }
+
+    /// Its header; of none that of the whole 64 bits. It is no field: the state would not fit the registers.
+    #[inline(always)]
+    pub(super) fn header(self) -> u32 {
+        (64 - self.significant - self.trailing) << 6 | (self.significant & 63)
+    }
+}
+
+impl From<XorWindow> for Window {
+    fn from(window: XorWindow) -> Self {
+        let XorWindow { leading, trailing } = if window == XorWindow::NONE { XorWindow::WHOLE } else { window };
+        let (leading, trailing) = (u32::from(leading), u32::from(trailing));
+        Self { significant: 64 - leading - trailing, trailing }
+    }
 }
 
 /// Samples between two looks at the time to stop at.
@@ -32,20 +62,10 @@ pub(super) fn decode(
     times: &mut [TimestampMs],
     values: &mut [f64],
 ) -> Option<usize> {
-    let XorWindow { leading, trailing } = reader.window;
-    let leading = if reader.window == XorWindow::NONE { 0 } else { leading };
-    let mut plain = Plain {
-        bytes: reader.bits.bytes(),
-        at: reader.bits.position(),
-        time: reader.time,
-        delta: reader.delta,
-        value_bits: reader.value_bits,
-        significant: u32::from(64 - leading - trailing),
-        trailing: u32::from(trailing),
-    };
+    let mut plain = Plain::after(reader);
     let mut decoded = 0;
     for (times, values) in times.chunks_mut(BLOCK).zip(values.chunks_mut(BLOCK)) {
-        plain = plain.decode_block(times, values)?;
+        plain = plain.decode_block::<false>(times, values, &mut [])?;
         decoded += times.len();
         if plain.time > until {
             break;
@@ -54,12 +74,31 @@ pub(super) fn decode(
     (plain.at <= plain.bytes.len() * 8).then_some(decoded)
 }
 
-impl Plain<'_> {
+impl<'a> Plain<'a> {
+    pub(super) fn after(reader: &XorReader<'a>) -> Self {
+        Self {
+            bytes: reader.bits.bytes(),
+            at: reader.bits.position(),
+            time: reader.time,
+            delta: reader.delta,
+            value_bits: reader.value_bits,
+            window: reader.window.into(),
+        }
+    }
+
+    /// Decodes samples until the slices, which have one length, are full. With `MARKED` all marks are set, too.
+    ///
     /// Takes and gives the state by value: its address is not taken, so that it lives in registers.
     #[inline(never)]
-    fn decode_block(mut self, times: &mut [TimestampMs], values: &mut [f64]) -> Option<Self> {
+    pub(super) fn decode_block<const MARKED: bool>(
+        mut self,
+        times: &mut [TimestampMs],
+        values: &mut [f64],
+        marks: &mut [Mark],
+    ) -> Option<Self> {
         let len = times.len().min(values.len());
         let (times, values) = (&mut times[..len], &mut values[..len]);
+        let marks = if MARKED { &mut marks[..len] } else { marks };
         let mut index = 0;
         while index < len {
             let before = self.time;
@@ -68,6 +107,11 @@ impl Plain<'_> {
                 // Samples with the delta and the value of the one before are two zero bits each.
                 let run = (word.leading_zeros().min(LOADED) / 2) as usize;
                 let end = len.min(index + run);
+                if MARKED {
+                    for (mark, at) in marks[index..end].iter_mut().zip((self.at + 2..).step_by(2)) {
+                        *mark = Mark::new(at, self.window);
+                    }
+                }
                 self.at += 2 * (end - index);
                 for (time, value) in times[index..end].iter_mut().zip(&mut values[index..end]) {
                     self.time = self.time.wrapping_add(self.delta as i64);
@@ -111,28 +155,30 @@ impl Plain<'_> {
                 self.at += 2;
                 if rest >> 62 == 0b11 {
                     self.at += 11;
-                    let leading = (rest >> 57 & 31) as u32;
-                    // 0 stands for 64.
-                    self.significant = ((rest >> 51) as u32 & 63).wrapping_sub(1) % 64 + 1;
-                    if leading + self.significant > 64 {
-                        return None;
-                    }
-                    self.trailing = 64 - leading - self.significant;
+                    self.window = Window::new((rest >> 51) as u32 & 0x7ff)?;
                 }
+                let Window { significant, trailing, .. } = self.window;
                 let word = word_at(self.bytes, self.at);
-                let mut xor = word >> (64 - self.significant);
-                if self.significant > LOADED {
-                    let more = self.significant - 32;
+                let mut xor = word >> (64 - significant);
+                if significant > LOADED {
+                    let more = significant - 32;
                     xor = (word >> 32) << more | word_at(self.bytes, self.at + 32) >> (64 - more);
                 }
-                self.at += self.significant as usize;
-                self.value_bits ^= xor << self.trailing;
+                if MARKED && xor == 0 {
+                    // No writer does that; without its window it would be something else.
+                    return None;
+                }
+                self.at += significant as usize;
+                self.value_bits ^= xor << trailing;
             }
             if self.time <= before {
                 return None;
             }
             times[index] = self.time;
             values[index] = f64::from_bits(self.value_bits);
+            if MARKED {
+                marks[index] = Mark::new(self.at, self.window);
+            }
             index += 1;
         }
         Some(self)
@@ -140,7 +186,7 @@ impl Plain<'_> {
 }
 
 /// Bits that a word surely has.
-const LOADED: u32 = 57;
+pub(super) const LOADED: u32 = 57;
 
 /// The signed field in the upper bits of `word`; raw values above `2^(BITS-1)` are negative.
 #[inline(always)]
@@ -151,7 +197,7 @@ fn field<const BITS: u32>(word: u64) -> i64 {
 
 /// The bits from `at` on, left-aligned, [`LOADED`] at least; zeros past the end.
 #[inline(always)]
-fn word_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word_at(bytes: &[u8], at: usize) -> u64 {
     let byte = at / 8;
     let word = match bytes.get(byte..byte + 8).and_then(|bytes| bytes.first_chunk::<8>()) {
         Some(word) => u64::from_be_bytes(*word),

@@ -7,11 +7,18 @@ use crate::chunk::bits::BitWriter;
 
 /// A whole chunk of samples that ascend, at most 65,535 of them: byte for byte what an [`super::XorAppender`] makes of them.
 pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
-    let num_samples = u16::try_from(times.len()).unwrap_or(u16::MAX);
     // Values of many digits take nine bytes; nearly all chunks need less, so that the vector does not grow.
     let mut chunk = Vec::with_capacity(32 + 9 * times.len());
+    encode_into(times, values, &mut chunk);
+    chunk
+}
+
+/// Replaces `chunk` by that.
+pub(crate) fn encode_into(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
+    let num_samples = u16::try_from(times.len()).unwrap_or(u16::MAX);
+    chunk.clear();
     chunk.extend_from_slice(&num_samples.to_be_bytes());
-    let mut out = BitWriter::new(&mut chunk);
+    let mut out = BitWriter::new(chunk);
     let mut samples =
         times.iter().zip(values).take(usize::from(num_samples)).map(|(time, value)| (*time, value.to_bits()));
     let (mut last_time, mut last_bits, mut last_delta) = (0, 0, 0_u64);
@@ -54,5 +61,4 @@ pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
         window.put_changed(&mut out, xor, (code << 2 | 0b10, count + 2), (code << 2 | 0b11, count + 2));
     }
     out.finish();
-    chunk
 }
