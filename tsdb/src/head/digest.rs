@@ -52,7 +52,8 @@ impl HashRange {
     /// All series.
     pub const ALL: HashRange = HashRange { first: 0, last: u64::MAX };
 
-    fn contains(self, hash: u64) -> bool {
+    /// Whether a series with this upper half of its hash is among them.
+    pub fn contains(self, hash: u64) -> bool {
         self.first <= hash && hash <= self.last
     }
 
@@ -86,6 +87,21 @@ pub struct SeriesDigest {
     pub digest: SampleDigest,
 }
 
+impl PartDigest {
+    /// Of series of which none has samples.
+    pub fn new(hashes: HashRange) -> Self {
+        Self { hashes, series: 0, digest: SampleDigest::default() }
+    }
+
+    /// Adds one series, by the upper half of its hash, if it has samples.
+    pub fn add(&mut self, hash: u64, digest: SampleDigest) {
+        if digest.samples > 0 {
+            self.series += 1;
+            self.digest.add(of_series(hash, digest));
+        }
+    }
+}
+
 impl SampleDigest {
     /// The digest of one series' samples of `range`. The chunks may overlap and repeat; of two different samples at one
     /// time the same one counts whatever the order of the chunks.
@@ -102,7 +118,8 @@ impl SampleDigest {
         Ok(Self { samples: samples.len() as u64, checksum })
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds what other series, or other parts, add up to.
+    pub fn add(&mut self, other: Self) {
         self.samples += other.samples;
         self.checksum = self.checksum.wrapping_add(other.checksum);
     }
@@ -137,11 +154,14 @@ impl Head {
     /// Digests of the samples of `range`, for `parts` equal parts of `hashes`. Decodes all of these samples; nothing is
     /// kept of them, so memory does not grow with the number of series.
     pub fn digests(&self, range: BlockRange, hashes: HashRange, parts: usize) -> Vec<PartDigest> {
-        let parts = hashes.split(parts);
-        let mut all: Vec<PartDigest> = parts
-            .iter()
-            .map(|hashes| PartDigest { hashes: *hashes, series: 0, digest: SampleDigest::default() })
-            .collect();
+        self.digests_of_parts(range, &hashes.split(parts))
+    }
+
+    /// The same for parts that ascend without gaps.
+    pub fn digests_of_parts(&self, range: BlockRange, parts: &[HashRange]) -> Vec<PartDigest> {
+        let Some((first, last)) = parts.first().zip(parts.last()) else { return Vec::new() };
+        let hashes = HashRange { first: first.first, last: last.last };
+        let mut all: Vec<PartDigest> = parts.iter().map(|hashes| PartDigest::new(*hashes)).collect();
         let pinned = Pinned::new(self);
         let mut progress = Progress::default();
         for number in 0..self.pages.read().len() {
@@ -152,8 +172,7 @@ impl Head {
             self.for_each_digest(&pinned, &wanted, closed(range), |hash, _, digest| {
                 let at = all.partition_point(|part| part.hashes.last < hash);
                 if let Some(part) = all.get_mut(at) {
-                    part.series += 1;
-                    part.digest.add(of_series(hash, digest));
+                    part.add(hash, digest);
                 }
             });
             if !(0..PAGE_SERIES).all(|_| progress.goes_on(0)) {
