@@ -16,12 +16,13 @@ use crate::http::prometheus_error;
 use crate::tenant::TenantId;
 
 impl Ingester {
-    /// `POST /ingester/flush`, `GET /ingester/tenants` and `GET /ingester/losses`.
+    /// `POST /ingester/flush`, `GET /ingester/tenants`, `GET /ingester/losses` and `GET /ingester/repair`.
     pub fn routes(self) -> Router {
         Router::new()
             .route("/ingester/flush", post(flush))
             .route("/ingester/tenants", get(tenants))
             .route("/ingester/losses", get(losses))
+            .merge(super::repair::routes())
             .with_state(self)
     }
 }

@@ -4,10 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Labels, MetricMetadata};
+use skald_model::{Labels, MetricMetadata, TimestampMs};
 use skald_proto::WriteBatch;
+use skald_tsdb::head::PartDigest;
 
-use crate::error::ServiceError;
+use super::repair::exchange::{
+    ChunkStream, ChunksRequest, DigestsRequest, OverviewStream, SeriesDigestStream, SeriesRequest,
+};
+use crate::error::{ErrorKind, ServiceError};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::tenant::TenantId;
 
@@ -74,4 +78,26 @@ pub trait IngesterClient: Send + Sync + 'static {
     async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError>;
     /// Metadata of one metric, or of all.
     async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError>;
+
+    /// For the other members of the replica group: what is here of every tenant, up to a time.
+    async fn repair_overview(&self, _up_to: TimestampMs) -> Result<OverviewStream, ServiceError> {
+        Err(no_repair())
+    }
+    /// Digests of parts of a tenant's series.
+    async fn repair_digests(&self, _: &TenantId, _: DigestsRequest) -> Result<Vec<PartDigest>, ServiceError> {
+        Err(no_repair())
+    }
+    /// Digests of single series.
+    async fn repair_series(&self, _: &TenantId, _: SeriesRequest) -> Result<SeriesDigestStream, ServiceError> {
+        Err(no_repair())
+    }
+    /// The chunks of series, those of which there are any.
+    async fn repair_chunks(&self, _: &TenantId, _: ChunksRequest) -> Result<ChunkStream, ServiceError> {
+        Err(no_repair())
+    }
+}
+
+/// Who only stands in for an ingester has nothing to compare.
+fn no_repair() -> ServiceError {
+    ServiceError::new(ErrorKind::Unimplemented, "no-repair", "this ingester compares nothing")
 }

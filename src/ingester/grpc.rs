@@ -6,12 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use skald_model::{LabelBytes, Labels, MetricMetadata};
+use skald_model::{LabelBytes, Labels, MetricMetadata, TimestampMs};
 use skald_proto::grpc::{self as messages, MalformedMessage, ingester_client, ingester_server};
 use skald_proto::{WriteBatch, WriteBatchBuilder};
+use skald_tsdb::head::PartDigest;
 use tonic::{Request, Response, Status};
 
 use super::client::{IngesterClient, PushReply, RejectedKind, Rejection};
+use super::repair::exchange::{
+    ChunkStream, ChunksRequest, DigestsRequest, OverviewStream, SeriesDigestStream, SeriesRequest,
+};
+use super::repair::grpc as repair;
 use crate::error::ServiceError;
 use crate::grpc::{
     self, MAX_MESSAGE_BYTES, Peer, SERIES_PER_MESSAGE, Served, client_of, compressing, convert, malformed,
@@ -205,6 +210,30 @@ impl IngesterClient for GrpcIngesterClient {
         let response = self.client.clone().metadata(grpc::request(tenant, message)).await?.into_inner();
         Ok(response.metadata.into_iter().map(Into::into).collect())
     }
+
+    async fn repair_overview(&self, up_to: TimestampMs) -> Result<OverviewStream, ServiceError> {
+        repair::ask_overview(&self.client, up_to).await
+    }
+
+    async fn repair_digests(
+        &self,
+        tenant: &TenantId,
+        request: DigestsRequest,
+    ) -> Result<Vec<PartDigest>, ServiceError> {
+        repair::ask_digests(&self.client, tenant, request).await
+    }
+
+    async fn repair_series(
+        &self,
+        tenant: &TenantId,
+        request: SeriesRequest,
+    ) -> Result<SeriesDigestStream, ServiceError> {
+        repair::ask_series(&self.client, tenant, request).await
+    }
+
+    async fn repair_chunks(&self, tenant: &TenantId, request: ChunksRequest) -> Result<ChunkStream, ServiceError> {
+        repair::ask_chunks(&self.client, tenant, request).await
+    }
 }
 
 #[async_trait]
@@ -291,6 +320,52 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
         let metadata = self.0.metadata(&tenant, (!metric.is_empty()).then_some(metric.as_str())).await?;
         let metadata = metadata.iter().map(messages::Metadata::from).collect();
         Ok(Response::new(messages::MetadataResponse { metadata }))
+    }
+
+    type RepairOverviewStream = BoxStream<'static, Result<messages::RepairOverviewResponse, Status>>;
+
+    async fn repair_overview(
+        &self,
+        request: Request<messages::RepairOverviewRequest>,
+    ) -> Result<Response<Self::RepairOverviewStream>, Status> {
+        let parts = self.0.repair_overview(request.into_inner().up_to).await?;
+        Ok(Response::new(parts.map_ok(repair::overview_message).map_err(Status::from).boxed()))
+    }
+
+    async fn repair_digests(
+        &self,
+        request: Request<messages::RepairDigestsRequest>,
+    ) -> Result<Response<messages::RepairDigestsResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let digests = repair::digests_request(request.into_inner()).map_err(malformed)?;
+        let parts = self.0.repair_digests(&tenant, digests).await?;
+        Ok(Response::new(repair::digests_message(&tenant, &parts)))
+    }
+
+    type RepairSeriesStream = BoxStream<'static, Result<messages::RepairSeriesResponse, Status>>;
+
+    async fn repair_series(
+        &self,
+        request: Request<messages::RepairSeriesRequest>,
+    ) -> Result<Response<Self::RepairSeriesStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let series = repair::series_request(request.into_inner()).map_err(malformed)?;
+        let batches = self.0.repair_series(&tenant, series).await?;
+        let messages = batches.map_ok(move |series| repair::series_message(&tenant, &series));
+        Ok(Response::new(messages.map_err(Status::from).boxed()))
+    }
+
+    type RepairChunksStream = BoxStream<'static, Result<messages::RepairChunksResponse, Status>>;
+
+    async fn repair_chunks(
+        &self,
+        request: Request<messages::RepairChunksRequest>,
+    ) -> Result<Response<Self::RepairChunksStream>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let chunks = repair::chunks_request(&request.into_inner()).map_err(malformed)?;
+        let batches = self.0.repair_chunks(&tenant, chunks).await?;
+        let messages = batches.map_ok(move |series| repair::chunks_message(&tenant, series));
+        Ok(Response::new(messages.map_err(Status::from).boxed()))
     }
 }
 

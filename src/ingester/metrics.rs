@@ -6,6 +6,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use skald_tsdb::head::ChunkFileStats;
 
+use super::repair::RepairMetrics;
+
 /// The ingester's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -67,6 +69,8 @@ pub struct Metrics {
     pub(super) uploads: Counter,
     /// Uploads that failed.
     pub(super) upload_failures: Counter,
+    /// Comparisons with other members of the replica group.
+    pub(super) repair: RepairMetrics,
 }
 
 impl Metrics {
@@ -104,6 +108,7 @@ impl Metrics {
             flush_failures: Counter::default(),
             uploads: Counter::default(),
             upload_failures: Counter::default(),
+            repair: RepairMetrics::new(registry),
         };
         registry.register("ingested_samples", "Samples stored", metrics.samples.clone());
         registry.register("ingested_exemplars", "Exemplars stored", metrics.exemplars.clone());

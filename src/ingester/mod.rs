@@ -5,7 +5,8 @@
 //! falls between. [`flush`] cuts heads into blocks, [`ship`] uploads them and drops them when [`retention`] says so;
 //! [`early_flush`] lets series go that have ended when there are many;
 //! [`snapshot`] writes down what the heads hold, so that the log need not be kept from its beginning. [`upkeep`] calls all
-//! three and syncs the log; [`open`] restores and replays at start. [`tenants`] is who is here at all, [`admin`] the
+//! three and syncs the log; [`open`] restores and replays at start. [`repair`] fetches what other members of the replica
+//! group have and this one lacks. [`tenants`] is who is here at all, [`admin`] the
 //! HTTP side.
 //!
 //! Absent on purpose: placement and quorum (the distributor's and the querier's), and any reading from the bucket but
@@ -21,6 +22,7 @@ mod metrics;
 mod open;
 mod push;
 mod read;
+pub mod repair;
 pub mod retention;
 mod ship;
 mod snapshot;
@@ -75,6 +77,10 @@ settings! {
         /// How long a block stays here after its upload. Must be at least `querier.store_optional_within`, and
         /// `querier.query_store_after` if that is set.
         pub local_retention: Duration = Duration::from_secs(13 * 3600),
+        /// How often this ingester compares what it holds with the other members of its replica group, and fetches what it
+        /// lacks: pushes that it shed or that timed out. A shorter interval finds them sooner; a comparison of equal
+        /// members decodes the newest half hour or so of samples.
+        pub repair_interval: Duration = Duration::from_secs(120) => Duration::from_secs(1)..,
         /// Bytes of pushes being carried out at one time; further pushes are answered 503.
         pub max_inflight_push_bytes: ByteSize = ByteSize::mib(512),
     }
@@ -166,6 +172,7 @@ struct Shared {
     tenants: Tenants,
     /// Heads of the log whose tenant is unknown: nobody can reach them, and snapshots must not forget them.
     orphans: Vec<Arc<Head>>,
+    repair: repair::State,
     /// What the start could not bring back.
     losses: Vec<TenantLoss>,
     bucket: Arc<dyn Bucket>,

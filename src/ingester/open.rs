@@ -17,7 +17,10 @@ use ulid::Ulid;
 
 use super::losses::{self, TenantLoss};
 use super::push::head_options;
-use super::tenants::{LocalBlockEntry, Tenant, Tenants, load_shipped};
+use super::repair;
+use super::repair::history::{History, LogFound};
+use super::repair::serve::Floors;
+use super::tenants::{LocalBlockEntry, ShippedFile, Tenant, Tenants, load_shipped};
 use super::{Config, Ingester, Metrics, Shared};
 use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
@@ -81,11 +84,12 @@ impl Ingester {
             config: config.clone(),
             runtime: runtime.clone(),
             metrics: metrics.clone(),
+            data_dir: data_dir.to_owned(),
             wal_dir,
             chunks_dir: data_dir.join("chunks"),
             blocks_dir: blocks_dir.clone(),
         };
-        let Opened { wal, chunk_files, tenants, orphans, losses } =
+        let Opened { wal, chunk_files, tenants, orphans, losses, repair } =
             runtime.background_pool.run(move || opening.open(&progress)).await??;
         let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
         let shared = Shared {
@@ -96,6 +100,7 @@ impl Ingester {
             tenants,
             orphans,
             losses,
+            repair,
             bucket,
             indexes,
             index_refresh_interval,
@@ -111,9 +116,14 @@ impl Ingester {
 
     /// Syncs the log. Nothing is pushed any more by then.
     pub async fn close(&self) -> Result<(), WalError> {
-        let wal = self.shared.wal.clone();
-        match self.shared.runtime.background_pool.run(move || wal.sync()).await {
-            Ok(synced) => synced.map(drop),
+        let ingester = self.clone();
+        let closed = self.shared.runtime.background_pool.run(move || {
+            ingester.shared.wal.sync()?;
+            ingester.shared.repair.closed(ingester.shared.runtime.disk.as_ref());
+            Ok(())
+        });
+        match closed.await {
+            Ok(synced) => synced,
             Err(lost) => Err(WalError::Io(Arc::new(io::Error::other(lost.to_string())))),
         }
     }
@@ -125,12 +135,14 @@ struct Opened {
     tenants: Tenants,
     orphans: Vec<Arc<Head>>,
     losses: Vec<TenantLoss>,
+    repair: repair::State,
 }
 
 struct Opening {
     config: Config,
     runtime: Runtime,
     metrics: Metrics,
+    data_dir: PathBuf,
     wal_dir: PathBuf,
     chunks_dir: PathBuf,
     blocks_dir: PathBuf,
@@ -139,7 +151,7 @@ struct Opening {
 impl Opening {
     fn open(&self, progress: &dyn Fn(String)) -> Result<Opened, OpenError> {
         let disk = self.runtime.disk.clone();
-        let mut blocks = self.open_blocks()?;
+        let (mut blocks, floors) = self.open_blocks()?;
         let chunk_files = self.open_chunk_files()?;
         let options =
             WalOptions { segment_bytes: self.config.wal.segment_size.as_u64(), compress: self.config.wal.compression };
@@ -160,6 +172,16 @@ impl Opening {
         let (heads, lost) = replay.inner.finish(&crew);
         tell(&report, self.runtime.clock.monotonic() - begun);
         let losses = losses::losses(&report, &lost, &owners);
+        let found = LogFound {
+            nothing: report.segments == 0 && report.snapshots.is_empty(),
+            lost: report.lost_something() || lost.values().any(|lost| lost.chunks > 0),
+            torn: !report.torn_tails.is_empty(),
+        };
+        let history = History::open(self.runtime.disk.as_ref(), &self.data_dir, self.config.wal.sync, &found);
+        if let Some(gap) = history.gap() {
+            tracing::info!(gap, "this ingester has not, or may not have, all it acknowledged");
+        }
+        let repair = repair::State::new(history, floors);
         losses::tell(&losses, &self.metrics);
         for chunk in lost.values().flat_map(|lost| &lost.named) {
             tracing::error!("lost: {chunk}");
@@ -190,7 +212,7 @@ impl Opening {
                 }
             }
         }
-        Ok(Opened { wal, chunk_files, tenants, orphans, losses })
+        Ok(Opened { wal, chunk_files, tenants, orphans, losses, repair })
     }
 
     /// The replay removes the files that no snapshot refers to before it begins: so a disk they filled has space.
@@ -213,21 +235,22 @@ impl Opening {
     }
 
     /// The blocks on the disk, by tenant. Remains of interrupted writes are removed; a damaged block is left alone, named,
-    /// and not read.
-    fn open_blocks(&self) -> Result<HashMap<TenantId, Vec<LocalBlockEntry>>, OpenError> {
+    /// and not read. Also, what of each tenant was dropped before.
+    fn open_blocks(&self) -> Result<(HashMap<TenantId, Vec<LocalBlockEntry>>, Floors), OpenError> {
         let disk: &dyn Disk = self.runtime.disk.as_ref();
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Disk { path, source }
         };
         disk.create_dir_all(&self.blocks_dir).map_err(failed(&self.blocks_dir))?;
-        let mut found = HashMap::new();
+        let (mut found, floors) = (HashMap::new(), Floors::default());
         for entry in disk.list(&self.blocks_dir).map_err(failed(&self.blocks_dir))? {
             let Some(tenant) = Some(&entry.name).filter(|_| entry.is_dir).and_then(|n| TenantId::new(n).ok()) else {
                 continue;
             };
             let dir = self.blocks_dir.join(&entry.name);
-            let uploaded = load_shipped(disk, &dir);
+            let ShippedFile { uploaded, dropped_until_ms } = load_shipped(disk, &dir);
+            dropped_until_ms.into_iter().for_each(|end| floors.raise(&tenant, end));
             let mut blocks = Vec::new();
             for entry in disk.list(&dir).map_err(failed(&dir))? {
                 let path = dir.join(&entry.name);
@@ -250,7 +273,7 @@ impl Opening {
                 found.insert(tenant, blocks);
             }
         }
-        Ok(found)
+        Ok((found, floors))
     }
 }
 

@@ -24,7 +24,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const METADATA_LIMITS: MetadataLimits = MetadataLimits { max_metrics: Some(100_000), max_per_metric: Some(10) };
 
 /// Samples younger than this raise no change counter: the results cache keeps no answers about the newest ten minutes.
-const FRESH_MS: i64 = 10 * 60 * 1000;
+pub(super) const FRESH_MS: i64 = 10 * 60 * 1000;
 
 /// The window for samples out of order is the tenant's, and set with every push.
 pub(super) fn head_options() -> HeadOptions {
@@ -109,7 +109,7 @@ impl Ingester {
         }
     }
 
-    fn new_tenant(&self, id: &TenantId) -> Result<Tenant, WalError> {
+    pub(super) fn new_tenant(&self, id: &TenantId) -> Result<Tenant, WalError> {
         let shared = &self.shared;
         let head = shared.wal.define_head(id.as_str().as_bytes())?;
         let head = Head::new(head, head_options(), shared.chunk_files.clone());
@@ -156,7 +156,7 @@ pub(super) fn wal_error(error: WalError) -> ServiceError {
     unavailable(reason, error.to_string())
 }
 
-fn append_error(error: AppendError) -> ServiceError {
+pub(super) fn append_error(error: AppendError) -> ServiceError {
     match error {
         AppendError::Wal(error) => wal_error(error),
         AppendError::ChunkBacklog { .. } => {

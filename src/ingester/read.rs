@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use skald_model::{Labels, Matcher, MetricMetadata, QueryRange};
+use skald_model::{Labels, Matcher, MetricMetadata, QueryRange, TimestampMs};
 use skald_proto::WriteBatch;
 use skald_tsdb::block::{BlockError, LocalBlock, join_parts};
-use skald_tsdb::head::{Head, LostChunk, Select};
+use skald_tsdb::head::{Head, LostChunk, PartDigest, Select};
 use skald_tsdb::{SeriesChunks, SeriesFilter};
 
 use super::Ingester;
 use super::client::{IngesterClient, PushReply};
+use super::repair::exchange::{
+    ChunkStream, ChunksRequest, DigestsRequest, OverviewStream, SeriesDigestStream, SeriesRequest,
+};
 use super::tenants::Tenant;
 use crate::error::{ErrorKind, ServiceError};
 use crate::select::{BATCH_BYTES, HeapBytes, LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
@@ -42,7 +45,7 @@ impl Source {
 }
 
 /// Merges a handful of sources by labels.
-struct Merge {
+pub(super) struct Merge {
     /// Each with its next series; a source that has ended is gone.
     sources: Vec<(SeriesChunks, Source)>,
 }
@@ -59,7 +62,7 @@ impl Merge {
     }
 
     /// The next series, with the chunks of all sources that have it.
-    fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
+    pub(super) fn next(&mut self) -> Result<Option<SeriesChunks>, ServiceError> {
         let Some(smallest) = self.sources.iter().map(|(next, _)| &next.labels).min().cloned() else {
             return Ok(None);
         };
@@ -84,7 +87,7 @@ impl Merge {
             .map_err(|e| ServiceError::internal(format!("a chunk in memory or in a local block is damaged: {e}")))
     }
 
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, ServiceError> {
+    pub(super) fn next_batch(&mut self) -> Result<Option<Vec<SeriesChunks>>, ServiceError> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES
@@ -107,20 +110,30 @@ enum Reading {
 }
 
 /// The tenant's local blocks that may hold samples of `range`. Taken after the head: see the module `ingester`.
-fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
+pub(super) fn blocks(tenant: &Tenant, range: QueryRange) -> Vec<Arc<LocalBlock>> {
     let blocks = tenant.blocks().into_iter().map(|entry| entry.block.clone());
     blocks.filter(|block| block.meta().range().overlaps(range)).collect()
 }
 
 fn open(tenant: &Tenant, request: &SelectRequest) -> Result<Merge, ServiceError> {
-    let mut head = tenant.head.select(&request.matchers, request.range);
     let keep = || request.shard.map(|shard| Box::new(move |labels: &Labels| shard.holds(labels)) as SeriesFilter);
+    merge(tenant, &request.matchers, request.range, keep)
+}
+
+/// The series of head and local blocks, each source with a filter of its own.
+pub(super) fn merge(
+    tenant: &Tenant,
+    matchers: &[Matcher],
+    range: QueryRange,
+    keep: impl Fn() -> Option<SeriesFilter>,
+) -> Result<Merge, ServiceError> {
+    let mut head = tenant.head.select(matchers, range);
     if let Some(keep) = keep() {
         head = head.only(keep);
     }
     let mut sources = vec![Source::Head(tenant.id.clone(), Box::new(head), Vec::new().into_iter())];
-    for block in blocks(tenant, request.range) {
-        let mut block = block.select(&request.matchers, request.range).map_err(block_error)?;
+    for block in blocks(tenant, range) {
+        let mut block = block.select(matchers, range).map_err(block_error)?;
         if let Some(keep) = keep() {
             block = block.only(keep);
         }
@@ -146,7 +159,7 @@ fn meets_head(tenant: &Tenant, range: QueryRange) -> bool {
     held.is_some_and(|(min, max)| min <= range.max && range.min <= max)
 }
 
-fn block_error(error: BlockError) -> ServiceError {
+pub(super) fn block_error(error: BlockError) -> ServiceError {
     ServiceError::internal(format!("a local block could not be read: {error}"))
 }
 
@@ -300,5 +313,29 @@ impl IngesterClient for Ingester {
     async fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<MetricMetadata>, ServiceError> {
         let metric = metric.map(str::to_owned);
         self.ask(tenant, move |tenant| Ok(tenant.head.metadata(metric.as_deref()))).await
+    }
+
+    async fn repair_overview(&self, up_to: TimestampMs) -> Result<OverviewStream, ServiceError> {
+        Ok(self.serve_overview(up_to))
+    }
+
+    async fn repair_digests(
+        &self,
+        tenant: &TenantId,
+        request: DigestsRequest,
+    ) -> Result<Vec<PartDigest>, ServiceError> {
+        self.serve_digests(tenant, request).await
+    }
+
+    async fn repair_series(
+        &self,
+        tenant: &TenantId,
+        request: SeriesRequest,
+    ) -> Result<SeriesDigestStream, ServiceError> {
+        self.serve_series(tenant, request)
+    }
+
+    async fn repair_chunks(&self, tenant: &TenantId, request: ChunksRequest) -> Result<ChunkStream, ServiceError> {
+        self.serve_chunks(tenant, request)
     }
 }

@@ -60,7 +60,8 @@ impl Ingester {
         block.mark_uploaded(now);
         // Losing the note only means that the block is found in the bucket again after a restart.
         let tenant = tenant.clone();
-        pool.run(move || tenant.save_shipped(disk.as_ref())).await??;
+        let floor = shared.repair.floors.get(&tenant.id);
+        pool.run(move || tenant.save_shipped(disk.as_ref(), floor)).await??;
         Ok(())
     }
 
@@ -87,10 +88,17 @@ impl Ingester {
         let (retention, refresh) = (shared.config.local_retention, shared.index_refresh_interval);
         for block in uploaded {
             if may_drop(block.shipped(), now, retention, refresh) {
+                // First: what is not here any more must not be fetched from another member that has it still.
+                shared.repair.floors.raise(&tenant.id, block.meta().range().max);
                 tenant.remove_block(block.id());
                 let (disk, dir) = (shared.runtime.disk.clone(), block.dir().to_owned());
+                let (of, floor) = (tenant.clone(), shared.repair.floors.get(&tenant.id));
                 // Readers that hold the block keep its open files; the names go at once.
-                let removed = shared.runtime.background_pool.run(move || disk.remove_dir_all(&dir)).await;
+                let removed = shared.runtime.background_pool.run(move || {
+                    of.save_shipped(disk.as_ref(), floor)?;
+                    disk.remove_dir_all(&dir)
+                });
+                let removed = removed.await;
                 match removed {
                     Ok(Ok(())) => tracing::info!(tenant = %tenant.id, block = %block.id(), "local block dropped"),
                     Ok(Err(error)) => {

@@ -113,25 +113,31 @@ impl Tenant {
         self.last_push.load(Ordering::Relaxed)
     }
 
-    /// Writes down which blocks are in the bucket.
-    pub(super) fn save_shipped(&self, disk: &dyn Disk) -> io::Result<()> {
+    /// Writes down which blocks are in the bucket, and until when samples went with blocks that were dropped.
+    pub(super) fn save_shipped(&self, disk: &dyn Disk, dropped_until_ms: Option<TimestampMs>) -> io::Result<()> {
         let uploaded = self.blocks.read().iter().filter_map(|b| Some((b.id(), b.shipped().uploaded_at?))).collect();
-        disk.write_atomically(&self.dir.join(SHIPPED_FILE), &serde_json::to_vec(&ShippedFile { uploaded })?)
+        disk.write_atomically(
+            &self.dir.join(SHIPPED_FILE),
+            &serde_json::to_vec(&ShippedFile { uploaded, dropped_until_ms })?,
+        )
     }
 }
 
 /// `shipped.json`
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct ShippedFile {
+pub(super) struct ShippedFile {
     /// When each block was uploaded, Unix milliseconds.
-    uploaded: BTreeMap<Ulid, TimestampMs>,
+    pub(super) uploaded: BTreeMap<Ulid, TimestampMs>,
+    /// The end of the newest block that was dropped here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dropped_until_ms: Option<TimestampMs>,
 }
 
-/// When each block in `dir` was uploaded. A missing or damaged note says nothing: the blocks are uploaded again, which
+/// When each block in `dir` was uploaded, and what was dropped. A missing or damaged note says nothing: the blocks are uploaded again, which
 /// finds them in the bucket.
-pub(super) fn load_shipped(disk: &dyn Disk, dir: &Path) -> BTreeMap<Ulid, TimestampMs> {
+pub(super) fn load_shipped(disk: &dyn Disk, dir: &Path) -> ShippedFile {
     let bytes = disk.read(&dir.join(SHIPPED_FILE)).unwrap_or_default();
-    serde_json::from_slice::<ShippedFile>(&bytes).unwrap_or_default().uploaded
+    serde_json::from_slice::<ShippedFile>(&bytes).unwrap_or_default()
 }
 
 /// A block on the ingester's disk.
