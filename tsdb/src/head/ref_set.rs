@@ -119,9 +119,13 @@ impl RefSet {
         }
     }
 
-    /// Sets the refs' bits in a bitmap, which is long enough.
+    /// Sets the refs' bits in a bitmap. Refs past its end are left out: series that came after it was made.
     pub(super) fn mark(&self, bits: &mut [u64]) {
-        let mut set = |series: SeriesRef| bits[series as usize / 64] |= 1 << (series % 64);
+        let mut set = |series: SeriesRef| {
+            if let Some(word) = bits.get_mut(series as usize / 64) {
+                *word |= 1 << (series % 64);
+            }
+        };
         match self {
             Self::One(only) => set(*only),
             Self::List(list) => list.iter().copied().for_each(set),
@@ -241,13 +245,14 @@ impl Container {
     }
 
     fn mark(&self, bits: &mut [u64]) {
-        let first = usize::from(self.key) * BITMAP_WORDS;
+        let Some(bits) = bits.get_mut(usize::from(self.key) * BITMAP_WORDS..) else { return };
         match &self.low {
-            Low::Sparse(list) => {
-                list.iter().for_each(|low| bits[first + usize::from(*low) / 64] |= 1 << (low % 64));
-            }
-            // The bitmap ends where the largest ref of all does.
-            Low::Bitmap(words) => bits[first..].iter_mut().zip(words.iter()).for_each(|(to, from)| *to |= from),
+            Low::Sparse(list) => list.iter().for_each(|low| {
+                if let Some(word) = bits.get_mut(usize::from(*low) / 64) {
+                    *word |= 1 << (low % 64);
+                }
+            }),
+            Low::Bitmap(words) => bits.iter_mut().zip(words.iter()).for_each(|(to, from)| *to |= from),
         }
     }
 }
@@ -295,7 +300,14 @@ mod tests {
             set.mark(&mut bits);
             let mut marked = Vec::new();
             for_each_bit(&bits, |series| marked.push(series));
-            prop_assert_eq!(marked, set.to_vec());
+            prop_assert_eq!(&marked, &set.to_vec());
+            // A bitmap from before the last ones came.
+            let mut bits = vec![0; 1 + first as usize / 64];
+            set.mark(&mut bits);
+            let (mut early, end) = (Vec::new(), 64 * bits.len() as u32);
+            for_each_bit(&bits, |series| early.push(series));
+            marked.retain(|series| *series < end);
+            prop_assert_eq!(early, marked);
             let last = model.last().copied();
             for series in model {
                 prop_assert_eq!(set.remove(series), Some(series) == last);
