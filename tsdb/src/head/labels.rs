@@ -138,7 +138,7 @@ impl Head {
             };
             let mut found = match selectors {
                 [] => {
-                    reading.values_in_order(wanted, "", |_, text| take(text));
+                    reading.values_in_order(wanted, take);
                     return values;
                 }
                 // Every value that there is belongs to a series.

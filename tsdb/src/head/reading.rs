@@ -198,20 +198,16 @@ impl<'a> Reading<'a> {
         self.with(1, |index| index.name_symbol(name))
     }
 
-    /// Visits the values of a label that start with `prefix`, ascending by their texts, until told to end.
-    pub(super) fn values_in_order(&self, name: Symbol, prefix: &str, mut visit: impl FnMut(Symbol, &str) -> bool) {
+    /// Visits the values of a label, ascending, until told to end.
+    pub(super) fn values_in_order(&self, name: Symbol, mut visit: impl FnMut(&str) -> bool) {
         if let Some(order) = self.order(name) {
-            return order.get(self, name).for_each(prefix, visit);
+            return order.get(self, name).for_each("", |_, text| visit(text));
         }
         let mut texts = Texts::default();
-        self.in_memory_order(name, |value, text| {
-            if starts_with(text, prefix) {
-                texts.push(value, text);
-            }
-        });
+        self.in_memory_order(name, |value, text| texts.push(value, text));
         self.let_go();
         texts.sort();
-        texts.iter().all(|(value, text)| visit(value, text));
+        texts.iter().all(|(_, text)| visit(text));
     }
 
     /// The order of a label that has many values; none where this holds the lock that others wait for while they make it.

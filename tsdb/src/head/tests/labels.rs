@@ -122,6 +122,26 @@ fn labels_with_many_values_answer_the_same_while_values_come_and_go() {
 }
 
 #[test]
+fn values_that_are_few_among_the_symbols_are_found() {
+    let mut many = Many::new();
+    for i in 0..700 {
+        let value = |label: &str| format!("{label}/{i:04}");
+        let mut pairs = vec![("__name__", "m".to_owned()), ("id", format!("/id/{:03}", i * 37 % 700))];
+        pairs.extend(["a", "b", "c", "d", "e"].map(|label| (label, value(label))));
+        let labels = Labels::from_pairs(pairs);
+        many.rig.floats(&labels, &[(100, 1.0)]);
+        many.sets.insert(labels);
+    }
+    // Not by their texts' order because a prefix leaves few: these leave all, some, one, and none.
+    assert!(many.rig.head.index.read().symbols.len() > 4 * 700);
+    for pattern in ["/id/.*", "/id/.*7", "/id/[0-4].*", "/id/6.*|/id/1.*3", "/id/699.*", "/ie.*", "/.*|id.*"] {
+        let matcher = |op| Matcher::new(op, "id", pattern).unwrap();
+        many.check(&[vec![matcher(MatchOp::Regex)]]);
+        many.check(&[vec![matcher(MatchOp::NotRegex)]]);
+    }
+}
+
+#[test]
 fn what_is_left_to_the_labels_is_checked_on_them() {
     let mut many = Many::new();
     many.add(0..3000, 100);
