@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -15,8 +16,9 @@ use axum::routing::any;
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use skald_ring::Instance;
+use skald_ring::{Instance, InstanceState};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
@@ -36,11 +38,17 @@ use crate::membership::{self, Ingesters, Registration, RingRole, Rings, StoreGat
 use crate::querier::blocks::BlockFinder;
 use crate::querier::client::QuerierClient;
 use crate::querier::grpc::GrpcQuerierClient;
+use crate::querier::offers::Offers;
 use crate::querier::{self, Querier};
 use crate::query_frontend::QueryFrontend;
+use crate::query_frontend::queriers::Queriers;
+use crate::query_scheduler::client::SchedulerClient;
+use crate::query_scheduler::grpc::GrpcSchedulerClient;
+use crate::query_scheduler::{self, Scheduler, Schedulers};
 use crate::runtime::Runtime;
 use crate::runtime_config::{self, RuntimeConfig};
 use crate::services::{ServiceFailed, Services};
+use crate::settings::HostPort;
 use crate::store_gateway::client::StoreGatewayClient;
 use crate::store_gateway::grpc::GrpcStoreGatewayClient;
 use crate::store_gateway::{self, StoreGateway};
@@ -58,7 +66,7 @@ pub enum AppError {
 }
 
 /// The services, in the order in which they start.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "http",
     "runtime-config",
     "rings",
@@ -66,6 +74,7 @@ const ORDER: [&str; 12] = [
     "compactor",
     "store-gateway",
     "ingester",
+    "query-scheduler",
     "querier",
     "query-frontend",
     "distributor",
@@ -83,6 +92,12 @@ const LINKS: [Link; 6] = [
     Link { path: "/prometheus/api/v1/status/buildinfo", title: "What the query API says of itself" },
 ];
 
+/// What the querier of this process is called where no other is known.
+const HERE: &str = "here";
+
+/// How long a process that is one of several goes on when it is asked to stop.
+const DRAINED_WITHIN: Duration = Duration::from_secs(3);
+
 /// What the parts of a process share while they are put together.
 struct App {
     config: Config,
@@ -95,6 +110,10 @@ struct App {
     grpc: Option<Routes>,
     rings: Option<Arc<Rings>>,
     loops: Vec<AbortOnDropHandle<()>>,
+    /// The query-scheduler of this process.
+    scheduler: Option<Scheduler>,
+    /// Cancelled when this process takes nothing new.
+    draining: CancellationToken,
 }
 
 /// Object storage and the readers of its bucket indexes.
@@ -135,6 +154,8 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         grpc: None,
         rings: None,
         loops: Vec::new(),
+        scheduler: None,
+        draining: CancellationToken::new(),
     };
     let mut stop = Box::pin(stop);
     let begun = tokio::select! {
@@ -145,9 +166,7 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         Ok(Some(grpc)) => {
             tracing::info!("ready");
             stop.await;
-            if let Some(rings) = &app.rings {
-                rings.announce_stop().await;
-            }
+            app.drain().await;
             Some(grpc)
         }
         Ok(None) => None,
@@ -192,8 +211,9 @@ impl App {
         let store_gateways = self.start_store_gateway(&storage, &rings).await?;
         let ingester = self.start_ingester(&storage, &rings).await?;
         let ingesters = self.follow_ingesters(&rings, ingester);
+        self.start_query_scheduler(&rings).await?;
         let querier = self.start_querier(&storage, &rings, ingesters.clone(), store_gateways).await?;
-        self.start_query_frontend(querier).await?;
+        self.start_query_frontend(&rings, querier).await?;
         self.start_distributor(&rings, ingesters).await?;
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
@@ -398,26 +418,21 @@ impl App {
             let querier = Querier::new(config, neighbours, blocks, self.runtime.clone(), metrics);
             let querier: Arc<dyn QuerierClient> = Arc::new(querier);
             self.serve_grpc(querier::grpc::server(querier.clone()));
+            self.offer_slots(rings)?;
             client = Some(querier);
         }
         self.start_nothing("querier").await?;
         Ok(client)
     }
 
-    async fn start_query_frontend(&mut self, local: Option<Arc<dyn QuerierClient>>) -> Result<(), AppError> {
+    async fn start_query_frontend(
+        &mut self,
+        rings: &Rings,
+        local: Option<Arc<dyn QuerierClient>>,
+    ) -> Result<(), AppError> {
         if self.includes(Role::QueryFrontend) {
             let config = self.config.query_frontend.clone();
-            let mut queriers: Vec<Arc<dyn QuerierClient>> = Vec::new();
-            for address in &config.querier_addresses {
-                queriers.push(Arc::new(GrpcQuerierClient::new(self.channel(address)?)));
-            }
-            if queriers.is_empty() {
-                queriers.extend(local);
-            }
-            if queriers.is_empty() {
-                let text = "this process runs no querier, so query_frontend.querier_addresses must name some";
-                return Err(AppError::Setting(text.to_owned()));
-            }
+            let queriers = Arc::new(self.queriers(rings, local)?);
             let multitenancy = self.config.multitenancy_enabled;
             let limits = self.limits.clone();
             let promql = self.config.promql.clone();
@@ -430,6 +445,146 @@ impl App {
             };
         }
         self.start_nothing("query-frontend").await
+    }
+
+    /// The queriers that the query-frontend of this process asks.
+    fn queriers(&self, rings: &Rings, local: Option<Arc<dyn QuerierClient>>) -> Result<Queriers, AppError> {
+        let config = &self.config.query_frontend;
+        let scheduler: Arc<dyn SchedulerClient> = match &self.scheduler {
+            Some(scheduler) if self.queries_stay_here() => Arc::new(scheduler.clone()),
+            _ => {
+                let addresses = self.schedulers(rings, &config.scheduler_addresses, "query_frontend", |state| {
+                    state == InstanceState::Active
+                })?;
+                Arc::new(Schedulers::new(addresses, self.channels.clone()))
+            }
+        };
+        let channels = self.channels.clone();
+        let querier_at = move |address: &str| -> Result<Arc<dyn QuerierClient>, ServiceError> {
+            match &local {
+                Some(local) if address == HERE => Ok(local.clone()),
+                _ => {
+                    let peer = channels.to(address).map_err(|e| ServiceError::internal(e.to_string()))?;
+                    Ok(Arc::new(GrpcQuerierClient::new(peer)))
+                }
+            }
+        };
+        let (within, clock) = (config.recent_queries_within, self.runtime.clock.clone());
+        Ok(Queriers::new(scheduler, Arc::new(querier_at), within, clock, &mut self.registry.write()))
+    }
+
+    /// Whether queries are asked, scheduled and answered in this process alone.
+    fn queries_stay_here(&self) -> bool {
+        let named = [&self.config.query_frontend.scheduler_addresses, &self.config.querier.scheduler_addresses];
+        self.includes(Role::QueryFrontend) && self.includes(Role::Querier) && named.iter().all(|list| list.is_empty())
+    }
+
+    /// The query-schedulers that the settings name, or those of the ring in such states, now and later.
+    fn schedulers(
+        &self,
+        rings: &Rings,
+        named: &[String],
+        section: &str,
+        wanted: fn(InstanceState) -> bool,
+    ) -> Result<query_scheduler::Addresses, AppError> {
+        let addresses = Arc::new(ArcSwap::from_pointee(named.to_vec()));
+        if !named.is_empty() {
+            return Ok(addresses);
+        }
+        if rings.is_alone() {
+            let text = format!(
+                "this process does not both take and evaluate queries, so {section}.scheduler_addresses must name \
+                 query-schedulers, or memberlist.bind_address let it find them"
+            );
+            return Err(AppError::Setting(text));
+        }
+        let known = addresses.clone();
+        rings.instances(RingRole::QueryScheduler).listen(move |ring| {
+            let there = ring.members().iter().filter(|member| wanted(member.instance.state) && member.healthy);
+            let there: Vec<String> = there.map(|member| member.instance.grpc_address.clone()).collect();
+            if there != **known.load() {
+                known.store(Arc::new(there));
+            }
+        });
+        Ok(addresses)
+    }
+
+    async fn start_query_scheduler(&mut self, rings: &Rings) -> Result<(), AppError> {
+        if self.queries_stay_here() || self.includes(Role::QueryScheduler) {
+            let metrics = query_scheduler::Metrics::new(&mut self.registry.write());
+            let scheduler = Scheduler::new(&self.config.query_scheduler, self.runtime.clock.clone(), metrics);
+            if self.queries_stay_here() {
+                // As long as the process lives.
+                std::mem::forget(scheduler.offered(HERE, self.querier_slots()));
+            } else {
+                self.register(rings, RingRole::QueryScheduler)?;
+                self.serve_grpc(query_scheduler::grpc::server(scheduler.clone()));
+            }
+            self.scheduler = Some(scheduler);
+        }
+        self.start_nothing("query-scheduler").await
+    }
+
+    fn querier_slots(&self) -> u32 {
+        u32::try_from(self.config.querier.max_concurrent).unwrap_or(u32::MAX)
+    }
+
+    /// Tells the query-schedulers of the querier of this process.
+    fn offer_slots(&mut self, rings: &Rings) -> Result<(), AppError> {
+        if self.queries_stay_here() {
+            return Ok(());
+        }
+        let config = &self.config.querier;
+        // One that is about to leave still has those who wait there.
+        let there = |state| state != InstanceState::Left;
+        let schedulers = self.schedulers(rings, &config.scheduler_addresses, "querier", there)?;
+        let (listen, instance) = (&self.config.server.grpc_listen_address, &self.config.instance.address);
+        let address = match (instance.as_str(), listen.host()) {
+            // The query-scheduler sees where it is called from.
+            ("", "0.0.0.0" | "::") => format!(":{}", listen.port()),
+            ("", _) => listen.to_string(),
+            (host, _) => HostPort::new(host, listen.port()).to_string(),
+        };
+        let channels = self.channels.clone();
+        let scheduler_at = move |address: &str| -> io::Result<Arc<dyn SchedulerClient>> {
+            Ok(Arc::new(GrpcSchedulerClient::new(channels.to(address)?)))
+        };
+        let offers = Offers {
+            address,
+            slots: self.querier_slots(),
+            schedulers,
+            scheduler_at: Arc::new(scheduler_at),
+            clock: self.runtime.clock.clone(),
+            stopping: self.draining.clone(),
+        };
+        self.spawn_loop("querier", offers.run());
+        Ok(())
+    }
+
+    /// Between being asked to stop and taking no more requests.
+    async fn drain(&self) {
+        self.services.begin_stop("http");
+        self.draining.cancel();
+        let is_front = self.includes(Role::Distributor) || self.includes(Role::QueryFrontend);
+        let delay = match self.config.server.shutdown_delay {
+            Some(delay) => delay,
+            None if is_front && !self.includes(Role::All) => DRAINED_WITHIN,
+            None => Duration::ZERO,
+        };
+        let waiting = async {
+            if !delay.is_zero() {
+                self.runtime.clock.sleep(delay).await;
+            }
+        };
+        let announcing = async {
+            if let Some(rings) = &self.rings {
+                rings.announce_stop().await;
+            }
+        };
+        tokio::join!(waiting, announcing);
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.stop();
+        }
     }
 
     async fn start_distributor(
@@ -457,10 +612,6 @@ impl App {
     /// A service whose parts need no time to start, or that this process does not have.
     async fn start_nothing(&self, name: &'static str) -> Result<(), AppError> {
         Ok(self.services.start(name, async { Ok::<_, io::Error>(()) }).await?)
-    }
-
-    fn channel(&self, address: &str) -> Result<Peer, AppError> {
-        self.channels.to(address).map_err(|e| AppError::Setting(e.to_string()))
     }
 
     /// TLS of a listener.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::settings::{SettingValue, Shown, setting_enum, settings};
 use crate::{
     bucket, compactor, distributor, grpc, http, ingester, limits, logging, membership, querier, query_frontend,
-    runtime_config, store_gateway,
+    query_scheduler, runtime_config, store_gateway,
 };
 
 settings! {
@@ -45,6 +45,8 @@ settings! {
         pub querier: querier::Config,
         /// The query-frontend.
         pub query_frontend: query_frontend::Config,
+        /// The query-scheduler.
+        pub query_scheduler: query_scheduler::Config,
         /// PromQL.
         pub promql: query_frontend::PromqlConfig,
         /// The store-gateway.
@@ -87,6 +89,8 @@ setting_enum! {
         Querier = "querier",
         /// Takes queries, checks them and hands them to the queriers.
         QueryFrontend = "query-frontend",
+        /// Shares the queriers fairly among tenants.
+        QueryScheduler = "query-scheduler",
         /// Reads the blocks in object storage.
         StoreGateway = "store-gateway",
         /// Tends the blocks in object storage: writes each tenant's bucket index.

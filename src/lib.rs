@@ -1,7 +1,8 @@
 //! Skald's services and the binary's parts.
 //!
 //! One sample's way: [`distributor`] → [`ingester`] (head and log in `skald-tsdb`) → [`bucket`].
-//! One query's way: [`query_frontend`] → [`querier`] → [`ingester`] and [`store_gateway`] → `skald-promql`.
+//! One query's way: [`query_frontend`] → (its turn by [`query_scheduler`]) → [`querier`] → [`ingester`] and
+//! [`store_gateway`] → `skald-promql`.
 //! [`app`] alone knows them all; services meet only at each other's `client.rs`, and find each other by [`membership`].
 
 pub mod app;
@@ -21,6 +22,7 @@ pub mod membership;
 pub mod querier;
 pub mod query_frontend;
 pub mod query_plan;
+pub mod query_scheduler;
 pub mod read_ahead;
 pub mod runtime;
 pub mod runtime_config;

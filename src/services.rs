@@ -145,6 +145,11 @@ impl Services {
         self.enter(name, State::Failed, why.into());
     }
 
+    /// The service `name` begins to stop, and the process is ready no more; [`Services::stop`] ends it.
+    pub fn begin_stop(&self, name: &'static str) {
+        self.enter(name, State::Stopping, "draining".to_owned());
+    }
+
     /// Stops all services that have started, the last first, each within `timeout`. Goes on past those that fail, and
     /// returns them.
     pub async fn stop(&self, timeout: Duration) -> Vec<ServiceFailed> {
@@ -152,7 +157,7 @@ impl Services {
         let mut failed = Vec::new();
         for name in names {
             let stop = self.with(name, |service| {
-                let started = matches!(service.status.state, State::Starting | State::Running | State::Failed);
+                let started = !matches!(service.status.state, State::New | State::Stopped);
                 started.then(|| (service.status.state, service.stop.take()))
             });
             let Some((before, stop)) = stop.flatten() else { continue };

@@ -52,6 +52,25 @@ pub fn tenant_of<T>(request: &Request<T>) -> Result<TenantId, Status> {
     Ok(TenantId::new(value.to_str().map_err(|_| missing())?)?)
 }
 
+/// Whether the same request, repeated once at another instance, may succeed: this one was not reached, has no room, stops or
+/// starts, or broke off. For requests that may be carried out twice, and whose answer so far was thrown away.
+pub fn may_succeed_elsewhere(error: &ServiceError) -> bool {
+    const REASONS: [&str; 6] = [
+        "peer-unreachable",
+        "peer-in-flight-limit",
+        "grpc-in-flight-limit",
+        "grpc-transport",
+        "query-scheduler-stopping",
+        "starting",
+    ];
+    match error.kind {
+        ErrorKind::Unavailable => REASONS.contains(&error.reason.as_ref()),
+        // A connection that ends may say so of its streams.
+        ErrorKind::Canceled => error.reason == "grpc-transport",
+        _ => false,
+    }
+}
+
 /// A message that breaks a rule of its own.
 pub fn malformed(error: skald_proto::grpc::MalformedMessage) -> ServiceError {
     ServiceError::new(ErrorKind::BadData, "malformed-message", error.to_string())

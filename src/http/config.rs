@@ -18,6 +18,10 @@ settings! {
         /// Longest time requests under way get to finish after a stop was asked for; then their connections are cut.
         /// Longer delays restarts, shorter fails slow queries.
         pub graceful_shutdown_timeout: Duration = Duration::from_secs(30) => ..=Duration::from_secs(3600),
+        /// Time between being asked to stop and taking no more requests: `/ready` says 503, and all goes on, so that whoever
+        /// sends requests here learns in time to send them elsewhere. `none` is 3 seconds for distributors and query-frontends,
+        /// and nothing for the others and for `target: all`; members of a cluster wait for `memberlist.announce_delay` at least.
+        pub shutdown_delay: Option<Duration> = None,
         /// Longest time a connection may take to send the headers of its next request, idle time included. Longer lets
         /// connections that ask for nothing hold their memory longer; shorter makes clients connect more often.
         pub http_header_timeout: Duration = Duration::from_secs(120) => Duration::from_millis(100)..,

@@ -5,7 +5,7 @@
 //! asks the [`sources`] of its time range: a quorum of every ingester group ([`replicas`]), and, for the blocks that
 //! [`blocks`] finds in the bucket index, the store-gateways that own them ([`store`]). [`merge`] makes one stream of series
 //! out of the answers. [`metadata`] asks the same sources for
-//! labels and series.
+//! labels and series. [`offers`] tells the query-schedulers how many queries it takes.
 //!
 //! Absent on purpose: no query is parsed, no sample is kept between queries, no block is read here.
 
@@ -16,6 +16,7 @@ pub mod grpc;
 mod merge;
 mod metadata;
 mod metrics;
+pub mod offers;
 mod replicas;
 mod select;
 mod small;
@@ -41,7 +42,10 @@ use replicas::HedgeDelay;
 settings! {
     /// The querier: evaluates queries over ingesters and store-gateways.
     pub struct Config {
-        /// Queries evaluated at one time; further ones wait.
+        /// Query-schedulers to take queries from (`host:port` of their gRPC listeners); all of them. Empty takes those of the
+        /// ring, or of the query-frontend of this process.
+        pub scheduler_addresses: Vec<String> = Vec::new(),
+        /// Queries evaluated at one time; further ones wait. Query-schedulers share them, and each gets one at least.
         pub max_concurrent: usize = 20 => 1..=10_000,
         /// Most samples one query may hold at one time, as Prometheus' `--query.max-samples`. `none` is no limit.
         pub max_samples: Option<usize> = Some(50_000_000),

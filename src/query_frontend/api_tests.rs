@@ -82,14 +82,7 @@ fn frontend() -> Arc<QueryFrontend> {
     let curious = TenantId::new("curious").unwrap();
     let limits = TenantLimits::default();
     limits.set_overrides(HashMap::from([(curious, Arc::new(everything))]));
-    Arc::new(QueryFrontend::new(
-        Config::default(),
-        PromqlConfig::default(),
-        limits,
-        true,
-        vec![Arc::new(NoSeries)],
-        runtime,
-    ))
+    Arc::new(QueryFrontend::new(Config::default(), PromqlConfig::default(), limits, true, Arc::new(NoSeries), runtime))
 }
 
 async fn ask(tenant: &str, path: &str, params: &[(&str, &str)]) -> (StatusCode, String) {

@@ -2,7 +2,7 @@
 //!
 //! A request's way: [`params`] and [`reading`] read it, one of [`query`], [`labels`], [`expressions`] checks it and asks a
 //! querier, and [`answer`] with [`value`], [`json`] and [`point_text`] writes what Prometheus would, large answers piece by
-//! piece. Queries are parsed and planned here and nowhere else; [`parts`] has one evaluated whole, or cut by series and
+//! piece. [`queriers`] has the query-scheduler say whose turn it is. Queries are parsed and planned here and nowhere else; [`parts`] has one evaluated whole, or cut by series and
 //! steps by several queriers.
 //!
 //! Absent on purpose: samples are never read here.
@@ -16,7 +16,7 @@ mod labels;
 pub(crate) mod params;
 mod parts;
 mod point_text;
-mod queriers;
+pub mod queriers;
 mod query;
 mod reading;
 mod value;
@@ -41,13 +41,16 @@ use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
 use crate::tenant::TenantId;
 use answer::Success;
-use queriers::Queriers;
 
 settings! {
     /// The query-frontend: checks queries, bounds them, and hands them to queriers.
     pub struct Config {
-        /// Queriers to ask (`host:port` of their gRPC listeners), in turn. Empty asks the querier of this process.
-        pub querier_addresses: Vec<String> = Vec::new(),
+        /// Query-schedulers to ask for queriers (`host:port` of their gRPC listeners), in turn. Empty uses the querier of this
+        /// process.
+        pub scheduler_addresses: Vec<String> = Vec::new(),
+        /// Queries that read only samples younger than this wait by themselves, and a quarter of the queriers is kept for
+        /// them: slow queries of old ranges do not hold them up. Best what ingesters hold in memory.
+        pub recent_queries_within: Duration = Duration::from_secs(12 * 3600),
         /// Longest time one query may take; a request's `timeout` parameter can only shorten it.
         pub query_timeout: Duration = Duration::from_secs(120) => Duration::from_millis(1)..=Duration::from_secs(86_400),
         /// How far an instant selector looks back for a sample, unless the request names another `lookback_delta`.
@@ -119,24 +122,20 @@ pub struct QueryFrontend {
     promql: PromqlConfig,
     limits: TenantLimits,
     multitenancy_enabled: bool,
-    queriers: Arc<Queriers>,
+    queriers: Arc<dyn QuerierClient>,
     runtime: Runtime,
 }
 
 impl QueryFrontend {
-    /// A query-frontend that asks these queriers in turn.
-    ///
-    /// # Panics
-    /// Without any querier.
+    /// A query-frontend that asks these queriers.
     pub fn new(
         config: Config,
         promql: PromqlConfig,
         limits: TenantLimits,
         multitenancy_enabled: bool,
-        queriers: Vec<Arc<dyn QuerierClient>>,
+        queriers: Arc<dyn QuerierClient>,
         runtime: Runtime,
     ) -> Self {
-        let queriers = Arc::new(Queriers::new(queriers));
         Self { config, promql, limits, multitenancy_enabled, queriers, runtime }
     }
 
@@ -145,9 +144,9 @@ impl QueryFrontend {
         self.limits.of(tenant).query_frontend.clone()
     }
 
-    /// The querier whose turn it is.
+    /// The queriers as one.
     fn querier(&self) -> &dyn QuerierClient {
-        self.queriers.next()
+        self.queriers.as_ref()
     }
 
     /// The response to an outcome.

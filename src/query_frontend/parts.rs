@@ -24,10 +24,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::QueryFrontend;
 use super::join::Joined;
-use super::queriers::Queriers;
 use super::reading::SHORT_QUERY;
 use crate::error::ServiceError;
-use crate::querier::client::{QueryReply, QueryRequest, query_error};
+use crate::querier::client::{QuerierClient, QueryReply, QueryRequest, query_error};
 use crate::query_plan::SentPlan;
 use crate::runtime::Clock;
 use crate::tenant::TenantId;
@@ -194,7 +193,7 @@ struct Said {
 
 /// Has shards evaluated by queriers in turn.
 struct Fragments {
-    queriers: Arc<Queriers>,
+    queriers: Arc<dyn QuerierClient>,
     asked: Arc<Asked>,
     clock: Arc<dyn Clock>,
     /// Where calls are made: the engine runs on the query pool, which has no sockets and timers.
@@ -208,7 +207,7 @@ impl FragmentRunner for Fragments {
         let call = async move {
             let _permit = asked.at_once.acquire().await.map_err(|_| ServiceError::internal("shutting down"))?;
             let request = asked.request(Arc::new(fragment), clock.as_ref());
-            queriers.next().fragment(&asked.tenant, request).await
+            queriers.fragment(&asked.tenant, request).await
         };
         let call = AbortOnDropHandle::new(self.io.spawn(call));
         let said = self.said.clone();

@@ -7,14 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use http::Request;
+use prometheus_client::registry::Registry;
 use skald_model::{Columns, Labels, MetricMetadata};
 use skald_promql::eval::{Annotations, FragmentOutput, QueryStats, Series, Value};
 use tower::ServiceExt;
 
+use super::queriers::Queriers;
 use super::{Config, PromqlConfig, QueryFrontend};
 use crate::error::ServiceError;
 use crate::limits::TenantLimits;
 use crate::querier::client::{FragmentReply, QuerierClient, QueryReply, QueryRequest};
+use crate::query_scheduler::{Metrics, Scheduler};
 use crate::runtime::{MemNet, Pool, Rng, Runtime, SystemClock};
 use crate::select::{LabelRequest, SeriesExemplars};
 use crate::settings::ByteSize;
@@ -91,6 +94,10 @@ impl QuerierClient for Fake {
     }
 }
 
+fn scheduler_metrics() -> Metrics {
+    Metrics::new(&mut Registry::default())
+}
+
 fn frontend(config: Config, queriers: &[Arc<Fake>]) -> Arc<QueryFrontend> {
     let runtime = Runtime {
         clock: Arc::new(SystemClock::default()),
@@ -101,7 +108,18 @@ fn frontend(config: Config, queriers: &[Arc<Fake>]) -> Arc<QueryFrontend> {
         query_pool: Pool::new("test-query", 1).unwrap(),
         background_pool: Pool::inline(),
     };
-    let queriers = queriers.iter().map(|one| one.clone() as Arc<dyn QuerierClient>).collect();
+    let scheduler = Scheduler::new(&Default::default(), runtime.clock.clone(), scheduler_metrics());
+    for (i, _) in queriers.iter().enumerate() {
+        // For as long as the test.
+        std::mem::forget(scheduler.offered(&i.to_string(), 100));
+    }
+    let queriers = queriers.to_vec();
+    let querier_at =
+        move |address: &str| Ok(queriers[address.parse::<usize>().unwrap()].clone() as Arc<dyn QuerierClient>);
+    let recent = Duration::from_secs(3600);
+    let registry = &mut Registry::default();
+    let queriers = Queriers::new(Arc::new(scheduler), Arc::new(querier_at), recent, runtime.clock.clone(), registry);
+    let queriers = Arc::new(queriers);
     Arc::new(QueryFrontend::new(config, PromqlConfig::default(), TenantLimits::default(), false, queriers, runtime))
 }
 

@@ -57,10 +57,8 @@ impl Cluster {
     fn up(dir: &Path, more: &[&str]) -> Cluster {
         let first = free_ports();
         let port = first.to_string();
-        let queriers = format!("--query-frontend.querier-addresses=127.0.0.1:{},127.0.0.1:{}", first + 34, first + 37);
-        let mut arguments = vec!["up", "--base-port", &port, "--query-schedulers", "0"];
+        let mut arguments = vec!["up", "--base-port", &port];
         arguments.extend(more);
-        arguments.extend(["--", &queriers]);
         let mut cluster = Cluster { dir: dir.to_owned(), members: Vec::new() };
         let lines = script(dir, &arguments).unwrap_or_else(|why| panic!("the cluster does not start: {why}"));
         let text = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
@@ -234,7 +232,16 @@ async fn processes_are_killed_and_rolled_and_nobody_notices() {
                 zone.iter().for_each(|ingester| step(&["kill", &ingester.name]));
                 std::thread::sleep(Duration::from_secs(2));
                 zone.iter().for_each(|ingester| step(&["start", &ingester.name]));
-                for role in ["ingester", "query-frontend", "store-gateway", "distributor", "compactor"] {
+                let roles = [
+                    "ingester",
+                    "query-frontend",
+                    "query-scheduler",
+                    "querier",
+                    "store-gateway",
+                    "distributor",
+                    "compactor",
+                ];
+                for role in roles {
                     for member in cluster.of_role(role) {
                         step(&["stop", &member.name]);
                         step(&["start", &member.name]);

@@ -23,6 +23,7 @@ mod lifecycle;
 mod prometheus;
 mod query_parts;
 mod roles;
+mod rolling;
 mod s3;
 mod starts;
 mod stopping;

@@ -207,11 +207,6 @@ impl Skald {
         format!("127.0.0.1:{}", self.gossip_port)
     }
 
-    /// Where other processes reach it by gRPC.
-    pub fn grpc_address(&self) -> String {
-        format!("127.0.0.1:{}", self.grpc_port)
-    }
-
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")

@@ -11,6 +11,7 @@ struct Cluster {
     distributor: Skald,
     ingester: Skald,
     store_gateway: Skald,
+    query_scheduler: Skald,
     querier: Skald,
     query_frontend: Skald,
     compactor: Skald,
@@ -22,7 +23,7 @@ impl Cluster {
         let role = |name: &str, flags: &[String]| {
             let target = format!("--target={name}");
             let refresh = "--blocks-storage.bucket-index.refresh-interval=500ms";
-            let own = [&bucket, target.as_str(), refresh, "--ring.replication-factor=1"];
+            let own = [&bucket, target.as_str(), refresh, "--ring.replication-factor=1", "--server.shutdown-delay=0s"];
             let flags: Vec<&str> =
                 own.into_iter().chain(more.iter().copied()).chain(flags.iter().map(String::as_str)).collect();
             Skald::new(&dir.join(name), &flags)
@@ -32,19 +33,21 @@ impl Cluster {
         let mut compactor = role("compactor", &["--compactor.cleanup-interval=1s".to_owned()]);
         let mut distributor = role("distributor", &[]);
         let mut querier = role("querier", &[]);
-        let queriers = format!("--query-frontend.querier-addresses={}", querier.grpc_address());
-        let mut query_frontend = role("query-frontend", &[queriers]);
+        let mut query_scheduler = role("query-scheduler", &[]);
+        let mut query_frontend = role("query-frontend", &[]);
         ingester.set_cluster("ingester-0", None);
         for (skald, id) in [
             (&mut store_gateway, "store-gateway-0"),
             (&mut compactor, "compactor-0"),
             (&mut distributor, "distributor-0"),
+            (&mut query_scheduler, "query-scheduler-0"),
             (&mut querier, "querier-0"),
             (&mut query_frontend, "query-frontend-0"),
         ] {
             skald.set_cluster(id, Some(&ingester));
         }
-        let mut cluster = Cluster { distributor, ingester, store_gateway, querier, query_frontend, compactor };
+        let mut cluster =
+            Cluster { distributor, ingester, store_gateway, query_scheduler, querier, query_frontend, compactor };
         // The first one is whom the others meet.
         for skald in cluster.all() {
             skald.start_again().await;
@@ -54,11 +57,12 @@ impl Cluster {
         cluster
     }
 
-    fn all(&mut self) -> [&mut Skald; 6] {
+    fn all(&mut self) -> [&mut Skald; 7] {
         [
             &mut self.ingester,
             &mut self.store_gateway,
             &mut self.compactor,
+            &mut self.query_scheduler,
             &mut self.querier,
             &mut self.distributor,
             &mut self.query_frontend,
