@@ -155,6 +155,10 @@ async fn ask(
         let request = client.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(form);
         match answer_of(request.timeout(Duration::from_secs(30))).await {
             Ok(answer) if answer.status == 200 => return Ok(answer.json()["data"]["result"].clone()),
+            // A balancer asks `/ready` first, and goes elsewhere.
+            Ok(answer) if answer.status == 503 && answer.body.contains("this process is starting") => {
+                last = format!("{}: {}", frontend.name, answer.body);
+            }
             Ok(answer) => return Err(format!("{} of {}: {}", answer.status, frontend.name, answer.body)),
             Err(error) => last = format!("{}: {error}", frontend.name),
         }
