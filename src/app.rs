@@ -268,7 +268,8 @@ impl App {
         let opened = Arc::new(opened);
         let routes = runtime_config::routes(opened.clone(), self.config.multitenancy_enabled);
         self.http = std::mem::take(&mut self.http).merge(routes);
-        self.spawn_loop("runtime-config", async move { opened.run().await });
+        let pool = self.runtime.background_pool.clone();
+        self.spawn_loop("runtime-config", async move { opened.run(&pool).await });
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use skald_tsdb::disk::Disk;
 
 use crate::limits::{Limits, TenantLimits};
-use crate::runtime::Clock;
+use crate::runtime::{Clock, Pool};
 use crate::settings::{ByteSize, read_overrides, settings};
 use crate::tenant::TenantId;
 
@@ -80,11 +80,14 @@ impl RuntimeConfig {
         error.map_or(Ok(opened), Err)
     }
 
-    /// Reads the file again and again. Does not end.
-    pub async fn run(&self) {
+    /// Reads the file again and again, on `pool`: a large one takes long. Does not end.
+    pub async fn run(self: Arc<Self>, pool: &Pool) {
         loop {
             self.clock.sleep(self.config.period).await;
-            self.reload();
+            let this = self.clone();
+            if let Err(lost) = pool.run(move || this.reload()).await {
+                tracing::error!(%lost, "the runtime settings could not be read");
+            }
         }
     }
 
