@@ -32,6 +32,7 @@ use crate::grpc::{CallBounds, Channels, Peer};
 use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_error, serve};
 use crate::ingester::client::IngesterClient;
 use crate::ingester::grpc::GrpcIngesterClient;
+use crate::ingester::repair::{self, Repaired};
 use crate::ingester::{self, Ingester};
 use crate::limits::TenantLimits;
 use crate::membership::{self, Ingesters, Registration, RingRole, Rings, StoreGateways};
@@ -66,7 +67,7 @@ pub enum AppError {
 }
 
 /// The services, in the order in which they start.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "http",
     "runtime-config",
     "rings",
@@ -80,13 +81,15 @@ const ORDER: [&str; 13] = [
     "distributor",
     "grpc",
     "membership",
+    "repair",
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 6] = [
+const LINKS: [Link; 7] = [
     Link { path: "/ring", title: "Replica groups of ingesters; /<role>/ring has the members of each ring" },
     Link { path: "/memberlist", title: "Processes that gossip with each other" },
     Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
+    Link { path: "/ingester/repair", title: "How the ingester compares itself with its replica group" },
     Link { path: "/ingester/tenants", title: "Tenants of the ingester: series, blocks, newest sample" },
     Link { path: "/runtime_config?mode=diff", title: "Limits of single tenants, as they are in force" },
     Link { path: "/prometheus/api/v1/status/buildinfo", title: "What the query API says of itself" },
@@ -210,15 +213,25 @@ impl App {
         self.start_compactor(&storage, &rings).await?;
         let store_gateways = self.start_store_gateway(&storage, &rings).await?;
         let ingester = self.start_ingester(&storage, &rings).await?;
-        let ingesters = self.follow_ingesters(&rings, ingester);
+        let client = ingester.as_ref().map(|(ingester, _)| Arc::new(ingester.clone()) as Arc<dyn IngesterClient>);
+        let ingesters = self.follow_ingesters(&rings, client);
         self.start_query_scheduler(&rings).await?;
         let querier = self.start_querier(&storage, &rings, ingesters.clone(), store_gateways).await?;
         self.start_query_frontend(&rings, querier).await?;
-        self.start_distributor(&rings, ingesters).await?;
+        self.start_distributor(&rings, ingesters.clone()).await?;
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
         let grpc = self.start_grpc(frame, stopping).await?;
+        let mut repaired = None;
+        if let Some((ingester, registration)) = ingester {
+            repaired = Some((ingester.repaired(), registration.clone()));
+            self.begin_repair(ingester, &registration, &rings, ingesters);
+        }
         self.services.start("membership", rings.activate().map(Ok::<_, io::Error>)).await?;
+        match repaired {
+            Some((repaired, registration)) => self.await_repair(repaired, registration, rings),
+            None => self.start_nothing("repair").await?,
+        }
         Ok(grpc)
     }
 
@@ -371,7 +384,7 @@ impl App {
         &mut self,
         storage: &Storage,
         rings: &Arc<Rings>,
-    ) -> Result<Option<Arc<dyn IngesterClient>>, AppError> {
+    ) -> Result<Option<(Ingester, Registration)>, AppError> {
         if !self.includes(Role::Ingester) {
             self.start_nothing("ingester").await?;
             return Ok(None);
@@ -390,14 +403,53 @@ impl App {
         let (config, data_dir) = (self.config.ingester.clone(), self.config.data_dir.clone());
         let opening = async move { Ingester::open(config, &data_dir, surroundings, progress).await };
         let ingester = self.services.start("ingester", opening).await?;
-        registration.set_repaired(true);
-        let client: Arc<dyn IngesterClient> = Arc::new(ingester.clone());
-        self.serve_grpc(ingester::grpc::server(client.clone()));
+        self.serve_grpc(ingester::grpc::server(Arc::new(ingester.clone())));
         self.http = std::mem::take(&mut self.http).merge(ingester.clone().routes());
-        let running = ingester.clone();
+        let (running, closing) = (ingester.clone(), ingester.clone());
         self.spawn_loop("ingester", async move { running.run().await });
-        self.services.on_stop("ingester", move || async move { ingester.close().await.map_err(|e| e.to_string()) });
-        Ok(Some(client))
+        self.services.on_stop("ingester", move || async move { closing.close().await.map_err(|e| e.to_string()) });
+        Ok(Some((ingester, registration)))
+    }
+
+    /// Lets the ingester compare itself with the other members of its group.
+    fn begin_repair(
+        &mut self,
+        ingester: Ingester,
+        registration: &Registration,
+        rings: &Rings,
+        ingesters: Arc<ArcSwap<Ingesters>>,
+    ) {
+        let others = if rings.is_alone() { 0 } else { usize::from(self.config.ring.replication_factor).max(1) - 1 };
+        if others == 0 {
+            // Known together with everything else about this process.
+            registration.set_repaired(true);
+        }
+        let own = registration.id();
+        let name = own.as_str().to_owned();
+        let group = move || repair::Group { others, peers: ingesters.load().others_of_group(&own) };
+        self.spawn_loop("repair", async move { ingester.repair_forever(&name, group).await });
+    }
+
+    /// Keeps the process from being ready until its ingester counts for reads. It serves meanwhile: the others of its group
+    /// may wait for it as well.
+    fn await_repair(&mut self, mut repaired: watch::Receiver<Repaired>, registration: Registration, rings: Arc<Rings>) {
+        let services = self.services.clone();
+        self.loops.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            let waiting = services.clone();
+            let started = async move {
+                loop {
+                    let now = repaired.borrow_and_update().clone();
+                    match now {
+                        Repaired::Yes => break rings.announce_repaired(&registration).await,
+                        Repaired::No { reason } => waiting.progress("repair", reason),
+                    }
+                    repaired.changed().await?;
+                }
+                Ok::<_, watch::error::RecvError>(())
+            };
+            // That it failed is told, and keeps the process from being ready.
+            let _ = services.start("repair", started).await;
+        })));
     }
 
     async fn start_querier(

@@ -201,6 +201,14 @@ impl Rings {
         self.let_it_spread().await;
     }
 
+    /// Says that this process' ingester counts for reads, and completes when that is known, for the same reason.
+    pub async fn announce_repaired(&self, registration: &Registration) {
+        if registration.set_repaired(true) {
+            self.refresh();
+            self.let_it_spread().await;
+        }
+    }
+
     /// Completes once this process serves.
     pub async fn activated(&self) {
         // The sender lives as long as this.

@@ -14,6 +14,7 @@ use ulid::Ulid;
 
 use super::keeper::{Keeper, View};
 use crate::ingester::client::IngesterClient;
+use crate::ingester::repair;
 use crate::store_gateway::client::StoreGatewayClient;
 use crate::tenant::TenantId;
 
@@ -81,6 +82,18 @@ impl<V: View, C: ?Sized + Send + Sync + 'static> Peers<V, C> {
 }
 
 impl Ingesters {
+    /// The other members of an ingester's group.
+    pub fn others_of_group(&self, own: &InstanceId) -> Vec<repair::Peer> {
+        let is_own = |member: &Arc<Member>| member.instance.id == *own;
+        let group = self.ring.groups().iter().find(|group| group.members.iter().any(is_own));
+        let others = group.into_iter().flat_map(|group| &group.members).filter(|member| !is_own(member));
+        let peer = |member: &Arc<Member>| {
+            let id = member.instance.id.as_str().to_owned();
+            Some(repair::Peer { id, healthy: member.healthy, client: self.client(member.id())?.clone() })
+        };
+        others.filter_map(peer).collect()
+    }
+
     /// Groups that never change, of ingesters that always live: for tests and benches. The first group's size is the
     /// replication factor.
     pub fn fixed(groups: Vec<Vec<Arc<dyn IngesterClient>>>) -> Self {

@@ -54,13 +54,15 @@ impl Registration {
         }
     }
 
-    /// Says whether it has all its group has acknowledged, and so counts for reads.
-    pub fn set_repaired(&self, repaired: bool) {
+    /// Says whether it has all its group has acknowledged, and so counts for reads; whether that is new.
+    pub fn set_repaired(&self, repaired: bool) -> bool {
         let mut lifecycle = self.lifecycle.lock();
-        if let Some(change) = lifecycle.set_repaired(repaired) {
-            self.store.update(&change);
+        let change = lifecycle.set_repaired(repaired);
+        if let Some(change) = &change {
+            self.store.update(change);
             tracing::info!(ring = %self.role, repaired, "counts for reads");
         }
+        change.is_some()
     }
 
     /// Beats, and defends the entry.
