@@ -16,7 +16,7 @@ use axum::routing::any;
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use skald_ring::{Instance, InstanceState};
+use skald_ring::{Instance, InstanceState, Replica, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +26,7 @@ use crate::bucket::index_cache::IndexCache;
 use crate::bucket::{self, Bucket, ObservedBucket};
 use crate::compactor::{self, Compactor};
 use crate::config::{Config, Role};
-use crate::distributor::{self, Distributor};
+use crate::distributor::{self, Distributor, Elections, HaTracker};
 use crate::error::{ErrorKind, ServiceError};
 use crate::grpc::{CallBounds, Channels, Peer};
 use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_error, serve};
@@ -85,8 +85,9 @@ const ORDER: [&str; 14] = [
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 7] = [
+const LINKS: [Link; 8] = [
     Link { path: "/ring", title: "Replica groups of ingesters; /<role>/ring has the members of each ring" },
+    Link { path: "/distributor/ha_tracker", title: "Of each pair of Prometheus, the replica that is elected" },
     Link { path: "/memberlist", title: "Processes that gossip with each other" },
     Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
     Link { path: "/ingester/repair", title: "How the ingester compares itself with its replica group" },
@@ -208,7 +209,7 @@ impl App {
         stopping: &watch::Sender<bool>,
     ) -> Result<tokio::task::JoinHandle<()>, AppError> {
         self.start_runtime_config().await?;
-        let rings = self.start_rings().await?;
+        let (rings, elections) = self.start_rings().await?;
         let storage = self.start_storage().await?;
         self.start_compactor(&storage, &rings).await?;
         let store_gateways = self.start_store_gateway(&storage, &rings).await?;
@@ -218,7 +219,7 @@ impl App {
         self.start_query_scheduler(&rings).await?;
         let querier = self.start_querier(&storage, &rings, ingesters.clone(), store_gateways).await?;
         self.start_query_frontend(&rings, querier).await?;
-        self.start_distributor(&rings, ingesters.clone()).await?;
+        self.start_distributor(&rings, ingesters.clone(), elections).await?;
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
         let grpc = self.start_grpc(frame, stopping).await?;
@@ -287,18 +288,20 @@ impl App {
     }
 
     /// Before whoever is in a ring.
-    async fn start_rings(&mut self) -> Result<Arc<Rings>, AppError> {
+    async fn start_rings(&mut self) -> Result<(Arc<Rings>, Arc<dyn Store<Elections>>), AppError> {
         let metrics = membership::Metrics::new(&mut self.registry.write());
         let opened = async {
-            let rings = Rings::open(&self.config, &self.runtime, metrics).await;
+            let elections = |replica: &Replica| replica.open::<Elections>("ha-tracker");
+            let rings = Rings::open(&self.config, &self.runtime, metrics, elections).await;
             rings.map_err(AppError::Setting)
         };
-        let rings = Arc::new(self.services.start("rings", opened).await?);
+        let (rings, elections) = self.services.start("rings", opened).await?;
+        let rings = Arc::new(rings);
         self.http = std::mem::take(&mut self.http).merge(membership::routes(rings.clone()));
         let running = rings.clone();
         self.spawn_loop("rings", async move { running.run().await });
         self.rings = Some(rings.clone());
-        Ok(rings)
+        Ok((rings, elections))
     }
 
     /// The ingesters as this process reaches them, now and later.
@@ -644,15 +647,22 @@ impl App {
         &mut self,
         rings: &Arc<Rings>,
         ingesters: Arc<ArcSwap<Ingesters>>,
+        elections: Arc<dyn Store<Elections>>,
     ) -> Result<(), AppError> {
         if self.includes(Role::Distributor) {
             self.register(rings, RingRole::Distributor)?;
             let distributors = rings.instances(RingRole::Distributor).clone();
+            let clock = self.runtime.clock.clone();
+            let ha_tracker = HaTracker::new(self.config.distributor.ha_tracker.clone(), elections, clock);
+            let ha_tracker = Arc::new(ha_tracker);
+            let running = ha_tracker.clone();
+            self.spawn_loop("ha-tracker", async move { running.run().await });
             let distributor = Distributor::new(
                 self.config.distributor.clone(),
                 self.limits.clone(),
                 ingesters,
                 Arc::new(move || distributors.view().active()),
+                ha_tracker,
                 &self.runtime,
                 &mut self.registry.write(),
             );

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ha_tracker::HaTrackerConfig;
 use crate::settings::{ByteSize, settings};
 
 settings! {
@@ -14,6 +15,8 @@ settings! {
         /// its sender when too few others have stored it. Shorter fails faster when an ingester hangs; too short fails
         /// writes that were only slow.
         pub remote_timeout: Duration = Duration::from_secs(10) => Duration::from_millis(10)..,
+        /// Pairs of Prometheus that scrape the same.
+        pub ha_tracker: HaTrackerConfig,
         /// What all tenants together may use of this process.
         pub instance_limits: InstanceLimits,
     }

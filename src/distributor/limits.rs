@@ -32,6 +32,15 @@ settings! {
         /// How many replica groups of ingesters a tenant's series are spread over (shuffle sharding): fewer keep tenants
         /// apart, more carry larger ones. `none` takes all.
         pub ingestion_tenant_shard_size: Option<usize> = None => 1..,
+        /// Whether the tenant's senders are pairs of Prometheus that scrape the same: then only the elected replica's samples
+        /// are taken, of series that have both labels below. Others are answered with 202.
+        pub accept_ha_samples: bool = false,
+        /// The label that both replicas of a pair have in common.
+        pub ha_cluster_label: String = "cluster".to_owned(),
+        /// The label that tells the replicas of a pair apart; it is taken off.
+        pub ha_replica_label: String = "__replica__".to_owned(),
+        /// Most pairs of a tenant. `none` sets no limit.
+        pub ha_max_clusters: Option<usize> = Some(100),
         /// Most labels of a series, the metric name included.
         pub max_label_names_per_series: u32 = 30 => 1..,
         /// Most labels of a series whose metric name ends in `_info`.

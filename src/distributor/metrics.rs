@@ -15,6 +15,7 @@ pub(super) struct Metrics {
     pub(super) received_samples: Family<TenantLabels, Counter>,
     pub(super) received_exemplars: Family<TenantLabels, Counter>,
     pub(super) received_metadata: Family<TenantLabels, Counter>,
+    pub(super) deduped_samples: Family<TenantLabels, Counter>,
     discarded_samples: Family<DiscardLabels, Counter>,
     discarded_exemplars: Family<DiscardLabels, Counter>,
     discarded_metadata: Family<DiscardLabels, Counter>,
@@ -56,6 +57,7 @@ impl Metrics {
             received_samples: Family::default(),
             received_exemplars: Family::default(),
             received_metadata: Family::default(),
+            deduped_samples: Family::default(),
             discarded_samples: Family::default(),
             discarded_exemplars: Family::default(),
             discarded_metadata: Family::default(),
@@ -80,6 +82,11 @@ impl Metrics {
             "skald_distributor_received_metadata",
             "Metadata entries that passed the distributor's checks",
             metrics.received_metadata.clone(),
+        );
+        registry.register(
+            "skald_distributor_deduped_samples",
+            "Float and histogram samples of replicas of a pair of Prometheus that are not elected",
+            metrics.deduped_samples.clone(),
         );
         registry.register(
             "skald_discarded_samples",

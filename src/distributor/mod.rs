@@ -7,6 +7,7 @@
 //!   in_flight    bytes of this instance           503
 //!   rate_limit   requests of the tenant           429
 //!   (decode)     skald_proto::remote_write        400
+//!   ha_tracker   one replica of each pair          202 when nothing is left
 //!   validate     labels, times, histograms        400 for what is bad, the rest goes on
 //!   rate_limit   samples of the tenant            429
 //!   shard        series by replica group
@@ -19,6 +20,7 @@
 //! Absent on purpose: anything stored. A distributor can be replaced by an empty one at any time.
 
 mod config;
+mod ha_tracker;
 mod in_flight;
 mod limits;
 mod metrics;
@@ -35,6 +37,7 @@ mod validate;
 mod tests;
 
 pub use config::{Config, InstanceLimits};
+pub use ha_tracker::{Elections, HaTracker};
 pub use limits::{Limits, NameValidation};
 pub use push::{Distributor, LiveDistributors};
 pub use remote_write::routes;

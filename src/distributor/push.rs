@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use skald_proto::remote_write::{DecodeError, Received, Version, declared_bytes};
 
 use super::config::Config;
+use super::ha_tracker::{Deduped, HaTracker, dedupe};
 use super::in_flight::{InFlight, Reservation};
 use super::metrics::Metrics;
 use super::rejections::Rejections;
@@ -39,6 +40,7 @@ pub struct Distributor {
     limits: TenantLimits,
     ingesters: Arc<ArcSwap<Ingesters>>,
     distributors: LiveDistributors,
+    pub(super) ha_tracker: Arc<HaTracker>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<Rng>,
     pool: Pool,
@@ -60,12 +62,15 @@ pub(super) struct Outcome {
     pub(super) exemplars: u64,
     /// The first bad part's error, when there were any; everything else is stored.
     pub(super) refusal: Option<ServiceError>,
+    /// Whether samples were left out because another replica is elected, and nothing else was there.
+    pub(super) only_duplicates: bool,
 }
 
 /// A decoded and validated write.
 struct Admitted {
     received: Received,
     rejections: Rejections,
+    deduped: Deduped,
     decoded: Result<(), DecodeError>,
 }
 
@@ -77,6 +82,7 @@ impl Distributor {
         limits: TenantLimits,
         ingesters: Arc<ArcSwap<Ingesters>>,
         distributors: LiveDistributors,
+        ha_tracker: Arc<HaTracker>,
         runtime: &Runtime,
         registry: &mut Registry,
     ) -> Self {
@@ -88,6 +94,7 @@ impl Distributor {
             limits,
             ingesters,
             distributors,
+            ha_tracker,
             clock: runtime.clock.clone(),
             rng: runtime.rng.clone(),
             pool: runtime.ingest_pool.clone(),
@@ -123,7 +130,8 @@ impl Distributor {
     ) -> Result<Outcome, ServiceError> {
         let limits = self.limits.of(tenant);
         state.admit_request(&limits.distributor, &self.distributors, now)?;
-        let Admitted { mut received, mut rejections, decoded } = self.admit(body, limits.clone(), reservation).await?;
+        let admitted = self.admit(tenant, body, limits.clone(), reservation).await?;
+        let Admitted { mut received, mut rejections, deduped, decoded } = admitted;
         decoded.map_err(decode_error)?;
         reservation.grow_to(received.heap_bytes())?;
         let batch = std::mem::take(&mut received.batch);
@@ -144,7 +152,16 @@ impl Distributor {
         let batch = Arc::new(batch);
         // What is dropped on purpose counts as stored: its sender has nothing to repair.
         let dropped = rejections.dropped_histograms;
-        let mut outcome = Outcome { samples: dropped, histograms: dropped, ..Outcome::default() };
+        let mut outcome = Outcome {
+            samples: dropped + deduped.samples,
+            histograms: dropped + deduped.histograms,
+            exemplars: deduped.exemplars,
+            ..Outcome::default()
+        };
+        if deduped != Deduped::default() {
+            state.count_deduped(deduped.samples);
+            outcome.only_duplicates = batch.is_empty();
+        }
         if !batch.is_empty() {
             state.count_received(samples, exemplars, metadata);
             let ingesters = self.ingesters.load_full();
@@ -174,6 +191,7 @@ impl Distributor {
     /// Decodes and validates, here or on the pool.
     async fn admit(
         &self,
+        tenant: &TenantId,
         (version, body): (Version, Bytes),
         limits: Arc<Limits>,
         reservation: &mut Reservation,
@@ -186,14 +204,19 @@ impl Distributor {
         reservation.grow_to(body.len() + declared as usize)?;
         let mut received = self.spare.lock().pop().unwrap_or_default();
         let now = self.clock.now_ms();
+        let ha_tracker = limits.distributor.accept_ha_samples.then(|| (self.ha_tracker.clone(), tenant.clone()));
         let work = move || {
             let mut rejections = Rejections::default();
+            let mut deduped = Deduped::default();
             let decoded = received
                 .decode(version, &body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
             if decoded.is_ok() {
+                if let Some((tracker, tenant)) = ha_tracker {
+                    deduped = dedupe(&tracker, &tenant, &mut received, &limits.distributor, &mut rejections);
+                }
                 validate(&mut received, &limits.distributor, now, &mut rejections);
             }
-            Admitted { received, rejections, decoded }
+            Admitted { received, rejections, deduped, decoded }
         };
         if declared <= INLINE_BYTES { Ok(work()) } else { Ok(self.pool.run(work).await?) }
     }

@@ -7,8 +7,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http_body_util::BodyExt;
 use skald_proto::remote_write::Version;
@@ -33,7 +34,14 @@ struct Push {
 
 /// The distributor's HTTP routes.
 pub fn routes(distributor: Arc<Distributor>, multitenancy_enabled: bool) -> Router {
-    Router::new().route("/api/v1/push", post(push)).with_state(Push { distributor, multitenancy_enabled })
+    Router::new()
+        .route("/api/v1/push", post(push))
+        .route("/distributor/ha_tracker", get(ha_tracker))
+        .with_state(Push { distributor, multitenancy_enabled })
+}
+
+async fn ha_tracker(State(push): State<Push>, headers: HeaderMap) -> Response {
+    push.distributor.ha_tracker.page(&headers)
 }
 
 async fn push(State(push): State<Push>, request: Request) -> Response {
@@ -48,6 +56,10 @@ async fn push(State(push): State<Push>, request: Request) -> Response {
     match outcome {
         Ok(outcome) => {
             let mut response = match outcome.refusal {
+                None if outcome.only_duplicates => {
+                    let text = "another replica of this cluster is elected: these samples are duplicates\n";
+                    (StatusCode::ACCEPTED, text).into_response()
+                }
                 None => Response::new(Body::empty()),
                 Some(error) => distributor.answer_error(error, attempt),
             };

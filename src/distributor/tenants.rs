@@ -44,6 +44,7 @@ pub(super) struct Tenant {
     received_samples: Counter,
     received_exemplars: Counter,
     received_metadata: Counter,
+    deduped_samples: Counter,
     /// Discard counters this tenant has.
     discards: Mutex<BTreeSet<(u8, String)>>,
     /// Monotonic milliseconds of the last write.
@@ -83,6 +84,7 @@ impl Tenants {
             received_samples: self.metrics.received_samples.get_or_create_owned(&name),
             received_exemplars: self.metrics.received_exemplars.get_or_create_owned(&name),
             received_metadata: self.metrics.received_metadata.get_or_create_owned(&name),
+            deduped_samples: self.metrics.deduped_samples.get_or_create_owned(&name),
             discards: Mutex::default(),
             seen: AtomicU64::new(now.as_millis() as u64),
             name,
@@ -137,6 +139,11 @@ impl Tenant {
         self.received_metadata.inc_by(metadata);
     }
 
+    /// Counts samples of replicas that are not elected.
+    pub(super) fn count_deduped(&self, samples: u64) {
+        self.deduped_samples.inc_by(samples);
+    }
+
     /// Counts what was refused, wherever.
     pub(super) fn count_rejections(&self, rejections: &Rejections, metrics: &Metrics) {
         for rejection in rejections.iter() {
@@ -158,6 +165,7 @@ impl Tenant {
         metrics.received_samples.remove(&self.name);
         metrics.received_exemplars.remove(&self.name);
         metrics.received_metadata.remove(&self.name);
+        metrics.deduped_samples.remove(&self.name);
         for (kind, reason) in std::mem::take(&mut *self.discards.lock()) {
             let labels = DiscardLabels { reason, tenant: self.name.tenant.clone() };
             if let Some(kind) = KINDS.into_iter().find(|known| *known as u8 == kind) {

@@ -152,11 +152,15 @@ impl Setup {
             replicas.iter().map(|replica| replica.clone() as Arc<dyn IngesterClient>).collect()
         };
         let ingesters = Ingesters::fixed(self.groups.iter().map(members).collect());
+        let elections = skald_ring::Replica::alone().open("ha-tracker").unwrap();
+        let ha_tracker = HaTracker::new(self.config.ha_tracker.clone(), elections, runtime.clock.clone());
+        let ha_tracker = Arc::new(ha_tracker);
         let mut registry = Registry::default();
         let frame = Frame::new(runtime.clock.clone(), FrameMetrics::new(&mut registry));
         let ingesters = Arc::new(ArcSwap::from_pointee(ingesters));
         let limits = TenantLimits::new(crate::limits::Limits { distributor: self.limits, ..Default::default() });
-        let distributor = Distributor::new(self.config, limits, ingesters, Arc::new(|| 1), &runtime, &mut registry);
+        let distributor =
+            Distributor::new(self.config, limits, ingesters, Arc::new(|| 1), ha_tracker, &runtime, &mut registry);
         let routes = frame.http(routes(Arc::new(distributor), self.multitenancy_enabled));
         Running { routes, registry, clock, groups: self.groups }
     }
@@ -841,4 +845,33 @@ async fn golden_bodies_are_taken() {
         }
     }
     assert_eq!(running.metric(r#"skald_distributor_received_samples_total{tenant="anonymous"}"#), Some(samples));
+}
+
+/// Every series is judged by its own labels; what is taken has lost the replica's.
+#[tokio::test]
+async fn of_a_pair_of_senders_one_is_taken() {
+    let limits = Limits { accept_ha_samples: true, ha_max_clusters: Some(2), ..Limits::default() };
+    let running = Setup { limits, ..Setup::default() }.start();
+    let of = |cluster: &str, replica: &str| {
+        series(&[("__name__", "m"), ("__replica__", replica), ("cluster", cluster)], &[NOW])
+    };
+    assert_eq!(running.post(compress(&of("c", "a"))).await.status, 200);
+    let refused = running.post(compress(&of("c", "b"))).await;
+    assert_eq!(
+        (refused.status, refused.headers["x-prometheus-remote-write-samples-written"].to_str().ok()),
+        (202, Some("1"))
+    );
+    // A write of many senders, and a series of none of them.
+    let mixed = [of("c", "b"), of("d", "b"), of("c", "a"), series(&[("__name__", "own")], &[NOW])].concat();
+    assert_eq!(running.post(compress(&mixed)).await.status, 200);
+    let stored: Vec<String> = running.ingester().series().into_iter().map(|(labels, _)| labels).collect();
+    let expected =
+        [r#"{__name__="m", cluster="c"}"#, r#"{__name__="m", cluster="d"}"#, r#"{__name__="m", cluster="c"}"#];
+    assert_eq!(stored[1..3], expected[1..3]);
+    assert_eq!(stored.len(), 4);
+    assert_eq!(running.metric(r#"skald_distributor_deduped_samples_total{tenant="anonymous"}"#), Some(2));
+    assert_refused(&running.post(compress(&of("e", "a"))).await, 400, "tenant-too-many-ha-clusters");
+    running.clock.advance(Duration::from_secs(31));
+    assert_eq!(running.post(compress(&of("c", "b"))).await.status, 200);
+    assert_eq!(running.post(compress(&of("c", "a"))).await.status, 202);
 }

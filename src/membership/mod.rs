@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use skald_ring::instance_ring::DEFAULT_TOKENS;
+use skald_ring::store::OpenError;
 use skald_ring::store::gossip::Gossip;
 use skald_ring::{
     AutoForget, GroupRules, Instance, InstanceRing, InstanceRingRules, InstanceState, Operation, Replica,
@@ -98,10 +99,17 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Opens the rings, starts gossip if there is any, and meets the others.
-    pub async fn open(config: &Config, runtime: &Runtime, metrics: Metrics) -> Result<Self, String> {
+    /// Opens the rings, starts gossip if there is any, and meets the others. `open_more` opens what else is gossiped: every
+    /// process has to, since those that do not know a value pass nothing of it on.
+    pub async fn open<T>(
+        config: &Config,
+        runtime: &Runtime,
+        metrics: Metrics,
+        open_more: impl FnOnce(&Replica) -> Result<T, OpenError>,
+    ) -> Result<(Self, T), String> {
         let identity = Identity::of(config)?;
         let (replica, gossip) = joining::start(&config.memberlist, &identity, &runtime.clock).await?;
+        let more = open_more(&replica).map_err(|error| error.to_string())?;
         let alone = gossip.is_none();
         let rules = GroupRules {
             replication_factor: if alone { 1 } else { config.ring.replication_factor },
@@ -135,7 +143,7 @@ impl Rings {
         };
         rings.join_first().await;
         rings.refresh();
-        Ok(rings)
+        Ok((rings, more))
     }
 
     /// Whether nobody else can be there.

@@ -12,6 +12,7 @@ mod histogram;
 mod labels;
 mod request;
 mod request_v2;
+mod rewrite;
 mod sink;
 mod snappy;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::WriteBatch;
 
 pub(crate) use histogram::heap_bytes as histogram_heap_bytes;
 pub use labels::{LabelShape, is_legacy_label_name, is_legacy_metric_name};
+pub use rewrite::{Rewrite, SeriesSize};
 pub use snappy::declared_bytes;
 
 /// How a body is encoded. The media type tells, not the body: each version reads the other's messages as empty ones.
