@@ -144,7 +144,6 @@ impl HaTracker {
         Verdict::Accept
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one election")]
     fn tell(
         &self,
         seen: &mut HashMap<Pair, (u64, u64, Duration)>,

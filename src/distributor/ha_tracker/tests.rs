@@ -54,7 +54,7 @@ fn distributors_agree_after_the_time_news_take() {
     for seed in 0..150 {
         let mut network = Network::new(seed, Pace::default(), faults);
         let rng = crate::runtime::Rng::seeded(seed);
-        let chance = |one_in: u64| rng.next_u64() % one_in == 0;
+        let chance = |one_in: u64| rng.next_u64().is_multiple_of(one_in);
         let clock = ManualClock::at(1_800_000_000_000);
         let tracker = |_| {
             let node = network.add(Cluster::new("c", None).unwrap());
