@@ -85,9 +85,10 @@ const ORDER: [&str; 14] = [
 ];
 
 /// What `/` links to besides the pages every process has.
-const LINKS: [Link; 8] = [
+const LINKS: [Link; 9] = [
     Link { path: "/ring", title: "Replica groups of ingesters; /<role>/ring has the members of each ring" },
     Link { path: "/distributor/ha_tracker", title: "Of each pair of Prometheus, the replica that is elected" },
+    Link { path: "/distributor/all_user_stats", title: "Tenants of the distributor: what they wrote" },
     Link { path: "/memberlist", title: "Processes that gossip with each other" },
     Link { path: "/ingester/losses", title: "Samples that the last start of the ingester could not bring back" },
     Link { path: "/ingester/repair", title: "How the ingester compares itself with its replica group" },

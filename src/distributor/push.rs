@@ -46,7 +46,7 @@ pub struct Distributor {
     pool: Pool,
     pub(super) metrics: Arc<Metrics>,
     pub(super) in_flight: Arc<InFlight>,
-    tenants: Tenants,
+    pub(super) tenants: Tenants,
     /// Allocations of earlier writes.
     spare: Mutex<Vec<Received>>,
 }

@@ -37,11 +37,17 @@ pub fn routes(distributor: Arc<Distributor>, multitenancy_enabled: bool) -> Rout
     Router::new()
         .route("/api/v1/push", post(push))
         .route("/distributor/ha_tracker", get(ha_tracker))
+        .route("/distributor/all_user_stats", get(all_user_stats))
         .with_state(Push { distributor, multitenancy_enabled })
 }
 
 async fn ha_tracker(State(push): State<Push>, headers: HeaderMap) -> Response {
     push.distributor.ha_tracker.page(&headers)
+}
+
+async fn all_user_stats(State(push): State<Push>, headers: HeaderMap) -> Response {
+    let distributor = &push.distributor;
+    distributor.tenants.page(distributor.clock.monotonic()).answer(&headers)
 }
 
 async fn push(State(push): State<Push>, request: Request) -> Response {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
+use serde_json::json;
 
 use super::limits::Limits;
 use super::metrics::{DiscardLabels, Metrics, TenantLabels, reason_label};
@@ -14,6 +15,7 @@ use super::push::LiveDistributors;
 use super::rate_limit::{Rate, TokenBucket};
 use super::rejections::Rejections;
 use crate::error::{ErrorKind, ServiceError};
+use crate::http::TablePage;
 use crate::ingester::client::RejectedKind;
 use crate::tenant::TenantId;
 
@@ -74,6 +76,35 @@ impl Tenants {
         }
         let tenant = state.tenants.entry(id.clone()).or_insert_with(|| Arc::new(self.tenant(id, now)));
         tenant.clone()
+    }
+
+    /// What each tenant has written to this distributor: `/distributor/all_user_stats`. `now` is monotonic.
+    pub(super) fn page(&self, now: Duration) -> TablePage {
+        let state = self.state.read();
+        let mut tenants: Vec<_> = state.tenants.iter().collect();
+        tenants.sort_by_key(|(id, _)| id.as_str());
+        let row = |(id, tenant): &(&TenantId, &Arc<Tenant>)| {
+            let seen = Duration::from_millis(tenant.seen.load(Ordering::Relaxed));
+            vec![
+                json!(id.as_str()),
+                json!(tenant.received_samples.get()),
+                json!(tenant.received_exemplars.get()),
+                json!(tenant.received_metadata.get()),
+                json!(tenant.deduped_samples.get()),
+                json!(now.saturating_sub(seen).as_secs()),
+            ]
+        };
+        TablePage {
+            title: "Tenants of the distributor".to_owned(),
+            notes: vec![format!(
+                "What this distributor took since it started; those that wrote nothing for {} minutes are left out. Every \
+                 ingester shows at /ingester/tenants what it holds of them.",
+                IDLE.as_secs() / 60
+            )],
+            columns: &["tenant", "samples", "exemplars", "metadata", "deduped_samples", "seconds_since_the_last_write"],
+            rows: tenants.iter().map(row).collect(),
+            action: None,
+        }
     }
 
     fn tenant(&self, id: &TenantId, now: Duration) -> Tenant {
@@ -198,5 +229,12 @@ mod tests {
         get("new", 25);
         assert!(!shown().contains("idle\""), "{}", shown());
         assert!(shown().contains(r#"skald_distributor_received_samples_total{tenant="busy"} 1"#));
+        let rows = tenants.page(Duration::from_secs(26 * 60)).rows;
+        assert_eq!(
+            rows,
+            [[json!("busy"), json!(1), json!(1), json!(1), json!(0), json!(660)].to_vec(), {
+                [json!("new"), json!(0), json!(0), json!(0), json!(0), json!(60)].to_vec()
+            }]
+        );
     }
 }

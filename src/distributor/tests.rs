@@ -871,6 +871,12 @@ async fn of_a_pair_of_senders_one_is_taken() {
     assert_eq!(stored.len(), 4);
     assert_eq!(running.metric(r#"skald_distributor_deduped_samples_total{tenant="anonymous"}"#), Some(2));
     assert_refused(&running.post(compress(&of("e", "a"))).await, 400, "tenant-too-many-ha-clusters");
+    for (path, shown) in [("ha_tracker", r#""replica":"a""#), ("all_user_stats", r#""deduped_samples":2"#)] {
+        let request = Request::get(format!("/distributor/{path}")).header("Accept", "application/json");
+        let response = running.routes.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        assert!(text.contains(shown), "{path}: {text}");
+    }
     running.clock.advance(Duration::from_secs(31));
     assert_eq!(running.post(compress(&of("c", "b"))).await.status, 200);
     assert_eq!(running.post(compress(&of("c", "a"))).await.status, 202);

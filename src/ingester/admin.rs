@@ -1,18 +1,21 @@
 //! The ingester's HTTP side, for operators.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
+use serde_json::json;
 
 use super::Ingester;
 use super::flush::FlushExtent;
 use super::losses::COLUMNS;
+use super::tenants::Tenant;
 use crate::error::{ErrorKind, ServiceError};
-use crate::http::prometheus_error;
+use crate::http::{TablePage, prometheus_error};
 use crate::tenant::TenantId;
 
 impl Ingester {
@@ -66,15 +69,26 @@ async fn losses(State(ingester): State<Ingester>) -> String {
     out
 }
 
-async fn tenants(State(ingester): State<Ingester>) -> String {
-    let mut out = String::from("tenant\tseries\tblocks\tuploaded\tfirst_ms\tlast_ms\n");
-    for tenant in ingester.shared.tenants.all() {
+/// Whose samples are here.
+async fn tenants(State(ingester): State<Ingester>, headers: HeaderMap) -> Response {
+    let row = |tenant: &Arc<Tenant>| {
         let blocks = tenant.blocks();
-        let uploaded = blocks.iter().filter(|b| b.shipped().uploaded_at.is_some()).count();
-        let time = |t: Option<i64>| t.map_or_else(|| "-".to_owned(), |t| t.to_string());
-        let (first, last) = (time(tenant.head.min_time()), time(tenant.head.max_time()));
-        let series = tenant.head.series_count();
-        let _ = writeln!(out, "{}\t{series}\t{}\t{uploaded}\t{first}\t{last}", tenant.id, blocks.len());
-    }
-    out
+        let uploaded = blocks.iter().filter(|block| block.shipped().uploaded_at.is_some()).count();
+        vec![
+            json!(tenant.id.as_str()),
+            json!(tenant.head.series_count()),
+            json!(blocks.len()),
+            json!(uploaded),
+            json!(tenant.head.min_time()),
+            json!(tenant.head.max_time()),
+        ]
+    };
+    let page = TablePage {
+        title: "Tenants of the ingester".to_owned(),
+        notes: vec!["Series and times are those in memory; blocks are those kept here.".to_owned()],
+        columns: &["tenant", "series", "blocks", "uploaded_blocks", "first_ms", "last_ms"],
+        rows: ingester.shared.tenants.all().iter().map(row).collect(),
+        action: None,
+    };
+    page.answer(&headers)
 }

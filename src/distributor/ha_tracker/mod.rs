@@ -5,7 +5,7 @@
 //! samples of another replica, elects that one in the next term. So after a failure no more than the timeout and one scrape
 //! are lost; distributors that cannot hear each other each elect one, never none, and agree as soon as they can.
 //!
-//! Every series of a write is judged by its own labels ([`dedupe`]).
+//! Every series of a write is judged by its own labels ([`mod@dedupe`]).
 
 mod dedupe;
 mod elections;
