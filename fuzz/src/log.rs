@@ -25,7 +25,7 @@ const WAL: &str = "/wal";
 const CHUNKS: &str = "/chunks";
 const SEGMENT: &str = "/wal/0000000001.wal";
 const SNAPSHOT: &str = "/wal/snapshot-0000000002";
-const OPTIONS: HeadOptions = HeadOptions { block_range_ms: 1000, out_of_order_window_ms: 1500 };
+const OPTIONS: HeadOptions = HeadOptions { block_range_ms: 1000 };
 
 struct Opened {
     wal: Wal,
@@ -119,7 +119,8 @@ fn append(
     let (sample_starts, histogram_starts) = (&starts[..samples.len()], &starts[..histograms.len()]);
     let hash = labels.hash();
     let series = SeriesAppend { labels, hash, samples, sample_starts, histograms, histogram_starts, exemplars };
-    head.append(wal, [series], &AppendLimits::default()).expect("there is room");
+    let limits = AppendLimits { out_of_order_window_ms: 1500, ..AppendLimits::default() };
+    head.append(wal, [series], &limits).expect("there is room");
 }
 
 /// A segment.

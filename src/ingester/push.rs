@@ -26,9 +26,8 @@ const METADATA_LIMITS: MetadataLimits = MetadataLimits { max_metrics: Some(100_0
 /// Samples younger than this raise no change counter: the results cache keeps no answers about the newest ten minutes.
 pub(super) const FRESH_MS: i64 = 10 * 60 * 1000;
 
-/// The window for samples out of order is the tenant's, and set with every push.
 pub(super) fn head_options() -> HeadOptions {
-    HeadOptions { block_range_ms: BLOCK_RANGE_MS, ..HeadOptions::default() }
+    HeadOptions { block_range_ms: BLOCK_RANGE_MS }
 }
 
 impl Ingester {
@@ -79,11 +78,11 @@ impl Ingester {
             let of_tenant = shared.limits.of(id);
             let grace_period = of_tenant.distributor.creation_grace_period;
             let of_tenant = &of_tenant.ingester;
-            tenant.head.set_out_of_order_window(of_tenant.out_of_order_time_window.as_millis() as i64);
             let limits = AppendLimits {
                 max_series: of_tenant.max_series_per_tenant,
                 max_series_per_metric: of_tenant.max_series_per_metric,
                 max_time: now.saturating_add(grace_period.as_millis() as i64),
+                out_of_order_window_ms: of_tenant.out_of_order_time_window.as_millis() as i64,
                 max_exemplars: of_tenant.max_exemplars_per_tenant,
                 fresh_from: now.saturating_sub(FRESH_MS),
             };

@@ -110,11 +110,10 @@ impl Ingester {
         let now = shared.runtime.clock.now_ms();
         let grace_period = shared.limits.of(id).distributor.creation_grace_period;
         let append = AppendLimits {
-            max_series: None,
-            max_series_per_metric: None,
             max_time: now.saturating_add(grace_period.as_millis() as i64),
             max_exemplars: 0,
             fresh_from: now.saturating_sub(FRESH_MS),
+            ..AppendLimits::default()
         };
         let limits = ImportLimits { append, max_late_bytes: MAX_LATE_BYTES };
         let imports =

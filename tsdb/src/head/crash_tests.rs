@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use skald_model::{Labels, QueryRange, TimestampMs};
 
-use super::AppendLimits;
-use super::tests::{Contents, OPTIONS, Rig, batch, contents, labels};
+use super::tests::{Contents, OPTIONS, Rig, batch, contents, labels, limits};
 use crate::disk::{Disk, MemDisk};
 
 /// xorshift64*
@@ -59,7 +58,7 @@ fn crash(seed: u64) -> (String, bool) {
         if is_full {
             rig.disk.set_free_bytes(Some(random.below(700) as u64));
         }
-        let _ = rig.append(&entries, &AppendLimits::default());
+        let _ = rig.append(&entries, &limits());
         match random.below(10) {
             0 => {
                 let up_to = at as i64 * 170 - 100;

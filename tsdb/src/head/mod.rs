@@ -89,14 +89,11 @@ pub use stored::{LostChunk, LostChunks};
 pub struct HeadOptions {
     /// Length of the aligned ranges that chunks do not cross and blocks cover. Positive; default 2 h.
     pub block_range_ms: i64,
-    /// How much older than the head's newest sample an out-of-order sample may be, to begin with
-    /// ([`Head::set_out_of_order_window`]); 0 refuses them. Default 2 h.
-    pub out_of_order_window_ms: i64,
 }
 
 impl Default for HeadOptions {
     fn default() -> Self {
-        Self { block_range_ms: 2 * 3600 * 1000, out_of_order_window_ms: 2 * 3600 * 1000 }
+        Self { block_range_ms: 2 * 3600 * 1000 }
     }
 }
 
@@ -128,7 +125,6 @@ pub struct Head {
     max_time: AtomicI64,
     min_time: AtomicI64,
     series: AtomicUsize,
-    out_of_order_window_ms: AtomicI64,
     /// Copy of the appender's, for readers.
     boundary: AtomicI64,
     /// Heap bytes of out-of-order samples. Changed under the appender's lock.
@@ -192,7 +188,6 @@ impl Head {
         Self {
             id,
             options,
-            out_of_order_window_ms: AtomicI64::new(options.out_of_order_window_ms),
             chunk_files,
             appender: Mutex::new(Appender { boundary: TimestampMs::MIN, ..Appender::default() }),
             index: RwLock::default(),
@@ -224,11 +219,6 @@ impl Head {
     /// The options it was made with.
     pub fn options(&self) -> HeadOptions {
         self.options
-    }
-
-    /// From now on an out-of-order sample may be so much older than the head's newest sample; 0 refuses them.
-    pub fn set_out_of_order_window(&self, window_ms: i64) {
-        self.out_of_order_window_ms.store(window_ms, Ordering::Relaxed);
     }
 
     /// Number of series.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use skald_model::{Exemplar, LabelBytes, Labels, MetricMetadata, MetricType, QueryRange};
 
-use super::tests::{OPTIONS, Rig, append, contents, float, histogram, labels, open_chunk_files, started};
-use super::{AppendLimits, Head, MetadataLimits, ReplayHeads, SeriesAppend};
+use super::tests::{OPTIONS, Rig, append, contents, float, histogram, labels, limits, open_chunk_files, started};
+use super::{Head, MetadataLimits, ReplayHeads, SeriesAppend};
 use crate::Alone;
 use crate::disk::{Disk, MemDisk, RealDisk};
 use crate::wal::{SegmentId, Wal, WalError, WalOptions};
@@ -39,7 +39,7 @@ fn sample_with_starts() -> Rig {
     let late = [started(float(15, 1.0), 15), started(float(1020, 4.0), 1010)];
     let histograms = [started(histogram(30, 4), 7), histogram(1030, 6), started(histogram(1040, 7), 7)];
     for (series, samples) in [(3, &floats[..]), (3, &late), (4, &histograms)] {
-        append(&rig.head, &rig.wal, &[(&labels(series), samples)], &AppendLimits::default()).unwrap();
+        append(&rig.head, &rig.wal, &[(&labels(series), samples)], &limits()).unwrap();
     }
     assert!(rig.snapshot(100));
     rig
@@ -49,8 +49,8 @@ fn unfinished_sample() -> Rig {
     let rig = Rig::new(OPTIONS);
     rig.floats(&labels(0), &[(10, 1.0), (20, 2.5), (1010, -0.5), (15, 7.0)]);
     let histograms = [histogram(30, 4), histogram(40, 5), histogram(1030, 6)];
-    append(&rig.head, &rig.wal, &[(&labels(1), &histograms)], &AppendLimits::default()).unwrap();
-    append(&rig.head, &rig.wal, &[(&labels(2), &[float(5, 1.0), histogram(50, 9)])], &AppendLimits::default()).unwrap();
+    append(&rig.head, &rig.wal, &[(&labels(1), &histograms)], &limits()).unwrap();
+    append(&rig.head, &rig.wal, &[(&labels(2), &[float(5, 1.0), histogram(50, 9)])], &limits()).unwrap();
     let bytes = LabelBytes::from_labels(&labels(0));
     let label_bytes = LabelBytes::new_unchecked(&bytes);
     let exemplar = Exemplar { labels: Labels::from_pairs([("trace_id", "x")]), value: 0.5, timestamp: 20 };
@@ -63,7 +63,7 @@ fn unfinished_sample() -> Rig {
         histogram_starts: &[],
         exemplars: &[exemplar],
     };
-    rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
+    rig.head.append(&rig.wal, [series], &limits()).unwrap();
     let (metric, help, unit) = ("m0".into(), "help".into(), String::new());
     let metadata = MetricMetadata { metric, metric_type: MetricType::Gauge, help, unit };
     rig.head.append_metadata(&rig.wal, &[metadata], MetadataLimits::NONE).unwrap();

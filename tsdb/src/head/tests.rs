@@ -37,4 +37,10 @@ pub(super) use self::samples::{Contents, append, contents, float, histogram, lab
 use self::samples::{add, check_block_chunks, full_text, reasons};
 
 const RANGE: i64 = 1000;
-pub(super) const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE, out_of_order_window_ms: 1500 };
+pub(super) const OPTIONS: HeadOptions = HeadOptions { block_range_ms: RANGE };
+const WINDOW: i64 = 1500;
+
+/// What requests are bounded by.
+pub(super) fn limits() -> AppendLimits {
+    AppendLimits { out_of_order_window_ms: WINDOW, ..AppendLimits::default() }
+}

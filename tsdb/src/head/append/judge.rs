@@ -187,7 +187,7 @@ impl<'a> Request<'a, '_> {
         if newer && time >= appender.boundary {
             return Ok(true);
         }
-        let window = self.head.out_of_order_window_ms.load(Ordering::Relaxed);
+        let window = self.limits.out_of_order_window_ms;
         if window <= 0 {
             return Err(RejectReason::OutOfOrder);
         }

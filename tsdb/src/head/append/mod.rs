@@ -56,6 +56,8 @@ pub struct AppendLimits {
     pub max_series_per_metric: Option<usize>,
     /// Newest timestamp that is accepted.
     pub max_time: TimestampMs,
+    /// How much older than the head's newest sample an out-of-order sample may be; 0 refuses them. Default 2 h.
+    pub out_of_order_window_ms: i64,
     /// Exemplars the head keeps; 0 keeps none.
     pub max_exemplars: usize,
     /// Samples from here on are fresh: nobody caches answers about such times, so they change no data version.
@@ -68,6 +70,7 @@ impl Default for AppendLimits {
             max_series: None,
             max_series_per_metric: None,
             max_time: TimestampMs::MAX,
+            out_of_order_window_ms: 2 * 3600 * 1000,
             max_exemplars: 100_000,
             fresh_from: TimestampMs::MIN,
         }

@@ -13,15 +13,17 @@ fn samples_older_than_the_last_follow_the_window() {
     assert_eq!(reasons(&rig.floats(&a, &[(4000, 3.0)])), [(RejectReason::DuplicateTimestamp, 1)]);
     // Another series' first sample is accepted wherever others are.
     assert_eq!(reasons(&rig.floats(&labels(1), &[(10, 1.0)])), []);
-    let strict = Rig::new(HeadOptions { out_of_order_window_ms: 0, ..OPTIONS });
-    strict.floats(&a, &[(5000, 1.0)]);
-    assert_eq!(reasons(&strict.floats(&a, &[(4999, 1.0), (5000, 1.0)])), [(RejectReason::OutOfOrder, 1)]);
+    // The next request may have another one.
+    let strict = AppendLimits { out_of_order_window_ms: 0, ..limits() };
+    let late = rig.append(&[(&a, &[float(4999, 1.0), float(5000, 1.0)])], &strict).unwrap();
+    assert_eq!(reasons(&late), [(RejectReason::OutOfOrder, 1)]);
+    assert_eq!(reasons(&rig.floats(&a, &[(4999, 1.0)])), []);
 }
 
 #[test]
 fn a_sample_far_in_the_future_blocks_nothing() {
     let rig = Rig::new(OPTIONS);
-    let limits = AppendLimits { max_time: 10_000, ..AppendLimits::default() };
+    let limits = AppendLimits { max_time: 10_000, ..limits() };
     let batch = [float(9_999_999, 1.0), float(10_000, 2.0)];
     let appended = rig.append(&[(&labels(0), &batch)], &limits).unwrap();
     assert_eq!(reasons(&appended), [(RejectReason::TooFarInFuture, 1)]);
@@ -31,7 +33,7 @@ fn a_sample_far_in_the_future_blocks_nothing() {
 #[test]
 fn limits_refuse_new_series_only() {
     let rig = Rig::new(OPTIONS);
-    let limits = AppendLimits { max_series: Some(3), max_series_per_metric: Some(2), ..AppendLimits::default() };
+    let limits = AppendLimits { max_series: Some(3), max_series_per_metric: Some(2), ..limits() };
     let (one, two) = ([float(1, 1.0)], [float(2, 1.0)]);
     let add = |i: usize, samples: &[TimedSample]| reasons(&rig.append(&[(&labels(i), samples)], &limits).unwrap());
     assert_eq!((add(0, &one), add(2, &one)), (vec![], vec![]));

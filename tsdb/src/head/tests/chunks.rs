@@ -4,7 +4,7 @@ use super::*;
 use crate::disk::{Disk, DiskFile};
 
 const STEP: i64 = 15_000;
-const LONG: HeadOptions = HeadOptions { block_range_ms: 7_200_000, out_of_order_window_ms: 7_200_000 };
+const LONG: HeadOptions = HeadOptions { block_range_ms: 7_200_000 };
 
 /// A head whose chunk files are on a disk of their own.
 struct TwoDisks {

@@ -60,7 +60,7 @@ fn late_samples_come_with_the_next_cut() {
 
 #[test]
 fn memory_comes_back_after_churn() {
-    let rig = Rig::with_segments(HeadOptions { block_range_ms: 1000, ..OPTIONS }, 20_000);
+    let rig = Rig::with_segments(HeadOptions { block_range_ms: 1000 }, 20_000);
     let mut sizes = Vec::new();
     for round in 0..6_i64 {
         for i in 0..1500 {

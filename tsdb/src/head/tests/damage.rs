@@ -16,7 +16,7 @@ proptest! {
         for (at, (samples, then)) in requests.iter().enumerate() {
             let batch = batch(at, samples);
             let entries: Vec<_> = batch.iter().map(|(l, s)| (l, std::slice::from_ref(s))).collect();
-            rig.append(&entries, &AppendLimits::default()).unwrap();
+            rig.append(&entries, &limits()).unwrap();
             for (series, samples) in rig.contents() {
                 acknowledged.entry(series).or_default().extend(samples);
             }
@@ -65,7 +65,7 @@ fn scenario(rig: &Rig) -> Contents {
         let samples: Vec<_> = (0..6).map(|i| (i % 5, (i * 37 + at * 11) as i64 % 300, (i + at) as u8 % 5)).collect();
         let batch = batch(at, &samples);
         let entries: Vec<_> = batch.iter().map(|(l, s)| (l, std::slice::from_ref(s))).collect();
-        rig.append(&entries, &AppendLimits::default()).unwrap();
+        rig.append(&entries, &limits()).unwrap();
         for (series, samples) in rig.contents() {
             acknowledged.entry(series).or_default().extend(samples);
         }

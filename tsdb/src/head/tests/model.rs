@@ -33,7 +33,7 @@ impl Model {
                 let plain = |text: &str| text.split(" since ").next().map(str::to_owned);
                 return plain(stored) == plain(&value);
             }
-            if t < newest.min(limits.max_time).saturating_sub(OPTIONS.out_of_order_window_ms) {
+            if t < newest.min(limits.max_time).saturating_sub(WINDOW) {
                 return false;
             }
         }
@@ -122,7 +122,7 @@ proptest! {
         let mut model = Model::new();
         let mut had_two_snapshots = false;
         for (at, step) in steps.iter().enumerate() {
-            let limits = AppendLimits { max_time: 4200, ..AppendLimits::default() };
+            let limits = AppendLimits { max_time: 4200, ..limits() };
             match step {
                 Step::Append(samples) => {
                     let batch = batch(at, samples);

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn chunks_end_near_120_samples_and_at_range_ends() {
-    let rig = Rig::new(HeadOptions { block_range_ms: 7_200_000, ..OPTIONS });
+    let rig = Rig::new(HeadOptions { block_range_ms: 7_200_000 });
     let a = labels(0);
     let samples: Vec<_> = (0..700).map(|i| (i * 15_000, (i % 13) as f64)).collect();
     rig.floats(&a, &samples);
@@ -32,7 +32,7 @@ fn exemplars_and_metadata_survive_a_restart() {
         histogram_starts: &[],
         exemplars: &exemplars,
     };
-    let appended = rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
+    let appended = rig.head.append(&rig.wal, [series], &limits()).unwrap();
     assert_eq!(appended.exemplars, 3, "{appended:?}");
     let orphan = LabelBytes::from_labels(&labels(1));
     let orphan = LabelBytes::new_unchecked(&orphan);
@@ -45,7 +45,7 @@ fn exemplars_and_metadata_survive_a_restart() {
         histogram_starts: &[],
         exemplars: &exemplars,
     };
-    let refused = rig.head.append(&rig.wal, [series], &AppendLimits::default()).unwrap();
+    let refused = rig.head.append(&rig.wal, [series], &limits()).unwrap();
     assert_eq!(reasons(&refused), [(RejectReason::ExemplarSeriesMissing, 4)]);
     let about = |metric: &str, help: &str| MetricMetadata {
         metric: metric.into(),
@@ -69,9 +69,10 @@ fn exemplars_and_metadata_survive_a_restart() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the test needs several threads at once")]
 fn threads_append_read_and_cut_at_once() {
-    let rig = Rig::with_segments(HeadOptions { block_range_ms: 1000, out_of_order_window_ms: 0 }, 30_000);
+    let rig = Rig::with_segments(HeadOptions { block_range_ms: 1000 }, 30_000);
     let (wal, head) = (Arc::new(rig.wal), rig.head);
     const SERIES: usize = 40;
+    let in_order = AppendLimits { out_of_order_window_ms: 0, ..limits() };
     let writers: Vec<_> = (0..3)
         .map(|writer| {
             let (wal, head) = (wal.clone(), head.clone());
@@ -82,7 +83,7 @@ fn threads_append_read_and_cut_at_once() {
                     let one = [float(t * 10, t as f64)];
                     let all: Vec<Labels> = (0..SERIES).map(|i| labels((i + writer * 7) % SERIES)).collect();
                     let batch: Vec<_> = all.iter().map(|labels| (labels, &one[..])).collect();
-                    accepted += append(&head, &wal, &batch, &AppendLimits::default()).unwrap().samples;
+                    accepted += append(&head, &wal, &batch, &in_order).unwrap().samples;
                 }
                 accepted
             })

@@ -8,6 +8,7 @@ const LIMITS: ImportLimits = ImportLimits {
         max_series: None,
         max_series_per_metric: None,
         max_time: TimestampMs::MAX,
+        out_of_order_window_ms: WINDOW,
         max_exemplars: 0,
         fresh_from: TimestampMs::MIN,
     },
@@ -71,11 +72,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn members_that_missed_different_samples_become_equal((requests, fates) in requests(), then in 0..3_u8) {
-        let options = HeadOptions { out_of_order_window_ms: 1_000_000, ..OPTIONS };
-        let (mut a, mut b) = (Rig::with_segments(options, 2000), Rig::with_segments(options, 3000));
+        let far_back = AppendLimits { out_of_order_window_ms: 1_000_000, ..limits() };
+        let (mut a, mut b) = (Rig::with_segments(OPTIONS, 2000), Rig::with_segments(OPTIONS, 3000));
         let send = |rig: &Rig, samples: &[&(Labels, TimedSample)]| {
             let entries: Vec<_> = samples.iter().map(|(l, s)| (l, std::slice::from_ref(s))).collect();
-            rig.append(&entries, &AppendLimits::default()).unwrap();
+            rig.append(&entries, &far_back).unwrap();
         };
         let mut fate = fates.iter().cycle();
         let (mut late_a, mut late_b) = (Vec::new(), Vec::new());
@@ -137,7 +138,7 @@ fn digests_of_parts_and_series_add_up() {
     for i in 0..40 {
         rig.floats(&labels(i), &[(100 + i as i64, 1.0), (1100, 2.0)]);
     }
-    rig.append(&[(&labels(50), &[histogram(300, 5)])], &AppendLimits::default()).unwrap();
+    rig.append(&[(&labels(50), &[histogram(300, 5)])], &limits()).unwrap();
     let range = BlockRange { min: 0, max: 1000 };
     assert_eq!(rig.head.ranges(), [range, BlockRange { min: 1000, max: 2000 }]);
     let whole = rig.head.digests(range, HashRange::ALL, 1)[0];
@@ -296,7 +297,7 @@ proptest! {
 
 #[test]
 fn imported_history_makes_whole_chunks() {
-    let rig = Rig::new(HeadOptions { block_range_ms: 7_200_000, ..OPTIONS });
+    let rig = Rig::new(HeadOptions { block_range_ms: 7_200_000 });
     let samples: Vec<TimedSample> = (0..480).map(|i| float(i * 15_000, (i * 7 % 31) as f64)).collect();
     rig.floats(&labels(0), &[(8_000_000, 1.0)]);
     let series =

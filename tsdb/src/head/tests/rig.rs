@@ -205,7 +205,7 @@ impl Rig {
 
     pub(in crate::head) fn floats(&self, labels: &Labels, samples: &[(TimestampMs, f64)]) -> Appended {
         let samples: Vec<TimedSample> = samples.iter().map(|(t, v)| float(*t, *v)).collect();
-        self.append(&[(labels, &samples)], &AppendLimits::default()).unwrap()
+        self.append(&[(labels, &samples)], &limits()).unwrap()
     }
 
     pub(in crate::head) fn contents(&self) -> Contents {

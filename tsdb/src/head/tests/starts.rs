@@ -28,7 +28,7 @@ fn starts_of(head: &Arc<Head>) -> [Vec<(TimestampMs, TimestampMs)>; 2] {
 #[test]
 fn they_survive_closing_restarts_and_cuts() {
     let mut rig = Rig::new(OPTIONS);
-    let limits = AppendLimits::default();
+    let limits = limits();
     // Chunks begin without starts, get some, and are closed by the range, by the number of samples, and by another kind.
     let floats: Vec<_> =
         (0..700).map(|t| started(float(t, t as f64), if t < 20 { 0 } else { t - t % 100 - 1 })).collect();
@@ -89,7 +89,7 @@ fn they_survive_closing_restarts_and_cuts() {
 #[test]
 fn of_equal_samples_the_first_one_s_start_stays() {
     let rig = Rig::new(OPTIONS);
-    let limits = AppendLimits::default();
+    let limits = limits();
     for sample in [float(10, 1.0), started(float(10, 1.0), 5), started(float(20, 1.0), 15), started(float(20, 1.0), 7)]
     {
         let appended = rig.append(&[(&labels(0), &[sample])], &limits).unwrap();
@@ -115,7 +115,7 @@ fn series_without_them_pay_nothing() {
 #[test]
 fn imports_bring_them_and_digests_ignore_them() {
     let (from, to) = (Rig::new(OPTIONS), Rig::new(OPTIONS));
-    let limits = AppendLimits::default();
+    let limits = limits();
     let sent = [started(float(10, 1.0), 5), started(float(20, 1.0), 15), started(histogram(30, 4), 3)];
     from.append(&[(&labels(0), &sent)], &limits).unwrap();
     to.append(&[(&labels(0), &[float(20, 1.0)])], &limits).unwrap();
