@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -59,13 +60,22 @@ impl LabelRequest {
         self.limit = limit.map(|limit| limit.saturating_add(1));
         self
     }
+
+    /// The same for somebody who waits until then, by this process' monotonic clock.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<Duration>) -> Self {
+        self.bounds.deadline = deadline;
+        self
+    }
 }
 
-/// What bounds the work on a request within a process: it ends when nobody waits for the answer any more, and what an
-/// answer about labels gathers is counted against a limit. Clones share it; unbounded by default.
+/// What bounds the work on a request: it ends when nobody waits for the answer any more, and what an answer about labels
+/// gathers is counted against a limit. Of this only the deadline goes to other processes. Clones share it; unbounded by default.
 #[derive(Debug, Clone, Default)]
 pub struct RequestBounds {
     interrupt: Interrupt,
+    /// By this process' monotonic clock.
+    deadline: Option<Duration>,
     gathered: Option<Arc<Mutex<Gathered>>>,
 }
 
@@ -85,16 +95,21 @@ impl PartialEq for RequestBounds {
 impl Eq for RequestBounds {}
 
 impl RequestBounds {
-    /// Bounds of a select: whoever reads its series counts them.
-    pub fn of_select(interrupt: Interrupt) -> Self {
-        Self { interrupt, gathered: None }
+    /// Bounds of a select for somebody who waits until the deadline: whoever reads its series counts them.
+    pub fn of_select(interrupt: Interrupt, deadline: Option<Duration>) -> Self {
+        Self { interrupt, deadline, gathered: None }
     }
 
     /// Bounds of a question about labels or series, whose answer may hold so many bytes.
-    pub fn of_labels(interrupt: Interrupt, memory_limit: Option<ByteSize>) -> Self {
+    pub fn of_labels(interrupt: Interrupt, deadline: Option<Duration>, memory_limit: Option<ByteSize>) -> Self {
         let context = QueryContext::new(memory_limit.map(ByteSize::as_usize), None, interrupt.clone());
         let gathered = Gathered { charge: context.source_charge(), refused: None };
-        Self { interrupt, gathered: Some(Arc::new(Mutex::new(gathered))) }
+        Self { interrupt, deadline, gathered: Some(Arc::new(Mutex::new(gathered))) }
+    }
+
+    /// Until when somebody waits, by this process' monotonic clock; `None` if that is not known.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
     }
 
     /// Ends the work when this is dropped: for those who serve a request that came from another process.

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 use futures::stream::FuturesUnordered;
 use skald_proto::WriteBatch;
-use skald_ring::{GroupId, GroupState, GroupView, ReplicaGroups};
+use skald_ring::{GroupId, GroupState, GroupView, Positions, ReplicaGroups};
 
 use super::shard::shard;
 use crate::error::{ErrorKind, ServiceError};
@@ -28,13 +28,25 @@ pub(super) struct Sending<'a> {
 }
 
 /// Sends each series to the replica group that holds it, or to the next of the tenant's groups when that one has no quorum:
-/// as far as is known before, and when it turns out to have none. The replies come in any order. The error, if any, is one
-/// a retry can help against before one it cannot.
+/// as far as is known before, by the ring and by what calls have shown of its members, and when it turns out to have none. The
+/// replies come in any order. The error, if any, is one a retry can help against before one it cannot.
 pub(super) async fn replicate(sending: &Sending<'_>, batch: Arc<WriteBatch>) -> Result<Vec<PushReply>, ServiceError> {
     let ring = sending.ingesters.ring();
     let no_group = || ServiceError::new(ErrorKind::Unavailable, "no-replica-group", describe_none(ring));
     let subring = ring.write_subring(sending.tenant.as_str(), sending.shard_size).ok_or_else(no_group)?;
-    let mut usable = ring.with_write_quorum(&subring);
+    let mut usable = Positions::default();
+    // Of whom it only looks as if they could not be reached: for when nobody else is left.
+    let mut doubtful = Positions::default();
+    for (position, id) in subring.groups().iter().enumerate() {
+        match ring.group(*id).filter(|group| group.has_write_quorum()) {
+            Some(group) if sending.reaches(group) => usable.insert(position),
+            Some(_) => doubtful.insert(position),
+            None => {}
+        }
+    }
+    if usable.is_empty() {
+        usable = std::mem::take(&mut doubtful);
+    }
     if usable.is_empty() {
         // Each says best itself what it lacks.
         usable = subring.positions();
@@ -45,9 +57,10 @@ pub(super) async fn replicate(sending: &Sending<'_>, batch: Arc<WriteBatch>) -> 
     while !waiting.is_empty() {
         let parts = waiting.drain(..).flat_map(|batch| shard(batch, &subring, &usable, sending.tenant));
         let sends = parts.map(|(position, part)| (position, subring.groups()[position], part));
+        let elsewhere = usable.len() > 1 || !doubtful.is_empty();
         let sends = sends.map(async |(position, group, part)| {
             let outcome = match ring.group(group) {
-                Some(group) => push_to_group(group, part.clone(), sending).await,
+                Some(group) => push_to_group(group, part.clone(), sending, elsewhere).await,
                 None => Err(Failed::Otherwise(no_group())),
             };
             (position, part, outcome)
@@ -55,6 +68,9 @@ pub(super) async fn replicate(sending: &Sending<'_>, batch: Arc<WriteBatch>) -> 
         let outcomes = join_all(sends).await;
         for (position, ..) in outcomes.iter().filter(|(.., outcome)| matches!(outcome, Err(Failed::Quorum(_)))) {
             usable.remove(*position);
+        }
+        if usable.is_empty() {
+            usable = std::mem::take(&mut doubtful);
         }
         for (_, part, outcome) in outcomes {
             match outcome {
@@ -67,6 +83,15 @@ pub(super) async fn replicate(sending: &Sending<'_>, batch: Arc<WriteBatch>) -> 
     match errors.iter().position(|error| error.kind.is_retryable()).or((!errors.is_empty()).then_some(0)) {
         Some(worst) => Err(errors.swap_remove(worst)),
         None => Ok(replies),
+    }
+}
+
+impl Sending<'_> {
+    /// Whether a majority of a group's members takes writes and could be reached of late.
+    fn reaches(&self, group: &GroupView) -> bool {
+        let takers = group.members.iter().filter(|member| member.takes_writes());
+        let clients = takers.filter_map(|member| self.ingesters.client(member.id()));
+        clients.filter(|client| client.is_healthy()).count() >= group.quorum()
     }
 }
 
@@ -90,8 +115,14 @@ fn describe_none(ring: &ReplicaGroups) -> String {
 }
 
 /// Sends a part to all members of a group that take writes and answers once the outcome is decided. Members that are still
-/// at work then go on by themselves.
-async fn push_to_group(group: &GroupView, part: Arc<WriteBatch>, sending: &Sending<'_>) -> Result<PushReply, Failed> {
+/// at work then go on by themselves. When the part could go `elsewhere`, those that could not be reached of late are not waited for
+/// once it takes them to have a quorum.
+async fn push_to_group(
+    group: &GroupView,
+    part: Arc<WriteBatch>,
+    sending: &Sending<'_>,
+    elsewhere: bool,
+) -> Result<PushReply, Failed> {
     let takers = group.members.iter().filter(|member| member.takes_writes());
     let takers: Vec<_> = takers.filter_map(|member| sending.ingesters.client(member.id())).collect();
     if takers.len() < group.quorum() {
@@ -111,19 +142,27 @@ async fn push_to_group(group: &GroupView, part: Arc<WriteBatch>, sending: &Sendi
         let answer = push_to_one(only.as_ref(), part, tenant, timeout, clock.as_ref()).await;
         return answer.map_err(Failed::of);
     }
+    let takers: Vec<_> = takers.into_iter().map(|replica| (!elsewhere || replica.is_healthy(), replica)).collect();
+    let mut hopeful = takers.iter().filter(|(hopeful, _)| *hopeful).count();
     let mut pending: FuturesUnordered<_> = takers
         .into_iter()
-        .map(|replica| {
+        .map(|(hopeful, replica)| {
             let (replica, part, tenant, clock) = (replica.clone(), part.clone(), tenant.clone(), clock.clone());
-            tokio::spawn(async move { push_to_one(replica.as_ref(), part, &tenant, timeout, clock.as_ref()).await })
+            let pushing = async move { push_to_one(replica.as_ref(), part, &tenant, timeout, clock.as_ref()).await };
+            let pushing = tokio::spawn(pushing);
+            async move { (hopeful, pushing.await) }
         })
         .collect();
     drop(part);
     let mut votes = Votes::new(pending.len(), group.quorum());
-    while let Some(answer) = pending.next().await {
+    while let Some((was_hopeful, answer)) = pending.next().await {
         votes.add(answer.unwrap_or_else(|_| Err(ServiceError::internal("a push to an ingester was lost"))));
         if let Some(reply) = votes.decided() {
             return Ok(reply);
+        }
+        hopeful -= usize::from(was_hopeful);
+        if hopeful == 0 && votes.replies.len() < group.quorum() && !votes.errors.is_empty() {
+            break;
         }
     }
     votes.outcome(group.id)

@@ -35,6 +35,8 @@ struct FakeIngester {
     stored: Mutex<Vec<(TenantId, Arc<WriteBatch>)>>,
     answer: Mutex<Option<Result<PushReply, ServiceError>>>,
     hangs: bool,
+    /// Could not be reached of late.
+    unhealthy: bool,
 }
 
 impl FakeIngester {
@@ -62,6 +64,10 @@ fn unused<T>() -> Result<T, ServiceError> {
 
 #[async_trait]
 impl IngesterClient for FakeIngester {
+    fn is_healthy(&self) -> bool {
+        !self.unhealthy
+    }
+
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
         if self.hangs {
             std::future::pending::<()>().await;
@@ -822,6 +828,34 @@ async fn a_group_without_quorum_is_made_up_for_by_the_others() {
     let running = Setup { groups: vec![vec![refused()], vec![Arc::default()]], ..Setup::default() }.start();
     assert_refused(&running.post(compress(&request)).await, 429, "busy");
     assert!(running.groups[1][0].series().len() < 60);
+}
+
+/// Who could not be reached of late is sent its part, and not waited for while somebody else may take it.
+#[tokio::test]
+async fn who_could_not_be_reached_of_late_holds_nothing_up() {
+    let request: Vec<u8> = (0..60).flat_map(|i| series(&[("__name__", &format!("m{i}"))], &[NOW])).collect();
+    let up = Arc::<FakeIngester>::default;
+    // The clock stands still, so that none of them ever times out.
+    let lost = || Arc::new(FakeIngester { hangs: true, unhealthy: true, ..FakeIngester::default() });
+    let doubted = || Arc::new(FakeIngester { unhealthy: true, ..FakeIngester::default() });
+    let held = |running: &Running, group: usize| running.groups[group][0].series().len();
+
+    let running = Setup { groups: vec![vec![up(), lost(), lost()], vec![up(), up(), up()]], ..Setup::default() };
+    let running = running.start();
+    assert_eq!(running.post(compress(&request)).await.status, 200);
+    assert_eq!((held(&running, 0), held(&running, 1)), (0, 60), "such a group is left out");
+
+    let running = Setup { groups: vec![vec![up(), down(), lost()], vec![up(), up(), up()]], ..Setup::default() };
+    let running = running.start();
+    assert_eq!(running.post(compress(&request)).await.status, 200);
+    assert_eq!(held(&running, 1), 60, "a quorum that takes the lost one is not waited for");
+
+    let groups = vec![vec![up(), doubted(), doubted()], vec![up(), down(), down()]];
+    let running = Setup { groups, ..Setup::default() }.start();
+    assert_eq!(running.post(compress(&request)).await.status, 200);
+    assert_eq!(held(&running, 0), 60, "when nobody else is left they are tried");
+    // And waited for.
+    assert_eq!(write_to_group(vec![doubted(), doubted(), down()]).await.status, 200);
 }
 
 /// Bodies as a real sender made them, long ago by this clock.

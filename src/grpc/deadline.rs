@@ -14,6 +14,11 @@ use crate::error::{ErrorKind, ServiceError};
 
 const HEADER: &str = "grpc-timeout";
 
+/// Until when somebody waits for a call, by this process' monotonic clock; an extension of requests. Whoever makes a call
+/// names it so, and whoever serves one finds it there, so that it goes along with all that is asked because of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline(pub Duration);
+
 /// What a call ends with that took too long.
 pub fn passed(timeout: Duration) -> ServiceError {
     let text = format!("the call took longer than {}", crate::settings::format_duration(timeout));

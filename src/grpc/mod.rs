@@ -17,11 +17,13 @@ mod serving;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Status};
 
 pub use channels::Channels;
 pub use config::{Compression, Config};
+use deadline::Deadline;
 pub use peer::{CallKind, Peer};
 pub use serving::CallBounds;
 
@@ -43,6 +45,21 @@ pub fn request<T>(tenant: &TenantId, message: T) -> Request<T> {
         request.metadata_mut().insert(TENANT_HEADER, value);
     }
     request
+}
+
+/// The same, of a caller who waits until `deadline` by this process' monotonic clock, rather than as long as calls of its kind may
+/// take.
+pub fn request_until<T>(tenant: &TenantId, message: T, deadline: Option<Duration>) -> Request<T> {
+    let mut request = request(tenant, message);
+    if let Some(deadline) = deadline {
+        request.extensions_mut().insert(Deadline(deadline));
+    }
+    request
+}
+
+/// Until when the caller of a request that is served waits, by this process' monotonic clock; `None` if it did not say.
+pub fn deadline_of<T>(request: &Request<T>) -> Option<Duration> {
+    request.extensions().get::<Deadline>().map(|deadline| deadline.0)
 }
 
 /// The tenant a request is made for; services always name one.

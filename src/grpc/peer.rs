@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use tower::Service;
 
 use super::config::Config;
-use super::deadline::{Timed, passed, set_timeout, timeout_of};
+use super::deadline::{Deadline, Timed, passed, set_timeout, timeout_of};
 use super::health::Health;
 use super::noting::BrokenBy;
 use crate::error::{ErrorKind, ServiceError};
@@ -153,7 +153,7 @@ impl Peer {
 
     /// Whether it may be asked like any other: calls to it have not failed to reach it again and again of late.
     pub fn is_healthy(&self) -> bool {
-        self.shared.health.is_healthy(self.shared.clock.monotonic())
+        self.shared.health.is_healthy(|| self.shared.clock.monotonic())
     }
 
     /// How messages to it are compressed.
@@ -178,7 +178,9 @@ impl Peer {
         let mut request = request.map(|body| Body::new(Sending { body, unsent: unsent.clone() }));
         let kept = shared.in_flight()?;
         let kind = request.extensions().get::<CallKind>().copied().unwrap_or(CallKind::Read);
-        let timeout = timeout_of(request.headers()).or(match kind {
+        let named = request.extensions().get::<Deadline>();
+        let named = named.map(|deadline| deadline.0.saturating_sub(shared.clock.monotonic()));
+        let timeout = named.or_else(|| timeout_of(request.headers())).or(match kind {
             CallKind::Write => Some(shared.config.write_timeout),
             CallKind::Read => Some(shared.config.read_timeout),
             CallKind::LongLived => None,

@@ -8,7 +8,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use tonic::Status;
 
-use super::deadline::{Timed, passed, timeout_of};
+use super::deadline::{Deadline, Timed, passed, timeout_of};
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::OpenCalls;
 use crate::runtime::Clock;
@@ -33,7 +33,7 @@ impl CallBounds {
     }
 }
 
-async fn serve(State(bounds): State<CallBounds>, request: Request, next: Next) -> Response {
+async fn serve(State(bounds): State<CallBounds>, mut request: Request, next: Next) -> Response {
     let open = match request.extensions().get::<OpenCalls>() {
         None => None,
         Some(calls) => match calls.open(bounds.per_connection) {
@@ -43,6 +43,9 @@ async fn serve(State(bounds): State<CallBounds>, request: Request, next: Next) -
     };
     let timeout = timeout_of(request.headers());
     let mut timer = timeout.map(|timeout| (bounds.clock.sleep(timeout), timeout));
+    if let Some(timeout) = timeout {
+        request.extensions_mut().insert(Deadline(bounds.clock.monotonic().saturating_add(timeout)));
+    }
     let answering = next.run(request);
     // Whatever loses is dropped, and with it the work.
     let response = match &mut timer {

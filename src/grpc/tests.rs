@@ -239,6 +239,50 @@ async fn one_deadline_ends_the_call_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_callers_own_deadline_outweighs_that_of_the_kind_and_arrives() {
+    let bench = Bench::default();
+    let _server = bench.serve().await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let client = |config| {
+        let channels = bench.channels(config, None, clock.clone());
+        GrpcStoreGatewayClient::new(channels.to(ADDRESS).unwrap())
+    };
+    let ask = async |client: &GrpcStoreGatewayClient, name: &str, within: Duration| {
+        let request = LabelRequest::new(Vec::new(), QueryRange::ALL).until(Some(clock.monotonic() + within));
+        client.label_values(&TenantId::anonymous(), Vec::new(), name, request).await.map(|answer| answer.value.len())
+    };
+    let text = is(
+        ask(&client(Config::default()), HANG, Duration::from_millis(100)).await,
+        ErrorKind::Timeout,
+        "call-deadline",
+    );
+    assert!(text.contains("longer than"), "{text}");
+    all_gone(&bench.fake).await;
+    is(ask(&client(Config::default()), HANG, Duration::ZERO).await, ErrorKind::Timeout, "call-deadline");
+    let hasty = Config { read_timeout: Duration::from_millis(10), ..Config::default() };
+    let answered = ask(&client(hasty), LARGE, Duration::from_secs(60)).await;
+    assert_eq!(answered.unwrap(), 10_000, "it may be later, too");
+
+    // What is asked because of a call ends with it.
+    let seen: axum::routing::MethodRouter = axum::routing::any(async |request: axum::extract::Request| {
+        let left = deadline_of(&tonic::Request::from_http(request));
+        left.map_or("none".to_owned(), |left| left.as_secs().to_string())
+    });
+    let fixed: Arc<dyn Clock> = Arc::new(ManualClock::at(0));
+    let served = CallBounds::new(fixed, 1).around(axum::Router::new().route("/", seen));
+    for (timeout, expected) in [(Some("60S"), "60"), (None, "none")] {
+        let mut request = ::http::Request::post("/");
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(served.clone(), request).await.unwrap();
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        assert_eq!(body, expected);
+    }
+}
+
+#[tokio::test]
 async fn both_ends_bound_the_calls_under_way() {
     let bench = Bench { per_connection: Some(2), ..Bench::default() };
     let _server = bench.serve().await;

@@ -59,6 +59,11 @@ pub enum RejectedKind {
 /// make a push fail. No method shows one tenant another's data. Dropping a stream cancels its reading.
 #[async_trait]
 pub trait IngesterClient: Send + Sync + 'static {
+    /// Whether it may be asked like any other: calls to it have not failed to reach it again and again of late. Callers who
+    /// have a choice ask one that is not healthy last.
+    fn is_healthy(&self) -> bool {
+        true
+    }
     /// Stores a batch.
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError>;
     /// Series with their chunks.

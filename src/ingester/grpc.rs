@@ -28,12 +28,13 @@ use crate::tenant::TenantId;
 #[derive(Clone)]
 pub struct GrpcIngesterClient {
     client: ingester_client::IngesterClient<Peer>,
+    peer: Peer,
 }
 
 impl GrpcIngesterClient {
     /// An ingester behind `peer`.
     pub fn new(peer: Peer) -> Self {
-        Self { client: client_of!(ingester_client::IngesterClient<Peer>, peer) }
+        Self { client: client_of!(ingester_client::IngesterClient<Peer>, peer.clone()), peer }
     }
 }
 
@@ -160,6 +161,10 @@ fn reply(message: messages::PushResponse) -> PushReply {
 
 #[async_trait]
 impl IngesterClient for GrpcIngesterClient {
+    fn is_healthy(&self) -> bool {
+        self.peer.is_healthy()
+    }
+
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
         let response = self.client.clone().push(grpc::write_request(tenant, push_message(&batch))).await?;
         Ok(reply(response.into_inner()))
@@ -167,7 +172,12 @@ impl IngesterClient for GrpcIngesterClient {
 
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
         let message = convert::select_message(&request, &[]);
-        let stream = self.client.clone().select(grpc::request(tenant, message)).await?.into_inner();
+        let stream = self
+            .client
+            .clone()
+            .select(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let batches = stream.map_err(ServiceError::from).and_then(|message| async move {
             message.series.into_iter().map(convert::series_chunks).collect::<Result<_, _>>().map_err(malformed)
         });
@@ -176,7 +186,14 @@ impl IngesterClient for GrpcIngesterClient {
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_names_message(&request, &[]);
-        request.bounds.keep(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
+        request.bounds.keep(
+            self.client
+                .clone()
+                .label_names(grpc::request_until(tenant, message, request.bounds.deadline()))
+                .await?
+                .into_inner()
+                .names,
+        )
     }
 
     async fn label_values(
@@ -186,12 +203,24 @@ impl IngesterClient for GrpcIngesterClient {
         request: LabelRequest,
     ) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_values_message(name, &request, &[]);
-        request.bounds.keep(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
+        request.bounds.keep(
+            self.client
+                .clone()
+                .label_values(grpc::request_until(tenant, message, request.bounds.deadline()))
+                .await?
+                .into_inner()
+                .values,
+        )
     }
 
     async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
         let message = convert::series_message(&request, &[]);
-        let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
+        let mut stream = self
+            .client
+            .clone()
+            .series(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let mut all = Vec::new();
         while let Some(message) = stream.message().await? {
             all.extend(request.bounds.keep(convert::label_sets(&message.labels).map_err(malformed)?)?);
@@ -201,7 +230,12 @@ impl IngesterClient for GrpcIngesterClient {
 
     async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
         let message = convert::exemplars_message(&request);
-        let response = self.client.clone().exemplars(grpc::request(tenant, message)).await?.into_inner();
+        let response = self
+            .client
+            .clone()
+            .exemplars(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         response.series.into_iter().map(convert::series_exemplars).collect::<Result<_, _>>().map_err(malformed)
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use skald_ring::{
     GroupId, GroupRules, Instance, InstanceId, InstanceRing, InstanceState, Member, Membership, Now, Observer,
     Operation, Registration, ReplicaGroups, RingState, Token, Value, Version, key_token,
@@ -72,10 +71,9 @@ impl<V: View, C: ?Sized + Send + Sync + 'static> Peers<V, C> {
         connect: impl Fn(&Instance) -> Option<Arc<C>> + Send + 'static,
     ) -> Arc<ArcSwap<Self>> {
         let peers = Arc::new(ArcSwap::from_pointee(Self::build(&keeper.view(), None, &connect)));
-        let (followed, connect) = (peers.clone(), Mutex::new(connect));
+        let followed = peers.clone();
         keeper.listen(move |view| {
-            let connect = &*connect.lock();
-            followed.store(Arc::new(Self::build(view, Some(&followed.load()), connect)));
+            followed.store(Arc::new(Self::build(view, Some(&followed.load()), &connect)));
         });
         peers
     }

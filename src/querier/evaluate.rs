@@ -1,6 +1,7 @@
 //! Runs one query, or a fragment of one, on the query pool, beginning where it arrives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use skald_promql::eval::{
     CancelOnDrop, EvalError, Interrupt, QueryContext, QueryStats, evaluate_fragment, evaluate_plan,
@@ -31,14 +32,14 @@ impl Evaluation {
         tenant: TenantId,
         request: QueryRequest,
         place: Place,
-        interrupt: Interrupt,
+        (interrupt, deadline): (Interrupt, Duration),
         small: Option<Small>,
     ) -> Result<Self, ServiceError> {
         let plan = request.plan.ready()?;
         let memory_limit = shared.config.query_memory_limit.map(|limit| limit.as_usize());
         let workers = Arc::new(shared.runtime.query_pool.clone());
         let mut context = QueryContext::new(memory_limit, shared.config.max_samples, interrupt).with_workers(workers);
-        let bounds = ReadingBounds::new(context.clone(), memory_limit);
+        let bounds = ReadingBounds::new(context.clone(), memory_limit, Some(deadline));
         if request.explain {
             let clock = shared.runtime.clock.clone();
             context = context.with_clock(move || clock.monotonic());
@@ -110,20 +111,21 @@ impl Querier {
         let interrupt = Interrupt::default();
         let _cancel = CancelOnDrop(interrupt.clone());
         let timeout = shared.runtime.clock.sleep(request.timeout);
+        let deadline = shared.runtime.clock.monotonic().saturating_add(request.timeout);
         let evaluated = async {
             let waiting = Counted::new(&shared.metrics.waiting);
             let _permit = shared.concurrency.acquire().await.map_err(|_| ServiceError::internal("shutting down"))?;
             drop(waiting);
             let _running = Counted::new(&shared.metrics.running);
             let place = Place { pool: shared.runtime.query_pool.clone(), io: Handle::current() };
-            let (shared, tenant, interrupt) = (shared.clone(), tenant.clone(), interrupt.clone());
+            let (shared, tenant, end) = (shared.clone(), tenant.clone(), (interrupt.clone(), deadline));
             let query_pool = shared.runtime.query_pool.clone();
             // A plan from elsewhere is decoded on the pool.
             let small = match &request.plan {
                 SentPlan::Here(plan) => Small::of(plan),
                 SentPlan::Encoded(_) => None,
             };
-            let work = async move { run(Evaluation::new(shared, tenant, request, place, interrupt, small)?).await };
+            let work = async move { run(Evaluation::new(shared, tenant, request, place, end, small)?).await };
             match small.and_then(|small| small.lent()) {
                 Some(time) => query_pool.begin(time, work).await?,
                 None => query_pool.spawn(work).await?,

@@ -26,6 +26,8 @@ const SAMPLES_PER_MESSAGE: usize = 16_384;
 /// Samples that a histogram counts as.
 const SAMPLES_OF_HISTOGRAM: usize = 32;
 
+/// What a call has beyond the time of its query.
+const CALL_GRACE: Duration = Duration::from_secs(5);
 /// Longest evaluation a peer may ask for; the query-frontend's own limit is far below.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -64,6 +66,14 @@ fn query_message(request: QueryRequest) -> Result<messages::QueryRequest, Servic
         plan,
         explain: request.explain,
     })
+}
+
+/// The call for a query. It is given somewhat longer than the query, whose end the querier tells best itself.
+fn query_call(tenant: &TenantId, request: QueryRequest) -> Result<Request<messages::QueryRequest>, ServiceError> {
+    let timeout = request.timeout.saturating_add(CALL_GRACE);
+    let mut call = grpc::request(tenant, query_message(request)?);
+    call.set_timeout(timeout);
+    Ok(call)
 }
 
 fn query_request(message: messages::QueryRequest) -> QueryRequest {
@@ -301,18 +311,24 @@ fn cut() -> ServiceError {
 #[async_trait]
 impl QuerierClient for GrpcQuerierClient {
     async fn query(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryReply, ServiceError> {
-        let message = query_message(request)?;
-        reply(self.client.clone().query(grpc::request(tenant, message)).await?.into_inner()).await
+        let request = query_call(tenant, request)?;
+        reply(self.client.clone().query(request).await?.into_inner()).await
     }
 
     async fn fragment(&self, tenant: &TenantId, request: QueryRequest) -> Result<FragmentReply, ServiceError> {
-        let message = query_message(request)?;
-        fragment_reply(self.client.clone().fragment(grpc::request(tenant, message)).await?.into_inner()).await
+        let request = query_call(tenant, request)?;
+        fragment_reply(self.client.clone().fragment(request).await?.into_inner()).await
     }
 
     async fn label_names(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_names_message(&request, &[]);
-        Ok(self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner().names)
+        Ok(self
+            .client
+            .clone()
+            .label_names(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner()
+            .names)
     }
 
     async fn label_values(
@@ -322,12 +338,23 @@ impl QuerierClient for GrpcQuerierClient {
         request: LabelRequest,
     ) -> Result<Vec<String>, ServiceError> {
         let message = convert::label_values_message(name, &request, &[]);
-        Ok(self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner().values)
+        Ok(self
+            .client
+            .clone()
+            .label_values(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner()
+            .values)
     }
 
     async fn series(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<Labels>, ServiceError> {
         let message = convert::series_message(&request, &[]);
-        let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
+        let mut stream = self
+            .client
+            .clone()
+            .series(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let mut all = Vec::new();
         while let Some(message) = stream.message().await? {
             all.extend(convert::label_sets(&message.labels).map_err(malformed)?);
@@ -337,7 +364,12 @@ impl QuerierClient for GrpcQuerierClient {
 
     async fn exemplars(&self, tenant: &TenantId, request: LabelRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
         let message = convert::exemplars_message(&request);
-        let response = self.client.clone().exemplars(grpc::request(tenant, message)).await?.into_inner();
+        let response = self
+            .client
+            .clone()
+            .exemplars(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         response.series.into_iter().map(convert::series_exemplars).collect::<Result<_, _>>().map_err(malformed)
     }
 
@@ -373,9 +405,9 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
         &self,
         request: Request<messages::LabelNamesRequest>,
     ) -> Result<Response<messages::LabelNamesResponse>, Status> {
-        let tenant = grpc::tenant_of(&request)?;
+        let (tenant, deadline) = (grpc::tenant_of(&request)?, grpc::deadline_of(&request));
         let (labels, _) = convert::label_names(request.into_inner()).map_err(malformed)?;
-        let names = self.0.label_names(&tenant, labels).await?;
+        let names = self.0.label_names(&tenant, labels.until(deadline)).await?;
         Ok(Response::new(messages::LabelNamesResponse { names, served_blocks: Vec::new() }))
     }
 
@@ -383,18 +415,18 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
         &self,
         request: Request<messages::LabelValuesRequest>,
     ) -> Result<Response<messages::LabelValuesResponse>, Status> {
-        let tenant = grpc::tenant_of(&request)?;
+        let (tenant, deadline) = (grpc::tenant_of(&request)?, grpc::deadline_of(&request));
         let (name, labels, _) = convert::label_values(request.into_inner()).map_err(malformed)?;
-        let values = self.0.label_values(&tenant, &name, labels).await?;
+        let values = self.0.label_values(&tenant, &name, labels.until(deadline)).await?;
         Ok(Response::new(messages::LabelValuesResponse { values, served_blocks: Vec::new() }))
     }
 
     type SeriesStream = BoxStream<'static, Result<messages::SeriesResponse, Status>>;
 
     async fn series(&self, request: Request<messages::SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        let tenant = grpc::tenant_of(&request)?;
+        let (tenant, deadline) = (grpc::tenant_of(&request)?, grpc::deadline_of(&request));
         let (labels, _) = convert::series(request.into_inner()).map_err(malformed)?;
-        let sets = self.0.series(&tenant, labels).await?;
+        let sets = self.0.series(&tenant, labels.until(deadline)).await?;
         let batches: Vec<_> = sets
             .chunks(SERIES_PER_MESSAGE)
             .map(|sets| {
@@ -408,9 +440,9 @@ impl querier_server::Querier for Served<dyn QuerierClient> {
         &self,
         request: Request<messages::ExemplarsRequest>,
     ) -> Result<Response<messages::ExemplarsResponse>, Status> {
-        let tenant = grpc::tenant_of(&request)?;
+        let (tenant, deadline) = (grpc::tenant_of(&request)?, grpc::deadline_of(&request));
         let labels = convert::exemplars(request.into_inner()).map_err(malformed)?;
-        let series = self.0.exemplars(&tenant, labels).await?;
+        let series = self.0.exemplars(&tenant, labels.until(deadline)).await?;
         let series = series.iter().map(convert::series_exemplars_message).collect();
         Ok(Response::new(messages::ExemplarsResponse { series }))
     }

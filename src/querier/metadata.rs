@@ -48,7 +48,8 @@ impl Querier {
         let sources = sources(&self.shared.config, request.range, self.shared.runtime.clock.now_ms());
         let interrupt = Interrupt::default();
         let _cancel = CancelOnDrop(interrupt.clone());
-        let bounds = RequestBounds::of_labels(interrupt, self.shared.config.query_memory_limit);
+        let bounds =
+            RequestBounds::of_labels(interrupt, request.bounds.deadline(), self.shared.config.query_memory_limit);
         let request = &LabelRequest { bounds, ..request.clone() };
         let recent = async {
             match sources.ingesters {

@@ -1,4 +1,5 @@
-//! Asking replicas: of every replica group a majority, those of the own zone first, another one when one fails or is slow.
+//! Asking replicas: of every replica group a majority, those of the own zone first, another one when one fails or is slow;
+//! those that could not be reached of late come last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,8 +113,12 @@ fn of_group(shared: &Shared, ingesters: &Ingesters, group: &GroupView) -> Result
         let turn = shared.runtime.rng.next_u64() as usize % members.len();
         members.rotate_left(turn);
     }
-    members.sort_by_key(|member| (member.instance.zone != shared.zone, member.instance.state));
-    let clients = members.iter().filter_map(|member| ingesters.client(member.id()).cloned()).collect();
+    let with_client = |member: &Arc<Member>| Some((member.clone(), ingesters.client(member.id())?.clone()));
+    let mut members: Vec<_> = members.into_iter().filter_map(with_client).collect();
+    members.sort_by_cached_key(|(member, client)| {
+        (!client.is_healthy(), member.instance.zone != shared.zone, member.instance.state)
+    });
+    let clients = members.into_iter().map(|(_, client)| client).collect();
     Ok(Candidates { quorum: group.quorum(), members: clients, name: format!("replica group {}", group.id) })
 }
 
@@ -140,7 +145,8 @@ pub(super) async fn ask_quorum<T>(
         let (begun, asking) = (clock.monotonic(), ask(member));
         async move { (number, begun, asking.await) }
     };
-    let mut hedge = clock.sleep(shared.hedge_delay.get());
+    // Most selects of a process alone have nobody to turn to, and need no timer.
+    let mut hedge = (waiting.len() > quorum).then(|| clock.sleep(shared.hedge_delay.get()));
     let mut hedged = false;
     loop {
         while pending.len() + answers.len() < quorum + usize::from(hedged) {
@@ -155,16 +161,15 @@ pub(super) async fn ask_quorum<T>(
                 ..error
             });
         }
-        let outcome = if hedged || waiting.len() == 0 {
-            pending.next().await
-        } else {
-            match select(pending.next(), &mut hedge).await {
+        let outcome = match &mut hedge {
+            Some(timer) if !hedged && waiting.len() > 0 => match select(pending.next(), timer).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right(((), _)) => {
                     hedged = true;
                     continue;
                 }
-            }
+            },
+            _ => pending.next().await,
         };
         let Some((number, begun, outcome)) = outcome else { continue };
         match outcome {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -41,14 +42,16 @@ pub struct ReadingBounds {
     context: QueryContext,
     /// One permit for each select that may be opened before the engine comes to it.
     ahead: Arc<Semaphore>,
+    /// When the query's time is over, by the monotonic clock.
+    deadline: Option<Duration>,
 }
 
 impl ReadingBounds {
-    /// The bounds of a query with this context and memory limit.
-    pub(super) fn new(context: QueryContext, memory_limit: Option<usize>) -> Self {
+    /// The bounds of a query with this context, memory limit and deadline.
+    pub(super) fn new(context: QueryContext, memory_limit: Option<usize>, deadline: Option<Duration>) -> Self {
         let ahead = memory_limit.unwrap_or(usize::MAX) / LIMIT_PER_SELECT_AHEAD;
         let ahead = Semaphore::new(ahead.clamp(*SELECTS_AHEAD.start(), *SELECTS_AHEAD.end()));
-        Self { context, ahead: Arc::new(ahead) }
+        Self { context, ahead: Arc::new(ahead), deadline }
     }
 }
 
@@ -69,7 +72,7 @@ impl Queryable for TenantSeries {
         let (shared, tenant) = (self.shared.clone(), self.tenant.clone());
         let warnings = self.warnings.clone();
         let (place, context) = (self.place.clone(), self.bounds.context.clone());
-        let bounds = RequestBounds::of_select(context.interrupt().clone());
+        let bounds = RequestBounds::of_select(context.interrupt().clone(), self.bounds.deadline);
         let request = SelectRequest { matchers: select.matchers, range: select.range, shard: select.shard, bounds };
         let opening = async move { open(&shared, &place, &tenant, request, &warnings, &context).await };
         let ahead = Arc::clone(&self.bounds.ahead).try_acquire_owned().ok();

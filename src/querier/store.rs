@@ -23,8 +23,8 @@ struct Share {
     blocks: Vec<Ulid>,
 }
 
-/// Who reads which blocks: of each block's owners the first of the own zone, or the first, that has not `failed`. Queries of
-/// the same blocks go to the same ones, so that their caches are warm.
+/// Who reads which blocks: of each block's owners the first of the own zone, or the first, that has not `failed`; one that could
+/// not be reached of late comes after all others. Queries of the same blocks go to the same ones, so that their caches are warm.
 fn shares(
     shared: &Shared,
     tenant: &TenantId,
@@ -37,7 +37,7 @@ fn shares(
         let mut owners = gateways.owners(tenant, *block);
         owners.retain(|(member, _)| !failed.contains(member.id()));
         // The first of equals.
-        owners.sort_by_key(|(member, _)| member.instance.zone != shared.zone);
+        owners.sort_by_key(|(member, gateway)| (!gateway.is_healthy(), member.instance.zone != shared.zone));
         let Some((member, gateway)) = owners.into_iter().next() else {
             let tried: Vec<String> = failed.iter().map(InstanceId::to_string).collect();
             let tried = if tried.is_empty() { String::new() } else { format!("; tried: {}", tried.join(", ")) };

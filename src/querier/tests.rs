@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use skald_model::{Columns, Labels, MetricMetadata};
+use skald_model::{Columns, Labels, MetricMetadata, QueryRange};
 use skald_promql::eval::{EvalParams, QueryContext, Value};
 use skald_promql::parse::{ParseOptions, parse_expr};
 use skald_promql::plan::Plan;
@@ -43,6 +44,10 @@ struct FakeIngester {
     hangs: bool,
     /// Selects that are open.
     open: Arc<AtomicUsize>,
+    /// Cannot be reached, it seems.
+    unhealthy: bool,
+    /// The deadlines it was told.
+    deadlines: Arc<Mutex<Vec<Option<Duration>>>>,
 }
 
 /// Counts a select as open while it lives.
@@ -56,6 +61,10 @@ impl Drop for Open {
 
 #[async_trait]
 impl IngesterClient for FakeIngester {
+    fn is_healthy(&self) -> bool {
+        !self.unhealthy
+    }
+
     async fn push(&self, _: &TenantId, _: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
         Ok(PushReply::default())
     }
@@ -78,6 +87,7 @@ impl IngesterClient for FakeIngester {
             .collect();
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         self.open.fetch_add(1, Ordering::SeqCst);
+        self.deadlines.lock().push(request.bounds.deadline());
         let (open, hangs) = (Open(self.open.clone()), self.hangs);
         let batches = stream::unfold((found.into_iter(), open), move |(mut rest, open)| async move {
             tokio::task::yield_now().await;
@@ -90,7 +100,8 @@ impl IngesterClient for FakeIngester {
         Ok(batches.boxed())
     }
 
-    async fn label_names(&self, _: &TenantId, _: LabelRequest) -> Result<Vec<String>, ServiceError> {
+    async fn label_names(&self, _: &TenantId, request: LabelRequest) -> Result<Vec<String>, ServiceError> {
+        self.deadlines.lock().push(request.bounds.deadline());
         Ok(Vec::new())
     }
 
@@ -162,7 +173,7 @@ fn a_tenants_series_are_a_source_as_the_engine_wants_it() {
         source_conformance(|series| {
             let fakes = (0..replicas).map(|_| FakeIngester { series: series.clone(), ..FakeIngester::default() });
             let shared = querier(fakes.collect()).shared;
-            let bounds = ReadingBounds::new(QueryContext::unlimited(), None);
+            let bounds = ReadingBounds::new(QueryContext::unlimited(), None, None);
             let place = Place { pool: shared.runtime.query_pool.clone(), io: io.handle().clone() };
             let tenant = TenantId::anonymous();
             Box::new(TenantSeries { shared, tenant, place, warnings: Warnings::default(), bounds, small: None })
@@ -186,7 +197,7 @@ async fn fifty_joins_run_on_one_thread() {
 #[tokio::test]
 async fn a_query_whose_source_hangs_ends_with_its_deadline_and_lets_go() {
     let open = Arc::new(AtomicUsize::new(0));
-    let hanging = FakeIngester { series: gauges(3), hangs: true, open: open.clone() };
+    let hanging = FakeIngester { series: gauges(3), hangs: true, open: open.clone(), ..FakeIngester::default() };
     let querier = querier(vec![hanging]);
     let error = querier.query(&TenantId::anonymous(), instant("sum(m)", Duration::from_millis(50))).await.unwrap_err();
     assert_eq!((error.kind, &*error.reason), (ErrorKind::Timeout, "query-timeout"));
@@ -196,4 +207,34 @@ async fn a_query_whose_source_hangs_ends_with_its_deadline_and_lets_go() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the select is cancelled");
+}
+
+#[tokio::test]
+async fn a_deadline_goes_along_and_who_could_not_be_reached_is_asked_last() {
+    let deadlines: [Arc<Mutex<Vec<Option<Duration>>>>; 3] = Default::default();
+    let fake = |i: usize| FakeIngester {
+        series: gauges(3),
+        unhealthy: i == 1,
+        deadlines: deadlines[i].clone(),
+        ..FakeIngester::default()
+    };
+    let querier = querier((0..3).map(fake).collect());
+    let before = querier.shared.runtime.clock.monotonic();
+    let tenant = TenantId::anonymous();
+    // Too few answers for a short hedge delay.
+    for _ in 0..14 {
+        querier.query(&tenant, instant("m", Duration::from_secs(60))).await.unwrap();
+    }
+    let until = Duration::from_secs(7);
+    let labels = LabelRequest::new(Vec::new(), QueryRange::ALL).until(Some(until));
+    querier.label_names(&tenant, labels).await.unwrap();
+    let after = querier.shared.runtime.clock.monotonic();
+    let [one, unhealthy, other] = deadlines.map(|told| std::mem::take(&mut *told.lock()));
+    // On a slow machine it may have been asked as the one more.
+    assert!(unhealthy.len() <= 5 && one.len() == 15 && other.len() == 15, "{unhealthy:?}");
+    assert_eq!((one.last(), other.last()), (Some(&Some(until)), Some(&Some(until))));
+    let minute = Duration::from_secs(60);
+    for told in one[..one.len() - 1].iter().chain(&other[..other.len() - 1]) {
+        assert!(told.is_some_and(|told| (before + minute..=after + minute).contains(&told)), "{told:?}");
+    }
 }

@@ -58,11 +58,18 @@ impl QueryFrontend {
         }
     }
 
+    /// Until when a request that begins now is waited for.
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.runtime.clock.monotonic().saturating_add(self.config.query_timeout))
+    }
+
     async fn names(&self, request: Request<Body>) -> Result<Success, ServiceError> {
         let params = Params::read(request).await?;
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?).limited(limit);
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?)
+            .limited(limit)
+            .until(self.deadline());
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
@@ -76,7 +83,9 @@ impl QueryFrontend {
         let tenant = params.tenant(self.multitenancy_enabled)?;
         let name = name.map_err(|bytes| bad_data(format!("invalid label name: {}", QuotedBytes(&bytes))))?;
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?).limited(limit);
+        let labels = LabelRequest::new(self.optional_selectors(&params).await?, params.label_range()?)
+            .limited(limit)
+            .until(self.deadline());
         if labels.range.is_empty() {
             return Ok(strings(Vec::new(), limit));
         }
@@ -91,7 +100,9 @@ impl QueryFrontend {
             return Err(bad_data("no match[] parameter provided"));
         }
         let limit = params.limit("limit")?;
-        let labels = LabelRequest::new(self.selectors(&params).await?, params.label_range()?).limited(limit);
+        let labels = LabelRequest::new(self.selectors(&params).await?, params.label_range()?)
+            .limited(limit)
+            .until(self.deadline());
         let series = if labels.range.is_empty() { Vec::new() } else { self.querier().series(&tenant, labels).await? };
         let mut notes = Notes::default();
         Ok(Success::new(List::limited(series, limit, &mut notes), notes))
@@ -145,7 +156,7 @@ impl QueryFrontend {
         let series = if selectors.is_empty() {
             Vec::new()
         } else {
-            self.querier().exemplars(&tenant, LabelRequest::new(selectors, range)).await?
+            self.querier().exemplars(&tenant, LabelRequest::new(selectors, range).until(self.deadline())).await?
         };
         Ok(Success::new(List::new(series), Notes::default()))
     }

@@ -38,6 +38,11 @@ pub struct FromBlocks<T> {
 /// turns out damaged is an error naming it. A block is only ever looked for under the tenant's own prefix.
 #[async_trait]
 pub trait StoreGatewayClient: Send + Sync + 'static {
+    /// Whether it may be asked like any other: calls to it have not failed to reach it again and again of late. Callers who
+    /// have a choice ask one that is not healthy last.
+    fn is_healthy(&self) -> bool {
+        true
+    }
     /// Series with their chunks.
     async fn select(
         &self,

@@ -22,12 +22,13 @@ use crate::tenant::TenantId;
 #[derive(Clone)]
 pub struct GrpcStoreGatewayClient {
     client: store_gateway_client::StoreGatewayClient<Peer>,
+    peer: Peer,
 }
 
 impl GrpcStoreGatewayClient {
     /// A store-gateway behind `peer`.
     pub fn new(peer: Peer) -> Self {
-        Self { client: client_of!(store_gateway_client::StoreGatewayClient<Peer>, peer) }
+        Self { client: client_of!(store_gateway_client::StoreGatewayClient<Peer>, peer.clone()), peer }
     }
 }
 
@@ -42,6 +43,10 @@ pub fn server(
 
 #[async_trait]
 impl StoreGatewayClient for GrpcStoreGatewayClient {
+    fn is_healthy(&self) -> bool {
+        self.peer.is_healthy()
+    }
+
     async fn select(
         &self,
         tenant: &TenantId,
@@ -49,7 +54,12 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
         request: SelectRequest,
     ) -> Result<BlocksStream, ServiceError> {
         let message = convert::select_message(&request, &blocks);
-        let stream = self.client.clone().select(grpc::request(tenant, message)).await?.into_inner();
+        let stream = self
+            .client
+            .clone()
+            .select(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let batches = stream.map_err(ServiceError::from).and_then(|message| async move {
             let batch = if message.series.is_empty() {
                 convert::blocks(message.served_blocks).map(BlocksBatch::Served)
@@ -69,7 +79,12 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
         request: LabelRequest,
     ) -> Result<FromBlocks<Vec<String>>, ServiceError> {
         let message = convert::label_names_message(&request, &blocks);
-        let answer = self.client.clone().label_names(grpc::request(tenant, message)).await?.into_inner();
+        let answer = self
+            .client
+            .clone()
+            .label_names(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let value = request.bounds.keep(answer.names)?;
         Ok(FromBlocks { value, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
     }
@@ -82,7 +97,12 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
         request: LabelRequest,
     ) -> Result<FromBlocks<Vec<String>>, ServiceError> {
         let message = convert::label_values_message(name, &request, &blocks);
-        let answer = self.client.clone().label_values(grpc::request(tenant, message)).await?.into_inner();
+        let answer = self
+            .client
+            .clone()
+            .label_values(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let value = request.bounds.keep(answer.values)?;
         Ok(FromBlocks { value, served: convert::blocks(answer.served_blocks).map_err(malformed)? })
     }
@@ -94,7 +114,12 @@ impl StoreGatewayClient for GrpcStoreGatewayClient {
         request: LabelRequest,
     ) -> Result<FromBlocks<Vec<Labels>>, ServiceError> {
         let message = convert::series_message(&request, &blocks);
-        let mut stream = self.client.clone().series(grpc::request(tenant, message)).await?.into_inner();
+        let mut stream = self
+            .client
+            .clone()
+            .series(grpc::request_until(tenant, message, request.bounds.deadline()))
+            .await?
+            .into_inner();
         let mut answer = FromBlocks { value: Vec::new(), served: Vec::new() };
         while let Some(message) = stream.message().await? {
             answer.value.extend(request.bounds.keep(convert::label_sets(&message.labels).map_err(malformed)?)?);
