@@ -11,6 +11,7 @@ pub mod encode;
 pub mod head;
 mod overlap;
 pub mod postings;
+mod processor;
 mod series_chunks;
 pub mod wal;
 mod workers;

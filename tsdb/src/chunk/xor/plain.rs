@@ -8,6 +8,8 @@ use skald_model::TimestampMs;
 
 use super::marked::Mark;
 use super::{XorReader, XorWindow};
+#[cfg(target_arch = "x86_64")]
+use crate::processor;
 
 /// State between two samples.
 pub(super) struct Plain<'a> {
@@ -87,10 +89,36 @@ impl<'a> Plain<'a> {
     }
 
     /// Decodes samples until the slices, which have one length, are full. With `MARKED` all marks are set, too.
-    ///
-    /// Takes and gives the state by value: its address is not taken, so that it lives in registers.
     #[inline(never)]
     pub(super) fn decode_block<const MARKED: bool>(
+        self,
+        times: &mut [TimestampMs],
+        values: &mut [f64],
+        marks: &mut [Mark],
+    ) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if processor::has_bit_instructions() {
+            #[expect(unsafe_code, reason = "a tenth less time")]
+            // SAFETY: the processor has them.
+            return unsafe { self.decode_block_bmi2::<MARKED>(times, values, marks) };
+        }
+        self.decode_block_any::<MARKED>(times, values, marks)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "bmi1,bmi2,lzcnt,movbe")]
+    fn decode_block_bmi2<const MARKED: bool>(
+        self,
+        times: &mut [TimestampMs],
+        values: &mut [f64],
+        marks: &mut [Mark],
+    ) -> Option<Self> {
+        self.decode_block_any::<MARKED>(times, values, marks)
+    }
+
+    /// Takes and gives the state by value: its address is not taken, so that it lives in registers.
+    #[inline(always)]
+    fn decode_block_any<const MARKED: bool>(
         mut self,
         times: &mut [TimestampMs],
         values: &mut [f64],
@@ -208,6 +236,11 @@ pub(super) fn word_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cold]
 fn word_at_end(bytes: &[u8], byte: usize) -> u64 {
+    // Part of the last whole word, most often.
+    if let Some(word) = bytes.last_chunk::<8>() {
+        let passed = byte - (bytes.len() - 8);
+        return if passed < 8 { u64::from_be_bytes(*word) << (8 * passed) } else { 0 };
+    }
     let mut word = [0; 8];
     if let Some(rest) = bytes.get(byte..) {
         word[..rest.len()].copy_from_slice(rest);

@@ -31,6 +31,7 @@ struct Splicer<'a> {
 ///
 /// Samples are those of the pieces, bit by bit. The chunk's bytes may differ from those of [`super::encode`] by the choice
 /// of windows only.
+#[inline(always)]
 pub(crate) fn splice(pieces: &[Piece<'_>], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; 2]);
@@ -86,6 +87,7 @@ impl Splicer<'_> {
     }
 
     /// Writes samples of a chunk that go on from here.
+    #[inline(always)]
     fn copy(&mut self, chunk: &Marked, samples: Range<usize>) {
         let Range { start: mut next, end } = samples;
         while next < end {
@@ -118,6 +120,7 @@ impl Splicer<'_> {
         }
     }
 
+    #[inline(always)]
     fn copy_bits(&mut self, chunk: &Marked, samples: Range<usize>) {
         let last = samples.end - 1;
         self.out.put_bits_of(chunk.stream(), chunk.mark(samples.start - 1).end()..chunk.mark(last).end());

@@ -4,6 +4,8 @@ use skald_model::TimestampMs;
 
 use super::XorWindow;
 use crate::chunk::bits::BitWriter;
+#[cfg(target_arch = "x86_64")]
+use crate::processor;
 
 /// A whole chunk of samples that ascend, at most 65,535 of them: byte for byte what an [`super::XorAppender`] makes of them.
 pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
@@ -15,6 +17,23 @@ pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
 
 /// Replaces `chunk` by that.
 pub(crate) fn encode_into(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    if processor::has_bit_instructions() {
+        #[expect(unsafe_code, reason = "a tenth less time")]
+        // SAFETY: the processor has them.
+        return unsafe { encode_bmi2(times, values, chunk) };
+    }
+    encode_any(times, values, chunk);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi1,bmi2,lzcnt,movbe")]
+fn encode_bmi2(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
+    encode_any(times, values, chunk);
+}
+
+#[inline(always)]
+fn encode_any(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
     let num_samples = u16::try_from(times.len()).unwrap_or(u16::MAX);
     chunk.clear();
     chunk.extend_from_slice(&num_samples.to_be_bytes());
