@@ -180,32 +180,28 @@ pub(crate) fn is_shallow(chunks: &[Chunk], overlapping: &[usize]) -> bool {
 /// Appends the floats of both to `out`; where both have a sample, `first`'s.
 pub(crate) fn merge_floats(first: &Columns, second: &Columns, out: &mut Columns) {
     let (a, b) = (&first.float_timestamps[..], &second.float_timestamps[..]);
-    let (mut i, mut j) = (0, 0);
-    let most = a.len() + b.len();
-    out.float_timestamps.reserve(most);
-    out.float_values.reserve(most);
+    let (a_values, b_values) = (&first.float_values[..a.len()], &second.float_values[..b.len()]);
+    let start = out.float_timestamps.len();
+    out.float_timestamps.resize(start + a.len() + b.len(), 0);
+    out.float_values.resize(start + a.len() + b.len(), 0.0);
+    let (times, values) = (&mut out.float_timestamps[start..], &mut out.float_values[start..]);
+    let (mut i, mut j, mut merged) = (0, 0, 0);
     while i < a.len() && j < b.len() {
-        // Stretches of one or both are copied at once: replicas have most samples in common.
-        let begin = i;
-        while i < a.len() && j < b.len() && a[i] == b[j] {
-            (i, j) = (i + 1, j + 1);
-        }
-        while i < a.len() && j < b.len() && a[i] < b[j] {
-            i += 1;
-        }
-        out.float_timestamps.extend_from_slice(&a[begin..i]);
-        out.float_values.extend_from_slice(&first.float_values[begin..i]);
-        let begin = j;
-        while i < a.len() && j < b.len() && b[j] < a[i] {
-            j += 1;
-        }
-        out.float_timestamps.extend_from_slice(&b[begin..j]);
-        out.float_values.extend_from_slice(&second.float_values[begin..j]);
+        // Without a branch on which comes first: where senders interleave, that is anybody's guess.
+        let is_first = a[i] <= b[j];
+        let is_second = b[j] <= a[i];
+        times[merged] = if is_first { a[i] } else { b[j] };
+        values[merged] = if is_first { a_values[i] } else { b_values[j] };
+        (i, j, merged) = (i + usize::from(is_first), j + usize::from(is_second), merged + 1);
     }
-    out.float_timestamps.extend_from_slice(&a[i..]);
-    out.float_values.extend_from_slice(&first.float_values[i..]);
-    out.float_timestamps.extend_from_slice(&b[j..]);
-    out.float_values.extend_from_slice(&second.float_values[j..]);
+    for (rest, rest_values) in [(&a[i..], &a_values[i..]), (&b[j..], &b_values[j..])] {
+        let all = merged..merged + rest.len();
+        times[all.clone()].copy_from_slice(rest);
+        values[all.clone()].copy_from_slice(rest_values);
+        merged = all.end;
+    }
+    out.float_timestamps.truncate(start + merged);
+    out.float_values.truncate(start + merged);
 }
 
 /// The same where samples have start timestamps, sample by sample.
