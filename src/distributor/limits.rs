@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::relabel::RelabelRules;
 use crate::settings::{setting_enum, settings};
 
 setting_enum! {
@@ -41,6 +42,14 @@ settings! {
         pub ha_replica_label: String = "__replica__".to_owned(),
         /// Most pairs of a tenant. `none` sets no limit.
         pub ha_max_clusters: Option<usize> = Some(100),
+        /// Rules that change or leave out the tenant's series before anything is checked: Prometheus' `metric_relabel_configs`,
+        /// with its actions and defaults. Each rule is a mapping of `source_labels`, `separator`, `target_label`, `regex`,
+        /// `modulus`, `replacement` and `action`. The label `__meta_tenant_id` carries the tenant's name meanwhile. What rules
+        /// leave out is counted (`skald_discarded_samples_total`, reason `relabel_configuration`) and is no error. In a flag or
+        /// variable the list is written as JSON.
+        pub metric_relabel_configs: RelabelRules = RelabelRules::default(),
+        /// Labels that are taken off the tenant's series, after the rules above.
+        pub drop_labels: Vec<String> = Vec::new(),
         /// Most labels of a series, the metric name included.
         pub max_label_names_per_series: u32 = 30 => 1..,
         /// Most labels of a series whose metric name ends in `_info`.
@@ -65,4 +74,8 @@ settings! {
         /// Whether a native histogram with too many buckets is stored with a coarser resolution; `false` refuses it.
         pub reduce_native_histogram_over_max_buckets: bool = true,
     }
+    check |limits| {
+        let legacy = limits.name_validation_scheme == NameValidation::Legacy;
+        limits.metric_relabel_configs.check_names(legacy).map_err(|why| format!("`metric_relabel_configs`: {why}"))
+    };
 }

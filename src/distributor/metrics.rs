@@ -90,7 +90,7 @@ impl Metrics {
         );
         registry.register(
             "skald_discarded_samples",
-            "Float and histogram samples refused by distributor or ingester and told to the sender",
+            "Float and histogram samples refused by distributor or ingester and told to the sender, or left out by relabelling",
             metrics.discarded_samples.clone(),
         );
         registry.register("skald_discarded_exemplars", "Exemplars refused", metrics.discarded_exemplars.clone());

@@ -8,6 +8,7 @@
 //!   rate_limit   requests of the tenant           429
 //!   (decode)     skald_proto::remote_write        400
 //!   ha_tracker   one replica of each pair          202 when nothing is left
+//!   relabel      the tenant's own rules
 //!   validate     labels, times, histograms        400 for what is bad, the rest goes on
 //!   rate_limit   samples of the tenant            429
 //!   shard        series by replica group
@@ -27,6 +28,7 @@ mod metrics;
 mod push;
 mod rate_limit;
 mod rejections;
+mod relabel;
 mod remote_write;
 mod replicate;
 mod shard;
@@ -40,4 +42,5 @@ pub use config::{Config, InstanceLimits};
 pub use ha_tracker::{Elections, HaTracker};
 pub use limits::{Limits, NameValidation};
 pub use push::{Distributor, LiveDistributors};
+pub use relabel::RelabelRules;
 pub use remote_write::routes;

@@ -10,10 +10,11 @@ use prometheus_client::registry::Registry;
 use skald_proto::remote_write::{DecodeError, Received, Version, declared_bytes};
 
 use super::config::Config;
-use super::ha_tracker::{Deduped, HaTracker, dedupe};
+use super::ha_tracker::{HaTracker, dedupe};
 use super::in_flight::{InFlight, Reservation};
 use super::metrics::Metrics;
-use super::rejections::Rejections;
+use super::rejections::{LeftOut, Rejections};
+use super::relabel::{self, relabel};
 use super::replicate::{Sending, replicate};
 use super::tenants::{Tenant, Tenants};
 use super::validate::{reject_undecodable, validate};
@@ -70,7 +71,10 @@ pub(super) struct Outcome {
 struct Admitted {
     received: Received,
     rejections: Rejections,
-    deduped: Deduped,
+    /// Of replicas that are not elected.
+    deduped: LeftOut,
+    /// By the tenant's relabelling rules.
+    relabelled: LeftOut,
     decoded: Result<(), DecodeError>,
 }
 
@@ -131,7 +135,7 @@ impl Distributor {
         let limits = self.limits.of(tenant);
         state.admit_request(&limits.distributor, &self.distributors, now)?;
         let admitted = self.admit(tenant, body, limits.clone(), reservation).await?;
-        let Admitted { mut received, mut rejections, deduped, decoded } = admitted;
+        let Admitted { mut received, mut rejections, deduped, relabelled, decoded } = admitted;
         decoded.map_err(decode_error)?;
         reservation.grow_to(received.heap_bytes())?;
         let batch = std::mem::take(&mut received.batch);
@@ -153,14 +157,19 @@ impl Distributor {
         // What is dropped on purpose counts as stored: its sender has nothing to repair.
         let dropped = rejections.dropped_histograms;
         let mut outcome = Outcome {
-            samples: dropped + deduped.samples,
-            histograms: dropped + deduped.histograms,
-            exemplars: deduped.exemplars,
+            samples: dropped + deduped.samples + relabelled.samples,
+            histograms: dropped + deduped.histograms + relabelled.histograms,
+            exemplars: deduped.exemplars + relabelled.exemplars,
             ..Outcome::default()
         };
-        if deduped != Deduped::default() {
+        if !deduped.is_empty() {
             state.count_deduped(deduped.samples);
-            outcome.only_duplicates = batch.is_empty();
+            outcome.only_duplicates = batch.is_empty() && relabelled.is_empty();
+        }
+        for (kind, count) in
+            [(RejectedKind::Sample, relabelled.samples), (RejectedKind::Exemplar, relabelled.exemplars)]
+        {
+            state.count_discarded(kind, "relabel-configuration", count, &self.metrics);
         }
         if !batch.is_empty() {
             state.count_received(samples, exemplars, metadata);
@@ -205,18 +214,22 @@ impl Distributor {
         let mut received = self.spare.lock().pop().unwrap_or_default();
         let now = self.clock.now_ms();
         let ha_tracker = limits.distributor.accept_ha_samples.then(|| (self.ha_tracker.clone(), tenant.clone()));
+        let relabelling = relabel::is_wanted(&limits.distributor).then(|| tenant.clone());
         let work = move || {
             let mut rejections = Rejections::default();
-            let mut deduped = Deduped::default();
+            let (mut deduped, mut relabelled) = (LeftOut::default(), LeftOut::default());
             let decoded = received
                 .decode(version, &body, max_bytes, &mut |rejected| reject_undecodable(rejected, &mut rejections));
             if decoded.is_ok() {
                 if let Some((tracker, tenant)) = ha_tracker {
                     deduped = dedupe(&tracker, &tenant, &mut received, &limits.distributor, &mut rejections);
                 }
+                if let Some(tenant) = relabelling {
+                    relabelled = relabel(&tenant, &mut received, &limits.distributor, max_bytes, &mut rejections);
+                }
                 validate(&mut received, &limits.distributor, now, &mut rejections);
             }
-            Admitted { received, rejections, deduped, decoded }
+            Admitted { received, rejections, deduped, relabelled, decoded }
         };
         if declared <= INLINE_BYTES { Ok(work()) } else { Ok(self.pool.run(work).await?) }
     }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use skald_proto::remote_write::SeriesSize;
+
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{RejectedKind, Rejection};
 
@@ -57,6 +59,31 @@ impl Rejections {
     pub(super) fn error(&self) -> Option<ServiceError> {
         let first = self.entries.iter().find(|entry| entry.kind == RejectedKind::Sample)?;
         Some(ServiceError::new(ErrorKind::BadData, first.reason.clone(), first.message.clone()))
+    }
+}
+
+/// What was left out of a write on purpose: its sender has nothing to repair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// Float and histogram samples.
+    pub(super) samples: u64,
+    /// Histograms among them.
+    pub(super) histograms: u64,
+    /// Exemplars.
+    pub(super) exemplars: u64,
+}
+
+impl LeftOut {
+    /// Adds a series.
+    pub(super) fn add(&mut self, series: SeriesSize) {
+        self.samples += (series.samples + series.histograms) as u64;
+        self.histograms += series.histograms as u64;
+        self.exemplars += series.exemplars as u64;
+    }
+
+    /// Whether nothing was.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

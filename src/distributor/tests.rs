@@ -27,6 +27,8 @@ use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::settings::ByteSize;
 use crate::tenant::TenantId;
 
+mod relabel;
+
 const NOW: i64 = 1_800_000_000_000;
 
 /// An ingester that remembers what it was sent and answers as told.

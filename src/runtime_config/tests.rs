@@ -114,6 +114,40 @@ fn errors_name_the_place_and_what_may_have_been_meant() {
     check("--- {}\n--- {}\n", "more than one YAML document");
 }
 
+#[tokio::test]
+async fn relabelling_rules_are_read_checked_and_shown() {
+    let rule = |action: &str| {
+        format!(
+            "overrides:\n  a:\n    metric_relabel_configs:\n    - {{source_labels: [x], regex: 012, action: {action}}}\n"
+        )
+    };
+    let rig = Rig::open(Some(&rule("drop"))).unwrap();
+    let rules = |rig: &Rig, tenant: &str| {
+        let limits = rig.runtime_config.limits.of(&TenantId::new(tenant).unwrap());
+        crate::settings::SettingValue::show(&limits.distributor.metric_relabel_configs).to_string()
+    };
+    let dropping = r#"[{"action":"drop","regex":"012","source_labels":["x"]}]"#;
+    assert_eq!((rules(&rig, "a").as_str(), rules(&rig, "b").as_str()), (dropping, "[]"));
+    rig.write(&rule("keep"));
+    assert!(rules(&rig, "a").contains("keep"));
+    // A wrong one changes nothing, and is named.
+    rig.write(&rule("kepe"));
+    assert!(!rig.successful() && rules(&rig, "a").contains("keep"));
+    let (_, page) = rig.get("/runtime_config?mode=diff", None).await;
+    let expected = "overrides.a.metric_relabel_configs: rule 1 (kepe): there is no such action, did you mean `keep`?";
+    assert!(page.contains(expected), "{page}");
+    rig.write("overrides:\n  a:\n    metric_relabel_configs: [{target_label: x.y}]\n");
+    let (_, page) = rig.get("/runtime_config", None).await;
+    assert!(page.contains("rule 1 (replace): `target_label` \"x.y\" is no valid label name"), "{page}");
+    rig.write("overrides:\n  a: {name_validation_scheme: utf8, metric_relabel_configs: [{target_label: x.y}]}\n");
+    assert!(rig.successful() && rules(&rig, "a").contains("x.y"));
+    let (_, page) = rig.get("/runtime_config", None).await;
+    assert_eq!(rig.runtime_config.parse(&page).unwrap(), *rig.runtime_config.limits.overrides());
+    let (_, limits) = rig.get("/api/v1/user_limits", Some("a")).await;
+    let limits: serde_json::Value = serde_json::from_str(&limits).unwrap();
+    assert_eq!(limits["metric_relabel_configs"][0]["target_label"], "x.y");
+}
+
 #[test]
 fn without_a_file_nothing_is_read() {
     let rig = Rig::open(None).unwrap();

@@ -15,6 +15,7 @@
 mod declare;
 mod duration;
 mod load;
+mod records;
 mod reference;
 mod scalars;
 mod section;
@@ -29,6 +30,7 @@ mod tests;
 pub(crate) use declare::{setting_enum, settings};
 pub use duration::{format_duration, parse_duration};
 pub use load::{Arguments, Environment, Flag, LoadError, Origin, YamlFile, load, read_flags};
+pub use records::{Given, Record, parse_records};
 pub use reference::{help, reference};
 pub use scalars::{HostPort, Secret};
 pub use section::{Entry, Field, Item, Leaf, Ranged, Section, entries};

@@ -3,6 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 
 use super::load::{flag_name, variable_name};
+use super::records::Record;
 use super::value::{SettingValue, Shown};
 
 /// A group of settings: a mapping in YAML. Implemented by the macro `settings!`.
@@ -55,6 +56,10 @@ pub trait Leaf {
     fn set_text(&mut self, text: &str) -> Result<(), String>;
     /// Sets the value from a list.
     fn set_list(&mut self, items: &[String]) -> Result<(), String>;
+    /// For a list of mappings, which of their keys hold lists.
+    fn records(&self) -> Option<&'static [&'static str]>;
+    /// Sets the value from a list of mappings.
+    fn set_records(&mut self, records: Vec<Record>) -> Result<(), String>;
 }
 
 /// A setting with the range it must lie in (`..` when any value will do).
@@ -70,6 +75,11 @@ impl<'a, T: SettingValue, R: RangeBounds<T::Bound>> Ranged<'a, T, R> {
     }
 
     fn set(&mut self, given: &str, parsed: Result<T, String>) -> Result<(), String> {
+        if T::RECORDS.is_some() {
+            // Its error says which mapping is wrong; all of them would hide it.
+            *self.value = parsed?;
+            return Ok(());
+        }
         let wrong = |why: &str| {
             let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
             format!("{given:?} is not valid{why}, expected {}", self.expected())
@@ -132,6 +142,14 @@ impl<T: SettingValue, R: RangeBounds<T::Bound>> Leaf for Ranged<'_, T, R> {
 
     fn set_list(&mut self, items: &[String]) -> Result<(), String> {
         self.set(&items.join(","), T::parse_list(items))
+    }
+
+    fn records(&self) -> Option<&'static [&'static str]> {
+        T::RECORDS
+    }
+
+    fn set_records(&mut self, records: Vec<Record>) -> Result<(), String> {
+        self.set("", T::parse_records(records))
     }
 }
 

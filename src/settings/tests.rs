@@ -54,6 +54,75 @@ settings! {
     };
 }
 
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Steps(Vec<Record>);
+
+impl SettingValue for Steps {
+    type Bound = ();
+    const RECORDS: Option<&'static [&'static str]> = Some(&["of"]);
+
+    fn type_name() -> String {
+        "steps".to_owned()
+    }
+
+    fn expected() -> String {
+        "steps".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_records(parse_records(text, &["of"])?)
+    }
+
+    fn parse_records(records: Vec<Record>) -> Result<Self, String> {
+        if records.iter().any(|record| record.entries.is_empty()) {
+            return Err("a step is empty".to_owned());
+        }
+        Ok(Self(records))
+    }
+
+    fn show(&self) -> Shown {
+        Shown::Bare("[]".to_owned())
+    }
+}
+
+settings! {
+    /// What is done one after the other.
+    pub struct Work {
+        /// The steps.
+        pub steps: Steps = Steps::default(),
+    }
+}
+
+#[test]
+fn lists_of_mappings() {
+    let record = |entries: &[(&str, Given)]| Record {
+        entries: entries.iter().map(|(key, value)| (key.to_string(), value.clone())).collect(),
+    };
+    let text = |text: &str| Given::Text(text.to_owned());
+    let expected = [record(&[("what", text("012")), ("of", Given::List(vec!["a".into(), "true".into()]))]), {
+        record(&[("what", text("${1} and ~")), ("how", text("")), ("on", text("yes"))])
+    }];
+    let yaml = "steps:\n- what: 012\n  of: [a, true]\n- {what: '${1} and ~', how: '', on: yes}\n";
+    let file = |text| Some(YamlFile { name: "skald.yaml", text, expand_env: true });
+    let work: Work = load(file(yaml), &Environment::default(), &[]).unwrap();
+    assert_eq!(work.steps.0, expected);
+    let flag = Flag { name: "steps".to_owned(), value: "[{\"what\": 012, \"of\": [a]}]".to_owned() };
+    let work: Work = load(file(yaml), &Environment::default(), &[flag]).unwrap();
+    assert_eq!(work.steps.0, [record(&[("what", text("012")), ("of", Given::List(vec!["a".into()]))])]);
+    let empty: Work = load(file("steps:\n"), &Environment::default(), &[]).unwrap();
+    assert_eq!(empty, Work::default());
+    for (yaml, expected) in [
+        ("steps: [{}]", "skald.yaml:1:8: steps: a step is empty"),
+        ("steps: [{what: [x]}]", "invalid type: sequence"),
+        ("steps: [{of: x}]", "expected a sequence"),
+        ("steps: [x]", "expected a mapping"),
+        ("steps: [{what: x, what: y}]", "`what` is set twice in one mapping"),
+    ] {
+        let error = load::<Work>(file(yaml), &Environment::default(), &[]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 fn environment(variables: &[(&str, &str)]) -> Environment {
     Environment::new(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())))
 }

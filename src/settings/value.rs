@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::records::Record;
+
 /// The type of a setting's value: read from text, shown as text, described for people.
 pub trait SettingValue: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// What a declared range compares; `()` for types without an order.
@@ -12,6 +14,9 @@ pub trait SettingValue: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 
     /// Whether the flag may stand without a value, which then means `true`.
     const SWITCH: bool = false;
+
+    /// For a list of mappings: which of their keys hold lists of texts. All others hold one text.
+    const RECORDS: Option<&'static [&'static str]> = None;
 
     /// Name of the type on the reference page.
     fn type_name() -> String;
@@ -25,6 +30,11 @@ pub trait SettingValue: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Reads a list. Only called when [`Self::LIST`] is set.
     fn parse_list(items: &[String]) -> Result<Self, String> {
         Self::parse(&items.join(","))
+    }
+
+    /// Reads a list of mappings. Only called when [`Self::RECORDS`] is set.
+    fn parse_records(_records: Vec<Record>) -> Result<Self, String> {
+        Err(String::new())
     }
 
     /// The value as text that [`Self::parse`] reads back (a secret shows a mask instead).
@@ -49,7 +59,7 @@ pub trait SettingValue: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 /// A value as shown in YAML and on the reference page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shown {
-    /// A number, a switch or `null`: never quoted.
+    /// A number, a switch, `null`, or JSON: never quoted.
     Bare(String),
     /// Text, quoted in YAML where it has to be.
     Text(String),

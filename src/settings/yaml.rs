@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::load::{Environment, LoadError, Origin, check};
+use super::records;
 use super::section::{Entry, Field, Item, Leaf, Section, entries, join};
 use super::suggest::nearest;
 use super::value::Shown;
@@ -273,7 +274,10 @@ impl<'de> DeserializeSeed<'de> for LeafSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.leaf.is_list() { deserializer.deserialize_any(self) } else { deserializer.deserialize_str(self) }
+        match self.leaf.is_list() || self.leaf.records().is_some() {
+            true => deserializer.deserialize_any(self),
+            false => deserializer.deserialize_str(self),
+        }
     }
 }
 
@@ -311,6 +315,12 @@ impl<'de> Visitor<'de> for LeafSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        if let Some(lists) = self.leaf.records() {
+            // `${1}` in one is its own, no variable of the environment.
+            let records = records::read(sequence, lists)?;
+            let set = self.leaf.set_records(records);
+            return set.map_err(|error| self.reader.complain(format!("{}: {error}", self.path)));
+        }
         let mut items: Vec<String> = Vec::new();
         while let Some(item) = sequence.next_element::<String>()? {
             items.push(self.reader.expanded(self.path, &item)?);

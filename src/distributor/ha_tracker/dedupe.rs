@@ -5,20 +5,9 @@ use skald_proto::remote_write::{Received, Rewrite};
 
 use super::{HaTracker, Verdict};
 use crate::distributor::limits::Limits;
-use crate::distributor::rejections::{Rejections, shown};
+use crate::distributor::rejections::{LeftOut, Rejections, shown};
 use crate::ingester::client::RejectedKind;
 use crate::tenant::TenantId;
-
-/// What was left out of a write because another replica is elected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::distributor) struct Deduped {
-    /// Float and histogram samples.
-    pub(in crate::distributor) samples: u64,
-    /// Histograms among them.
-    pub(in crate::distributor) histograms: u64,
-    /// Exemplars.
-    pub(in crate::distributor) exemplars: u64,
-}
 
 /// Leaves out the series of replicas that are not elected, and takes the replica's label from the others. Series that do not
 /// have both labels stay as they are.
@@ -28,8 +17,8 @@ pub(in crate::distributor) fn dedupe(
     received: &mut Received,
     limits: &Limits,
     rejections: &mut Rejections,
-) -> Deduped {
-    let mut deduped = Deduped::default();
+) -> LeftOut {
+    let mut deduped = LeftOut::default();
     // Series of one sender have the same pair: it is asked for once.
     let mut last: Option<(String, String, Verdict)> = None;
     received.rewrite_series(|size, labels, written| {
@@ -63,9 +52,7 @@ pub(in crate::distributor) fn dedupe(
                 Rewrite::Replace
             }
             Verdict::Duplicate => {
-                deduped.samples += (size.samples + size.histograms) as u64;
-                deduped.histograms += size.histograms as u64;
-                deduped.exemplars += size.exemplars as u64;
+                deduped.add(size);
                 Rewrite::Drop
             }
             Verdict::TooManyClusters => refuse("tenant-too-many-ha-clusters", &|| {

@@ -21,7 +21,7 @@ use skald_ring::Store;
 use crate::runtime::Clock;
 use crate::settings::settings;
 use crate::tenant::TenantId;
-pub(super) use dedupe::{Deduped, dedupe};
+pub(super) use dedupe::dedupe;
 pub use elections::Elections;
 use elections::{Election, MAX_NAME_LENGTH, Pair};
 
