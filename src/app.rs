@@ -115,6 +115,8 @@ struct App {
     grpc: Option<Routes>,
     rings: Option<Arc<Rings>>,
     loops: Vec<AbortOnDropHandle<()>>,
+    /// The ingester of this process.
+    ingester: Option<Ingester>,
     /// The query-scheduler of this process.
     scheduler: Option<Scheduler>,
     /// Cancelled when this process takes nothing new.
@@ -159,6 +161,7 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
         grpc: None,
         rings: None,
         loops: Vec::new(),
+        ingester: None,
         scheduler: None,
         draining: CancellationToken::new(),
     };
@@ -185,6 +188,7 @@ pub async fn run(config: Config, runtime: Runtime, stop: impl Future<Output = ()
     if let Some(grpc) = grpc {
         let _ = grpc.await;
     }
+    app.ship_before_leaving().await;
     app.loops.clear();
     for failed in services.stop(app.config.server.graceful_shutdown_timeout).await {
         tracing::error!(service = failed.name, why = failed.why, "did not end well");
@@ -411,6 +415,9 @@ impl App {
         self.http = std::mem::take(&mut self.http).merge(ingester.clone().routes());
         let (running, closing) = (ingester.clone(), ingester.clone());
         self.spawn_loop("ingester", async move { running.run().await });
+        self.ingester = Some(ingester.clone());
+        let (telling, teller, told) = (rings.clone(), ingester.clone(), registration.clone());
+        self.spawn_loop("ingester", async move { telling.tell_shipped(&told, || teller.is_shipped()).await });
         self.services.on_stop("ingester", move || async move { closing.close().await.map_err(|e| e.to_string()) });
         Ok(Some((ingester, registration)))
     }
@@ -466,8 +473,7 @@ impl App {
         let mut client: Option<Arc<dyn QuerierClient>> = None;
         if self.includes(Role::Querier) {
             let config: querier::Config = self.config.querier.clone();
-            // What was written before that is in object storage.
-            let lookback = self.config.ingester.local_retention.max(config.query_ingesters_within.unwrap_or_default());
+            let lookback = rings.lookback();
             let zone = rings.zone().to_owned();
             let neighbours = querier::Neighbours { ingesters, store_gateways, zone, lookback };
             let blocks = BlockFinder::new(storage.indexes.clone(), self.runtime.clock.clone());
@@ -671,6 +677,25 @@ impl App {
             self.http = std::mem::take(&mut self.http).merge(routes);
         }
         self.start_nothing("distributor").await
+    }
+
+    /// An ingester that goes for good has everything in object storage before. However long that takes: who asked for it may
+    /// ask the process to end at once.
+    async fn ship_before_leaving(&self) {
+        let (Some(ingester), Some(rings)) = (&self.ingester, &self.rings) else { return };
+        if !ingester.leaves_for_good() {
+            return;
+        }
+        let failed = ingester.flush_and_ship(&[]).await;
+        if failed.is_empty() {
+            rings.leave_for_good();
+        } else {
+            let failed = failed.join("; ");
+            tracing::error!(
+                failed,
+                "this ingester keeps its place: not all it holds is in object storage; start it again"
+            );
+        }
     }
 
     /// A service whose parts need no time to start, or that this process does not have.

@@ -44,7 +44,7 @@ fn state(groups: usize, rules: &GroupRules) -> RingState {
 
 fn main() {
     let tokens: Vec<_> = (0..LOOKUPS).map(|i| metadata_token("tenant", &i.to_string())).collect();
-    let rules = GroupRules { replication_factor: ZONES as u16, zone_aware: true };
+    let rules = GroupRules { replication_factor: ZONES as u16, zone_aware: true, spread: Duration::ZERO };
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
     let timeout = Duration::from_secs(60);
     for groups in [2, 10, 100, 300] {

@@ -36,7 +36,7 @@ fn now(network: &Network) -> Now {
 }
 
 fn start(network: &mut Network, number: usize) -> Member {
-    let rules = GroupRules { replication_factor: 3, zone_aware: true };
+    let rules = GroupRules { replication_factor: 3, zone_aware: true, spread: Duration::ZERO };
     let zone = ["a", "b", "c"][number % 3];
     let node = network.add(Cluster::new("production", None).unwrap());
     let store: Arc<dyn Store<RingState>> = network.replica(node).open("ring/ingester").unwrap();

@@ -1,5 +1,7 @@
 //! Which replica group an instance belongs to.
 
+use std::time::Duration;
+
 use crate::instance::InstanceId;
 use crate::ring::{GroupId, MAX_GROUPS};
 
@@ -10,6 +12,9 @@ pub struct GroupRules {
     pub replication_factor: u16,
     /// Whether members of a group have to be in distinct zones.
     pub zone_aware: bool,
+    /// How long news take to reach everybody. So long after a group was seen to become writable nothing is written to it, so that
+    /// who reads knows of it by then; unless there is no other.
+    pub spread: Duration,
 }
 
 impl GroupRules {
@@ -78,7 +83,7 @@ mod tests {
 
     #[track_caller]
     fn check(id: &str, configured: Option<u32>, zone_aware: bool, expected: Result<(u32, u16), &str>) {
-        let rules = GroupRules { replication_factor: 3, zone_aware };
+        let rules = GroupRules { replication_factor: 3, zone_aware, spread: Duration::ZERO };
         let found = Membership::of(&InstanceId::new(id).unwrap(), configured.map(GroupId), &rules);
         let found = found.map(|place| (place.group.0, place.index)).map_err(|error| error.to_string());
         assert_eq!(found, expected.map_err(str::to_owned));

@@ -167,6 +167,8 @@ pub struct Instance {
     /// Whether it has what its group has acknowledged, as far as it knows. One that has not yet been repaired takes writes,
     /// and does not count for reads. Always true of roles that keep nothing.
     pub repaired: bool,
+    /// Whether all it holds is in object storage, where every reader finds it. Only of one whose group takes nothing new.
+    pub shipped: bool,
     /// A random number of the process: two that claim the same id differ in it.
     pub process: u64,
     /// Which build it runs.
@@ -188,10 +190,16 @@ impl Instance {
             registered_at_ms: 0,
             group_formed_at_ms: None,
             repaired: true,
+            shipped: false,
             process: 0,
             build: Build::default(),
             unknown: Box::default(),
         }
+    }
+
+    /// Whether it has what its group has acknowledged, and serves it.
+    pub fn is_whole(&self) -> bool {
+        self.repaired && matches!(self.state, InstanceState::Active | InstanceState::Leaving)
     }
 
     /// Whether its texts are within their limits, as every reader demands.
@@ -204,7 +212,7 @@ impl Instance {
 
     /// Appends `id | state u8 | gRPC address | HTTP address | zone | 0 or 1 + group | index | registered at | flags u8 (1 formed,
     /// 2 repaired) | formed at | process u64 LE | build name | oldest | newest protocol |
-    /// unknown`. New fields are appended, and have a meaning when they are missing.
+    /// shipped u8 | unknown`. New fields are appended, and have a meaning when they are missing.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.id.as_str().as_bytes());
         out.push(self.state as u8);
@@ -220,6 +228,10 @@ impl Instance {
         put_bytes(out, self.build.name.as_bytes());
         put_uvarint(out, self.build.oldest_protocol.into());
         put_uvarint(out, self.build.newest_protocol.into());
+        // Left out while it says nothing, as by builds that know of no such thing.
+        if self.shipped || !self.unknown.is_empty() {
+            out.push(u8::from(self.shipped));
+        }
         out.extend_from_slice(&self.unknown);
     }
 
@@ -243,6 +255,7 @@ impl Instance {
             oldest_protocol: reader.uvarint("oldest protocol", u32::MAX.into())? as u32,
             newest_protocol: reader.uvarint("newest protocol", u32::MAX.into())? as u32,
         };
+        let shipped = !reader.is_empty() && reader.byte("whether it is in object storage")? != 0;
         let unknown = reader.rest();
         let (value, limit) = (unknown.len() as u64, MAX_UNKNOWN_LENGTH as u64);
         if value > limit {
@@ -259,6 +272,7 @@ impl Instance {
             registered_at_ms,
             group_formed_at_ms: (flags & 1 != 0).then_some(formed_at_ms),
             repaired: flags & 2 != 0,
+            shipped,
             process,
             build,
             unknown: unknown.into(),
@@ -309,10 +323,15 @@ mod tests {
         instance.membership = Some(Membership { group: GroupId(1023), index: u16::MAX });
         (instance.registered_at_ms, instance.group_formed_at_ms) = (i64::MIN, Some(i64::MIN));
         instance.unknown = vec![0; MAX_UNKNOWN_LENGTH].into();
+        instance.shipped = true;
         let mut out = Vec::new();
         instance.encode(&mut out);
         assert!(out.len() < 980, "{}", out.len());
         assert_eq!(Instance::decode(&mut Reader::new(&out)).unwrap(), instance);
+        // An older build says nothing beyond its protocols.
+        let older = &out[..out.len() - MAX_UNKNOWN_LENGTH - 1];
+        let read = Instance::decode(&mut Reader::new(older)).unwrap();
+        assert_eq!(read, Instance { shipped: false, unknown: Box::default(), ..instance });
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub use clock::{ClockCheck, ClockState};
 pub use group::{GroupRules, Membership, MembershipError};
 pub use instance::{Build, Instance, InstanceId, InstanceState};
 pub use instance_ring::{InstanceRing, InstanceRingRules, Operation, ReplicaSet, key_token};
-pub use lifecycle::{AutoForget, Lifecycle, LifecycleEvent, ScaleIn, Step, prepare_scale_in, scale_in_progress};
+pub use lifecycle::{
+    AutoForget, Lifecycle, LifecycleEvent, ScaleIn, ScaleInError, Step, prepare_scale_in, remove_group,
+    scale_in_progress,
+};
 pub use observer::{Member, Now, Observer, members};
 pub use replica_groups::{Claim, Conflict, GroupState, GroupView, ReplicaGroups};
 pub use state::{GroupMode, GroupRegister, Heartbeat, Registration, RingState, Tombstone, Version};

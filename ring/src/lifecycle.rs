@@ -4,11 +4,12 @@
 //! it gets into the store.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use crate::group::GroupRules;
 use crate::instance::{Instance, InstanceId, InstanceState, InvalidInstance};
-use crate::observer::{CLOCK_TOLERANCE, Now, Observer};
+use crate::observer::{Now, Observer};
 use crate::replica_groups::{GroupState, GroupView, ReplicaGroups};
 use crate::ring::GroupId;
 use crate::state::{GroupMode, Heartbeat, Registration, RingState, Version};
@@ -50,6 +51,19 @@ pub struct InvalidTransition {
     pub to: InstanceState,
 }
 
+/// When a group was complete for the first time.
+struct Formed {
+    at_ms: i64,
+    /// Whether nobody has known before.
+    is_new: bool,
+}
+
+/// What is stored about it.
+fn formed_before(state: &RingState, group: GroupId) -> Option<i64> {
+    let register = state.group(group).filter(|register| register.mode != GroupMode::Removed);
+    register.map(|register| register.since_ms)
+}
+
 /// An instance's own registration.
 #[derive(Debug)]
 pub struct Lifecycle {
@@ -81,6 +95,9 @@ impl Lifecycle {
             if former.membership == instance.membership {
                 instance.group_formed_at_ms = former.group_formed_at_ms;
             }
+        }
+        if let (None, Some(place), Some(_)) = (instance.group_formed_at_ms, instance.membership, rules) {
+            instance.group_formed_at_ms = formed_before(known, place.group);
         }
         let version = Version { incarnation: known.incarnation(&instance.id) + 1, counter: 1 };
         let next_heartbeat = now.monotonic + heartbeat_interval;
@@ -116,10 +133,18 @@ impl Lifecycle {
             return step;
         }
         self.defend(state, &mut step);
-        if let Some(formed_at_ms) = self.group_formed(state, now) {
-            self.own.instance.group_formed_at_ms = Some(formed_at_ms);
+        if let Some(formed) = self.group_formed(state, now) {
+            self.own.instance.group_formed_at_ms = Some(formed.at_ms);
             step.events.extend(self.own.instance.membership.map(|place| LifecycleEvent::GroupFormed(place.group)));
             step.change = Some(self.changed());
+            if let Some(place) = self.own.instance.membership.filter(|_| formed.is_new)
+                && let Some(register) = state.form_group(place.group, formed.at_ms)
+            {
+                step.change.get_or_insert_default().merge(&register);
+            }
+        }
+        if let Some(register) = self.unregistered_group(state) {
+            step.change.get_or_insert_default().merge(&register);
         }
         if now.monotonic >= self.next_heartbeat {
             self.next_heartbeat = now.monotonic + self.heartbeat_interval;
@@ -161,7 +186,7 @@ impl Lifecycle {
     }
 
     /// When its group was complete for the first time, if this instance has not said so and can.
-    fn group_formed(&self, state: &RingState, now: Now) -> Option<i64> {
+    fn group_formed(&self, state: &RingState, now: Now) -> Option<Formed> {
         let (own, rules) = (&self.own.instance, self.rules.as_ref()?);
         let group = own.membership?.group;
         if own.group_formed_at_ms.is_some() {
@@ -169,16 +194,30 @@ impl Lifecycle {
         }
         let present = state.registrations().map(|entry| &entry.instance);
         let present = present.filter(|instance| instance.state != InstanceState::Left);
+        // Those that could answer.
         let mut places = BTreeSet::new();
-        let mut formed_at_ms = None;
+        let mut formed_at_ms = formed_before(state, group);
         for (instance, place) in present.filter_map(|instance| Some((instance, instance.membership?))) {
             if place.group == group {
-                places.insert(if rules.zone_aware { (&*instance.zone, 0) } else { ("", place.index) });
                 formed_at_ms = formed_at_ms.max(instance.group_formed_at_ms);
+                if !instance.is_whole() {
+                    continue;
+                }
+                places.insert(if rules.zone_aware { (&*instance.zone, 0) } else { ("", place.index) });
             }
         }
         let complete = places.len() >= usize::from(rules.replication_factor.max(1));
-        formed_at_ms.or(complete.then_some(now.wall_ms))
+        let known = formed_at_ms.map(|at_ms| Formed { at_ms, is_new: false });
+        known.or(complete.then_some(Formed { at_ms: now.wall_ms, is_new: true }))
+    }
+
+    /// Registers the group of one that knows it to be formed when nobody else has: its builds knew of no such registers, or the
+    /// state lost it.
+    fn unregistered_group(&self, state: &RingState) -> Option<RingState> {
+        let own = &self.own.instance;
+        let (place, formed_at_ms) = (own.membership?, own.group_formed_at_ms?);
+        self.rules?;
+        if state.group(place.group).is_some() { None } else { state.form_group(place.group, formed_at_ms) }
     }
 
     /// Goes to another state; the change to be merged.
@@ -206,26 +245,18 @@ impl Lifecycle {
         (before != repaired).then(|| self.changed())
     }
 
+    /// Says whether all it holds is in object storage; the change to be merged, if any.
+    pub fn set_shipped(&mut self, shipped: bool) -> Option<RingState> {
+        let before = std::mem::replace(&mut self.own.instance.shipped, shipped);
+        (before != shipped).then(|| self.changed())
+    }
+
     /// Leaves the ring for good; the change to be merged. Who is to come back under its id (a restart, an ingester in
-    /// general) stays registered as Leaving instead, and keeps its place.
-    ///
-    /// The last member of a read-only group takes the mode along: who comes later under the number begins anew.
-    pub fn unregister(&mut self, state: &RingState, now: Now) -> RingState {
+    /// general) stays registered as Leaving instead, and keeps its place. A group whose members have all left is there still,
+    /// and cannot be read, until it is removed.
+    pub fn unregister(&mut self) -> RingState {
         self.own.instance.state = InstanceState::Left;
-        let mut change = self.changed();
-        if let Some(place) = self.own.instance.membership {
-            let others = state.registrations().map(|entry| &entry.instance).filter(|instance| {
-                instance.id != self.own.instance.id
-                    && instance.membership.is_some_and(|other| other.group == place.group)
-                    && !matches!(instance.state, InstanceState::Leaving | InstanceState::Left)
-            });
-            if others.count() == 0
-                && let Some(reset) = state.set_group_mode(place.group, GroupMode::ReadWrite, now.wall_ms)
-            {
-                change.merge(&reset);
-            }
-        }
-        change
+        self.changed()
     }
 }
 
@@ -261,26 +292,64 @@ impl AutoForget {
     }
 }
 
-/// Why a group cannot be made read-only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a group cannot be made read-only, or removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScaleInError {
     /// Nobody has that number.
     #[error("there is no replica group {0}")]
     NoSuchGroup(GroupId),
+    /// It takes nothing anyway.
+    #[error("replica group {group} is {state}: it holds nothing")]
+    Empty {
+        /// The group.
+        group: GroupId,
+        /// Pending or removed.
+        state: GroupState,
+    },
     /// Writes would have nowhere to go.
     #[error("replica group {0} is the only one that takes series")]
     LastGroup(GroupId),
+    /// What it holds may be needed.
+    #[error("replica group {group} may not be removed: {progress}")]
+    Needed {
+        /// The group.
+        group: GroupId,
+        /// How far it is.
+        progress: ScaleIn,
+    },
 }
 
 /// How far a group is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScaleIn {
     /// Not on its way: it takes series, or would.
     NotPrepared,
     /// Read-only, and readers still need it for so long.
     Draining(Duration),
-    /// No reader asks it any more. It may go once its heads are in object storage, which its members know.
-    Drained,
+    /// Readers need nothing of it but what did not get to object storage: those that may have such.
+    Unshipped(Vec<InstanceId>),
+    /// All of it is in object storage, for long enough. It may be removed.
+    Removable,
+    /// Nobody of it is registered: it can be given up.
+    Deserted,
+    /// It was removed, or was never complete: its members may go.
+    Done,
+}
+
+impl fmt::Display for ScaleIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPrepared => write!(f, "it takes series"),
+            Self::Draining(left) => write!(f, "reads need it for another {} s", left.as_secs()),
+            Self::Unshipped(members) => {
+                let members: Vec<&str> = members.iter().map(InstanceId::as_str).collect();
+                write!(f, "what these hold is not all in object storage, as far as is known: {}", members.join(", "))
+            }
+            Self::Removable => write!(f, "what it holds is in object storage"),
+            Self::Deserted => write!(f, "none of its members is registered; what it holds is lost if it is given up"),
+            Self::Done => write!(f, "nothing is read from it"),
+        }
+    }
 }
 
 /// The change that makes a group read-only, to be removed later; `None` when it is so already.
@@ -291,21 +360,54 @@ pub fn prepare_scale_in(
     now: Now,
 ) -> Result<Option<RingState>, ScaleInError> {
     let view = groups.group(group).ok_or(ScaleInError::NoSuchGroup(group))?;
-    let others = groups.groups().iter().filter(|other| other.id != group && other.state == GroupState::Active);
+    if !view.may_hold_series() {
+        return Err(ScaleInError::Empty { group, state: view.state.clone() });
+    }
+    let takes = |other: &&GroupView| other.state == GroupState::Active && !other.members.is_empty();
+    let others = groups.groups().iter().filter(|other| other.id != group).filter(takes);
     if view.state == GroupState::Active && others.count() == 0 {
         return Err(ScaleInError::LastGroup(group));
     }
     Ok(state.set_group_mode(group, GroupMode::ReadOnly, now.wall_ms))
 }
 
-/// How far a group is on its way out, when reads look back `lookback`.
+/// How far a group is on its way out, when reads look back `lookback`, which reaches as much further as clocks may be apart.
 pub fn scale_in_progress(view: &GroupView, lookback: Duration) -> ScaleIn {
-    match view.read_only_for {
-        None => ScaleIn::NotPrepared,
-        Some(since) => match lookback.saturating_add(CLOCK_TOLERANCE).checked_sub(since) {
-            Some(left) => ScaleIn::Draining(left),
-            None => ScaleIn::Drained,
-        },
+    if !view.may_hold_series() {
+        return ScaleIn::Done;
+    }
+    if view.members.is_empty() {
+        return ScaleIn::Deserted;
+    }
+    let Some(since) = view.read_only_for else { return ScaleIn::NotPrepared };
+    if let Some(left) = lookback.checked_sub(since) {
+        return ScaleIn::Draining(left);
+    }
+    // Each sample that was acknowledged is on one member of any majority; one that is not repaired may lack it.
+    let (shipped, others): (Vec<_>, Vec<_>) =
+        view.members.iter().partition(|member| member.instance.shipped && member.instance.repaired);
+    if shipped.len() >= view.quorum() {
+        return ScaleIn::Removable;
+    }
+    ScaleIn::Unshipped(others.into_iter().map(|member| member.id().clone()).collect())
+}
+
+/// The change that removes a group, which nothing is read from any more then; `None` when that is so already. Refused while
+/// something it holds may be needed. One that nobody is registered of is given up: then its series are lost if they are not
+/// in object storage.
+pub fn remove_group(
+    state: &RingState,
+    groups: &ReplicaGroups,
+    group: GroupId,
+    lookback: Duration,
+    now: Now,
+) -> Result<Option<RingState>, ScaleInError> {
+    let view = groups.group(group).ok_or(ScaleInError::NoSuchGroup(group))?;
+    match scale_in_progress(view, lookback) {
+        ScaleIn::Removable | ScaleIn::Deserted => Ok(state.set_group_mode(group, GroupMode::Removed, now.wall_ms)),
+        ScaleIn::Done if view.state == GroupState::Removed => Ok(None),
+        ScaleIn::Done => Err(ScaleInError::Empty { group, state: view.state.clone() }),
+        progress => Err(ScaleInError::Needed { group, progress }),
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::instance::{Instance, InstanceId, InstanceState};
 use crate::ring::GroupId;
-use crate::state::{Heartbeat, RingState, Version};
+use crate::state::{GroupMode, Heartbeat, RingState, Version};
 
-/// How far apart the wall clocks of a cluster may be; lookbacks reach that much further.
+/// How far apart the wall clocks of a cluster may be unless it says otherwise; lookbacks reach that much further.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(10 * 60);
 
 /// The present, by both clocks of a process.
@@ -26,8 +26,19 @@ pub struct Observer {
     settling: Duration,
     began: Option<Duration>,
     heartbeats: HashMap<InstanceId, Seen>,
-    /// By group, what was last seen of it, and since when if that was seen happening.
-    groups: HashMap<GroupId, (GroupFacts, Option<Duration>)>,
+    groups: HashMap<GroupId, SeenGroup>,
+}
+
+/// What was last seen of a group.
+#[derive(Debug, Clone, Copy)]
+struct SeenGroup {
+    facts: GroupFacts,
+    /// Since when by the own monotonic clock.
+    at: Duration,
+    /// Whether it was so at the first look.
+    first: bool,
+    /// Whether it was seen happening, rather than heard of after the start with everything else.
+    live: bool,
 }
 
 /// The last heartbeat of an instance.
@@ -56,6 +67,7 @@ impl Observer {
 
     /// Looks at the state as it is now. Call after every change, or every second or so.
     pub fn observe(&mut self, state: &RingState, now: Duration) {
+        let first = self.began.is_none();
         let began = *self.began.get_or_insert(now);
         self.heartbeats.retain(|id, _| state.registration(id).is_some());
         let mut groups: HashMap<_, GroupFacts> = HashMap::new();
@@ -72,14 +84,17 @@ impl Observer {
             }
         }
         for (group, register) in state.groups() {
-            groups.entry(group).or_default().register_version = register.version;
+            let facts = groups.entry(group).or_default();
+            facts.register_version = register.version;
+            facts.formed |= register.mode != GroupMode::Removed;
         }
-        let live = (now.saturating_sub(began) >= self.settling).then_some(now);
+        let live = now.saturating_sub(began) >= self.settling;
+        let seen_now = |facts| SeenGroup { facts, at: now, first, live };
         self.groups.retain(|group, _| groups.contains_key(group));
         for (group, facts) in groups {
-            let seen = self.groups.entry(group).or_insert((facts, live));
-            if seen.0 != facts {
-                *seen = (facts, live);
+            let seen = self.groups.entry(group).or_insert(seen_now(facts));
+            if seen.facts != facts {
+                *seen = seen_now(facts);
             }
         }
     }
@@ -103,8 +118,14 @@ impl Observer {
     /// was seen here, so that a clock that is wrong makes a lookback longer and never shorter.
     pub(crate) fn change_age(&self, group: GroupId, since_ms: i64, now: Now) -> Duration {
         let told = Duration::from_millis(now.wall_ms.saturating_sub(since_ms).max(0) as u64);
-        let seen = self.groups.get(&group).and_then(|(_, at)| *at);
-        seen.map_or(told, |at| told.min(now.monotonic.saturating_sub(at)))
+        let seen = self.groups.get(&group).filter(|seen| seen.live);
+        seen.map_or(told, |seen| told.min(now.monotonic.saturating_sub(seen.at)))
+    }
+
+    /// Whether a group has been as it is for so long, as far as was seen here.
+    pub(crate) fn is_settled(&self, group: GroupId, long: Duration, now: Duration) -> bool {
+        let seen = self.groups.get(&group);
+        seen.is_none_or(|seen| seen.first || now.saturating_sub(seen.at) >= long)
     }
 }
 
@@ -134,8 +155,7 @@ impl Member {
 
     /// Whether its answers count: at work or not gone yet, alive, and repaired.
     pub fn counts_for_reads(&self) -> bool {
-        let state = self.instance.state;
-        self.healthy && self.instance.repaired && matches!(state, InstanceState::Active | InstanceState::Leaving)
+        self.healthy && self.instance.is_whole()
     }
 }
 

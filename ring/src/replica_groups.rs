@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::group::GroupRules;
 use crate::instance::InstanceId;
-use crate::observer::{CLOCK_TOLERANCE, Member, Now, Observer, members};
+use crate::observer::{Member, Now, Observer, members};
 use crate::ring::{GroupId, Ring};
 use crate::state::{GroupMode, GroupRegister, RingState};
 use crate::subring::{Positions, Subring, rank};
@@ -15,29 +15,31 @@ use crate::subring::{Positions, Subring, rank};
 /// Why a group takes no series yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooFewMembers {
-    /// Members it has, of distinct zones where zones count.
-    pub registered: usize,
+    /// Members that serve, of distinct zones where zones count.
+    pub serving: usize,
     /// Members it needs.
     pub needed: usize,
-    /// Zones (or `member <index>`, without zones) that are there.
+    /// Zones (or `member <index>`, without zones) of those.
     pub present: Vec<String>,
 }
 
 impl fmt::Display for TooFewMembers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} members have registered: {}", self.registered, self.needed, self.present.join(", "))
+        write!(f, "{} of {} members serve: {}", self.serving, self.needed, self.present.join(", "))
     }
 }
 
 /// What a group is good for. Derived from its members, but for the mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupState {
-    /// Never complete so far: it holds nothing and gets nothing.
+    /// Never so far have all its members served at one time: it holds nothing and gets nothing.
     Pending(TooFewMembers),
     /// It takes series. Whether it has a quorum just now is another question.
     Active,
     /// It answers and takes nothing new.
     ReadOnly,
+    /// It neither takes nor answers anything: what it held is in object storage, or given up.
+    Removed,
 }
 
 impl fmt::Display for GroupState {
@@ -46,6 +48,7 @@ impl fmt::Display for GroupState {
             Self::Pending(_) => "PENDING",
             Self::Active => "ACTIVE",
             Self::ReadOnly => "READONLY",
+            Self::Removed => "REMOVED",
         })
     }
 }
@@ -57,7 +60,8 @@ pub struct GroupView {
     pub id: GroupId,
     /// What it is good for.
     pub state: GroupState,
-    /// Its members, at most RF, by zone and index.
+    /// Its members, at most RF, by zone and index. None while nobody of a group that was complete once has registered since
+    /// the cluster was stopped whole.
     pub members: Vec<Arc<Member>>,
     /// What is stored about it.
     pub register: Option<GroupRegister>,
@@ -84,9 +88,9 @@ impl GroupView {
         self.quorum
     }
 
-    /// Whether it may hold series: it was complete once.
+    /// Whether it may hold series that are needed: it was complete once, and was not removed.
     pub fn may_hold_series(&self) -> bool {
-        !matches!(self.state, GroupState::Pending(_))
+        matches!(self.state, GroupState::Active | GroupState::ReadOnly)
     }
 }
 
@@ -200,6 +204,10 @@ impl ReplicaGroups {
                 None => homeless.push(member.id().clone()),
             }
         }
+        // What was complete once may hold series, whoever of it has registered so far.
+        for (id, _) in state.groups().filter(|(_, register)| register.mode != GroupMode::Removed) {
+            claimants.entry(id).or_default();
+        }
         let mut conflicts = Vec::new();
         let mut groups = Vec::new();
         for (id, claimants) in claimants {
@@ -207,12 +215,15 @@ impl ReplicaGroups {
             groups.push(view(id, members, state, rules, observer, now));
         }
         let writable = groups.iter().filter(|group| group.state == GroupState::Active).map(|group| group.id);
+        let is_settled = |group: &GroupId| observer.is_settled(*group, rules.spread, now.monotonic);
+        let any_settled = writable.clone().any(|group| is_settled(&group));
+        let writable = writable.filter(|group| !any_settled || is_settled(group));
         // The only other error is a number too high, which no description has.
         let ring = Ring::like(previous.and_then(|previous| previous.ring.as_ref()), writable).ok();
         Self { groups, conflicts, homeless, ring }
     }
 
-    /// All groups that have a member, by number.
+    /// All groups that have a member, or were complete once and not removed, by number.
     pub fn groups(&self) -> &[GroupView] {
         &self.groups
     }
@@ -233,7 +244,8 @@ impl ReplicaGroups {
         &self.homeless
     }
 
-    /// The ring of the groups that take series; `None` when none does.
+    /// The ring of the groups that take series; `None` when none does. One that has just become writable comes into it once
+    /// everybody knows of it.
     pub fn ring(&self) -> Option<&Ring> {
         self.ring.as_ref()
     }
@@ -261,14 +273,14 @@ impl ReplicaGroups {
         usable.map(|(position, _)| position).collect()
     }
 
-    /// Every group that may hold series of a tenant that came within `lookback`: its shard of the `largest_shard_size` it
+    /// Every group that may hold series of a tenant that came within `lookback`, which reaches as much further as clocks may
+    /// be apart: its shard of the `largest_shard_size` it
     /// had in that time, what had a place in it before a group was added, and what became read-only since. Shards also
     /// reach over what is out of quorum: that is the reader's to find out and to tell.
     pub fn read_groups(&self, tenant: &str, largest_shard_size: Option<usize>, lookback: Duration) -> Vec<&GroupView> {
         let mut ranked: Vec<_> = self.groups.iter().filter(|group| group.may_hold_series()).collect();
         let Some(size) = largest_shard_size else { return ranked };
         ranked.sort_unstable_by_key(|group| rank(tenant, group.id));
-        let lookback = lookback.saturating_add(CLOCK_TOLERANCE);
         let mut chosen = Vec::new();
         let mut counted = 0;
         for group in ranked {
@@ -326,12 +338,19 @@ fn view(
 ) -> GroupView {
     let register = state.group(id);
     let needed = usize::from(rules.replication_factor.max(1));
-    let complete = members.len() >= needed;
+    // Who reads asks it from then on: it must be able to answer.
+    let serving: Vec<_> = members.iter().filter(|member| member.instance.is_whole()).collect();
+    let complete = serving.len() >= needed;
     let formed_at_ms = members.iter().filter_map(|member| member.instance.group_formed_at_ms).max();
-    let group_state = if !complete && formed_at_ms.is_none() {
-        let present = members.iter().map(|member| Slot::of(member, rules).describe()).collect();
-        GroupState::Pending(TooFewMembers { registered: members.len(), needed, present })
-    } else if register.is_some_and(|register| register.mode == GroupMode::ReadOnly) {
+    let mode = register.map(|register| register.mode);
+    let known_at_ms = register.filter(|register| register.mode != GroupMode::Removed).map(|register| register.since_ms);
+    let formed_at_ms = formed_at_ms.or(known_at_ms);
+    let group_state = if mode == Some(GroupMode::Removed) {
+        GroupState::Removed
+    } else if !complete && formed_at_ms.is_none() {
+        let present = serving.iter().map(|member| Slot::of(member, rules).describe()).collect();
+        GroupState::Pending(TooFewMembers { serving: serving.len(), needed, present })
+    } else if mode == Some(GroupMode::ReadOnly) {
         GroupState::ReadOnly
     } else {
         GroupState::Active

@@ -1,4 +1,4 @@
-//! The state of a ring, as it is gossiped: who is in it, who was forgotten, and which groups are read-only.
+//! The state of a ring, as it is gossiped: who is in it, who was forgotten, which groups there are and which are read-only.
 //!
 //! Every entry has one writer or a logical version, so states merge without a clock:
 //!
@@ -8,7 +8,8 @@
 //!   message that travels most is the smallest;
 //! - a **tombstone** says up to which incarnation an instance is forgotten; what is late and not newer stays forgotten, an
 //!   instance that comes back has a higher incarnation;
-//! - a **group register** says whether a group takes new series; each change has the next version.
+//! - a **group register** says that a group was complete once, so that it may hold series even while nobody of it is there,
+//!   and whether it takes new ones; each change has the next version, and the removal of a group is one.
 //!
 //! Of equal versions that differ, which takes two processes that claim one id, the greater by all fields wins everywhere.
 
@@ -63,16 +64,34 @@ pub struct Tombstone {
     pub at_ms: i64,
 }
 
-/// Whether a group takes new series.
+/// Whether a group takes new series. Of two changes that do not know of each other, that of the higher one counts: what is
+/// in doubt is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupMode {
+    /// It neither takes series nor is read: what it held is in object storage, or given up.
+    Removed,
     /// It does.
     ReadWrite,
     /// It only answers: on its way out, or being looked after.
     ReadOnly,
 }
 
-/// What is stored about a group.
+impl GroupMode {
+    /// In entries.
+    fn code(self) -> u8 {
+        match self {
+            Self::ReadWrite => 0,
+            Self::ReadOnly => 1,
+            Self::Removed => 2,
+        }
+    }
+
+    fn of_code(code: u8) -> Option<Self> {
+        [Self::ReadWrite, Self::ReadOnly, Self::Removed].into_iter().find(|mode| mode.code() == code)
+    }
+}
+
+/// What is stored about a group, from when it was complete for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupRegister {
     /// Raised with every change. Two changes that do not know of each other: read-only wins.
@@ -150,7 +169,7 @@ impl RingState {
         [registered, heard, forgotten].into_iter().flatten().max().unwrap_or(0)
     }
 
-    /// What is stored about a group; `None` is read-write since ever.
+    /// What is stored about a group; `None` is one that was never complete, or that builds without such registers made.
     pub fn group(&self, group: GroupId) -> Option<GroupRegister> {
         self.groups.get(&group).copied()
     }
@@ -185,6 +204,21 @@ impl RingState {
     fn of_tombstone(id: InstanceId, tombstone: Tombstone) -> Self {
         let record = Record { tombstone: Some(tombstone), ..Record::default() };
         Self { instances: BTreeMap::from([(id, record)]), groups: BTreeMap::new() }
+    }
+
+    /// What is stored about groups, and nothing else: what a cluster that is stopped whole must not forget.
+    pub fn only_groups(&self) -> Self {
+        Self { instances: BTreeMap::new(), groups: self.groups.clone() }
+    }
+
+    /// The change that says that a group was complete at wall time `now_ms`; `None` when that is known.
+    pub fn form_group(&self, group: GroupId, now_ms: i64) -> Option<Self> {
+        let before = self.group(group);
+        if before.is_some_and(|register| register.mode != GroupMode::Removed) {
+            return None;
+        }
+        let version = before.map_or(0, |register| register.version) + 1;
+        Some(Self::of_group(group, GroupRegister { version, mode: GroupMode::ReadWrite, since_ms: now_ms }))
     }
 
     /// The change that makes a group take new series or not from wall time `now_ms` on; `None` when it is so already.
@@ -302,7 +336,7 @@ impl Value for RingState {
                 out.push(GROUP);
                 put_uvarint(out, group.0.into());
                 put_uvarint(out, register.version);
-                out.push(register.mode as u8);
+                out.push(register.mode.code());
                 put_varint(out, register.since_ms);
                 return Some(());
             }
@@ -362,11 +396,7 @@ impl Value for RingState {
             GROUP => {
                 let group = GroupId(reader.uvarint("replica group", u64::from(MAX_GROUPS) - 1)? as u32);
                 let version = reader.uvarint("version", u64::MAX - 1)?;
-                let mode = match reader.byte("mode")? {
-                    0 => GroupMode::ReadWrite,
-                    1 => GroupMode::ReadOnly,
-                    _ => return Err(DecodeError::Invalid("mode")),
-                };
+                let mode = GroupMode::of_code(reader.byte("mode")?).ok_or(DecodeError::Invalid("mode"))?;
                 Ok(Self::of_group(group, GroupRegister { version, mode, since_ms: reader.varint("time")? }))
             }
             tag => Err(DecodeError::UnknownVersion { what: "entry", version: tag.into(), newest: GROUP.into() }),

@@ -168,7 +168,7 @@ fn the_table_in_the_architecture_page_is_fresh() {
 #[test]
 fn groups_are_as_available_as_the_model_says() {
     const INSTANCES: usize = 12;
-    let rules = GroupRules { replication_factor: ZONES as u16, zone_aware: true };
+    let rules = GroupRules { replication_factor: ZONES as u16, zone_aware: true, spread: Duration::ZERO };
     let timeout = Duration::from_secs(60);
     let id = |instance: usize| InstanceId::new(&format!("ingester-{}-{}", instance % ZONES, instance / ZONES)).unwrap();
     let mut alive = RingState::default();

@@ -10,19 +10,23 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
-use super::Ingester;
-use super::flush::FlushExtent;
 use super::losses::COLUMNS;
 use super::tenants::Tenant;
+use super::{Ingester, leaving};
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::{TablePage, prometheus_error};
 use crate::tenant::TenantId;
 
 impl Ingester {
-    /// `POST /ingester/flush`, `GET /ingester/tenants`, `GET /ingester/losses` and `GET /ingester/repair`.
+    /// `POST /ingester/flush`, `/ingester/prepare-shutdown`, `GET /ingester/tenants`, `GET /ingester/losses` and
+    /// `GET /ingester/repair`.
     pub fn routes(self) -> Router {
         Router::new()
             .route("/ingester/flush", post(flush))
+            .route(
+                "/ingester/prepare-shutdown",
+                get(leaving::requested).post(leaving::request).delete(leaving::take_back),
+            )
             .route("/ingester/tenants", get(tenants))
             .route("/ingester/losses", get(losses))
             .merge(super::repair::routes())
@@ -40,19 +44,7 @@ async fn flush(State(ingester): State<Ingester>, RawQuery(query): RawQuery) -> R
         Ok(wanted) => wanted,
         Err(error) => return prometheus_error(&error),
     };
-    let mut failed = Vec::new();
-    for tenant in ingester.shared.tenants.all() {
-        if !wanted.is_empty() && !wanted.contains(&tenant.id) {
-            continue;
-        }
-        if let Err(error) = ingester.flush(&tenant, FlushExtent::Everything).await {
-            ingester.shared.metrics.flush_failures.inc();
-            tracing::error!(tenant = %tenant.id, %error, "head could not be flushed");
-            failed.push(format!("{}: {error}", tenant.id));
-        } else if !ingester.ship(&tenant).await {
-            failed.push(format!("{}: not every block could be uploaded; the log tells why", tenant.id));
-        }
-    }
+    let failed = ingester.flush_and_ship(&wanted).await;
     if failed.is_empty() {
         return StatusCode::NO_CONTENT.into_response();
     }

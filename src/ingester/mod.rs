@@ -6,8 +6,8 @@
 //! [`early_flush`] lets series go that have ended when there are many;
 //! [`snapshot`] writes down what the heads hold, so that the log need not be kept from its beginning. [`upkeep`] calls all
 //! three and syncs the log; [`open`] restores and replays at start. [`repair`] fetches what other members of the replica
-//! group have and this one lacks. [`tenants`] is who is here at all, [`admin`] the
-//! HTTP side.
+//! group have and this one lacks. [`leaving`] is what it does before it goes for good. [`tenants`] is who is here at all,
+//! [`admin`] the HTTP side.
 //!
 //! Absent on purpose: placement and quorum (the distributor's and the querier's), and any reading from the bucket but
 //! its index.
@@ -17,6 +17,7 @@ pub mod client;
 mod early_flush;
 mod flush;
 pub mod grpc;
+mod leaving;
 mod losses;
 mod metrics;
 mod open;
@@ -173,6 +174,7 @@ struct Shared {
     /// Heads of the log whose tenant is unknown: nobody can reach them, and snapshots must not forget them.
     orphans: Vec<Arc<Head>>,
     repair: repair::State,
+    leaving: leaving::Leaving,
     /// What the start could not bring back.
     losses: Vec<TenantLoss>,
     bucket: Arc<dyn Bucket>,

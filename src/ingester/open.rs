@@ -15,6 +15,7 @@ use skald_tsdb::wal::{
 use std::collections::HashMap;
 use ulid::Ulid;
 
+use super::leaving::Leaving;
 use super::losses::{self, TenantLoss};
 use super::push::head_options;
 use super::repair;
@@ -91,6 +92,7 @@ impl Ingester {
         };
         let Opened { wal, chunk_files, tenants, orphans, losses, repair } =
             runtime.background_pool.run(move || opening.open(&progress)).await??;
+        let leaving = Leaving::open(runtime.disk.as_ref(), data_dir);
         let permits = config.max_inflight_push_bytes.as_usize().min(tokio::sync::Semaphore::MAX_PERMITS);
         let shared = Shared {
             config,
@@ -101,6 +103,7 @@ impl Ingester {
             orphans,
             losses,
             repair,
+            leaving,
             bucket,
             indexes,
             index_refresh_interval,

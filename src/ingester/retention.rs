@@ -20,9 +20,16 @@ pub struct Shipped {
 /// look for its samples here only.
 pub fn may_drop(shipped: Shipped, now: TimestampMs, local_retention: Duration, refresh_interval: Duration) -> bool {
     let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-    let (Some(uploaded_at), Some(listed_at)) = (shipped.uploaded_at, shipped.listed_at) else { return false };
-    now.saturating_sub(uploaded_at) >= ms(local_retention)
-        && now.saturating_sub(listed_at) > ms(refresh_interval).saturating_mul(2)
+    let Some(uploaded_at) = shipped.uploaded_at else { return false };
+    now.saturating_sub(uploaded_at) >= ms(local_retention) && is_served(shipped, now, refresh_interval)
+}
+
+/// Whether every querier knows that the bucket has a block: it is there, a bucket index lists it, and that is older than twice
+/// the time after which every querier has read a newer one.
+pub fn is_served(shipped: Shipped, now: TimestampMs, refresh_interval: Duration) -> bool {
+    let refresh = i64::try_from(refresh_interval.as_millis()).unwrap_or(i64::MAX);
+    let (Some(_), Some(listed_at)) = (shipped.uploaded_at, shipped.listed_at) else { return false };
+    now.saturating_sub(listed_at) > refresh.saturating_mul(2)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! [`Rings`] holds one replica of the gossiped state, and for each ring a [`keeper`]: it listens to the state, judges who
 //! lives, keeps this process' own [`registration`] alive, and publishes an immutable view. [`peers`] puts a client to each
 //! member beside such a view: that is what distributors and queriers work with. [`identity`] is what this process tells
-//! the others of itself, [`joining`] how it meets them, [`pages`] what people see.
+//! the others of itself, [`joining`] how it meets them, [`notes`] what an ingester remembers of the groups while it does not
+//! run, [`pages`] what people see.
 //!
 //! A process without `memberlist.bind_address` is alone: the same rings, with itself in them.
 //!
@@ -13,6 +14,7 @@ mod identity;
 mod joining;
 mod keeper;
 mod metrics;
+mod notes;
 mod pages;
 pub mod peers;
 mod registration;
@@ -20,6 +22,7 @@ mod settings;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,18 +30,19 @@ use skald_ring::instance_ring::DEFAULT_TOKENS;
 use skald_ring::store::OpenError;
 use skald_ring::store::gossip::Gossip;
 use skald_ring::{
-    AutoForget, GroupRules, Instance, InstanceRing, InstanceRingRules, InstanceState, Operation, Replica,
-    ReplicaGroups, key_token,
+    AutoForget, GroupRules, GroupState, Instance, InstanceRing, InstanceRingRules, InstanceState, Operation, Replica,
+    ReplicaGroups, key_token, remove_group,
 };
 use tokio::sync::watch;
 use ulid::Ulid;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::runtime::{Clock, Runtime};
 use crate::tenant::TenantId;
 use identity::Identity;
 pub use keeper::{Keeper, View};
 pub use metrics::Metrics;
+use notes::Notes;
 pub use pages::routes;
 pub use peers::{Ingesters, Peers, StoreGateways};
 pub use registration::Registration;
@@ -46,6 +50,15 @@ pub use settings::{GossipSettings, InstanceSettings, RingSettings};
 
 /// How long one that has left is still shown.
 const LEFT_SHOWN: Duration = Duration::from_secs(300);
+
+/// How often an ingester looks whether all it holds is in object storage.
+const SHIPPED_EVERY: Duration = Duration::from_secs(1);
+
+/// See [`Rings::lookback`].
+fn lookback(config: &Config) -> Duration {
+    let held = config.ingester.local_retention.max(config.querier.query_ingesters_within.unwrap_or_default());
+    held.saturating_add(config.ring.clock_tolerance)
+}
 
 /// The rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +107,11 @@ pub struct Rings {
     instances: Vec<Arc<Keeper<InstanceRing>>>,
     registrations: Mutex<Vec<Registration>>,
     activated: watch::Sender<bool>,
+    /// Of a process with an ingester that is not alone.
+    notes: Option<Notes>,
+    /// See [`Rings::lookback`].
+    lookback: Duration,
+    leaves_for_good: AtomicBool,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
@@ -114,11 +132,19 @@ impl Rings {
         let rules = GroupRules {
             replication_factor: if alone { 1 } else { config.ring.replication_factor },
             zone_aware: !alone && config.ring.zone_awareness_enabled,
+            spread: if alone { Duration::ZERO } else { config.memberlist.announce_delay },
         };
         let settings = &config.ring;
         let store = |role: RingRole| replica.open(&format!("ring/{role}")).map_err(|error| error.to_string());
         let never = AutoForget { unhealthy_after: None, left_after: LEFT_SHOWN };
         let ingesters = store(RingRole::Ingester)?;
+        let mut notes = None;
+        if !alone && config.target.includes(Role::Ingester) {
+            let (opened, known) = Notes::open(runtime, &config.data_dir, replica.cluster().name());
+            // Before anybody is met: the first who hears of this process hears of all groups.
+            ingesters.update(&known);
+            notes = Some(opened);
+        }
         let ingesters = Keeper::new(RingRole::Ingester, ingesters, rules, settings, never, &runtime.clock);
         let forget = AutoForget { unhealthy_after: settings.auto_forget_after, ..never };
         let mut instances = Vec::new();
@@ -138,12 +164,21 @@ impl Rings {
             instances,
             registrations: Mutex::default(),
             activated: watch::Sender::new(false),
+            notes,
+            lookback: lookback(config),
+            leaves_for_good: AtomicBool::new(false),
             clock: runtime.clock.clone(),
             metrics,
         };
         rings.join_first().await;
         rings.refresh();
         Ok((rings, more))
+    }
+
+    /// How far back reads look for what ingesters may hold, and so much further as clocks may be apart: older samples are in
+    /// object storage.
+    pub fn lookback(&self) -> Duration {
+        self.lookback
     }
 
     /// Whether nobody else can be there.
@@ -257,13 +292,61 @@ impl Rings {
     /// Keeps the rings and this process' places in them, until dropped.
     pub async fn run(&self) {
         let keepers = self.instances.iter().map(|keeper| keeper.run());
-        futures::join!(self.ingesters.run(), futures::future::join_all(keepers), self.rejoin(), self.measure());
+        let noting = async {
+            if let Some(notes) = &self.notes {
+                notes.keep(self.ingesters.store()).await;
+            }
+        };
+        futures::join!(self.ingesters.run(), futures::future::join_all(keepers), self.rejoin(), self.measure(), noting);
+    }
+
+    /// Tells, until dropped, whether the ingester of this process has all it holds in object storage, as far as that matters:
+    /// once its group takes nothing new.
+    pub async fn tell_shipped(&self, registration: &Registration, is_shipped: impl Fn() -> bool) {
+        loop {
+            let view = self.ingesters.view();
+            let group = registration.group().and_then(|group| view.group(group));
+            let takes_nothing = group.is_some_and(|group| group.state == GroupState::ReadOnly);
+            registration.set_shipped(takes_nothing && is_shipped());
+            self.clock.sleep(SHIPPED_EVERY).await;
+        }
+    }
+
+    /// The ingester of this process goes for good: all it held is in object storage.
+    pub fn leave_for_good(&self) {
+        self.leaves_for_good.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an ingester that stops will not come back: because somebody said so, or because its group was removed. A group
+    /// that may be removed is, when the first of its members goes for good.
+    fn gives_up_its_place(&self, registration: &Registration) -> bool {
+        let Some(group) = registration.group() else { return false };
+        let (view, state) = (self.ingesters.view(), self.ingesters.store().get());
+        let removed = view.group(group).is_some_and(|group| group.state == GroupState::Removed);
+        let for_good = self.leaves_for_good.load(Ordering::Relaxed);
+        let now = keeper::now(self.clock.as_ref());
+        if for_good && let Ok(Some(change)) = remove_group(&state, &view, group, self.lookback, now) {
+            self.ingesters.store().update(&change);
+            tracing::info!(%group, "the replica group is removed: all it held is in object storage");
+        }
+        for_good || removed
     }
 
     /// Leaves the rings and the cluster, when nothing is served any more.
     pub async fn leave(&self) {
-        for registration in &*self.registrations.lock() {
-            registration.leave(keeper::now(self.clock.as_ref()));
+        let registrations = self.registrations.lock().clone();
+        let mut gone = false;
+        for registration in registrations {
+            if registration.role() != RingRole::Ingester {
+                registration.leave();
+            } else if self.gives_up_its_place(&registration) {
+                registration.leave();
+                gone = true;
+            }
+        }
+        if gone {
+            self.refresh();
+            self.let_it_spread().await;
         }
         self.stop_gossip().await;
     }

@@ -8,7 +8,10 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http::{HeaderMap, Uri};
 use serde_json::{Value, json};
-use skald_ring::{GroupId, GroupView, InstanceId, Member, ReplicaGroups, RingState, prepare_scale_in};
+use skald_ring::{
+    GroupId, GroupView, InstanceId, Member, ReplicaGroups, RingState, ScaleIn, ScaleInError, prepare_scale_in,
+    remove_group, scale_in_progress,
+};
 
 use super::keeper::now;
 use super::{RingRole, Rings};
@@ -19,6 +22,7 @@ use crate::http::{Action, TablePage, prometheus_error};
 pub fn routes(rings: Arc<Rings>) -> Router {
     let mut router = Router::new()
         .route("/ring", get(groups).post(change_group))
+        .route("/ring/scale_in", get(scale_in))
         .route("/memberlist", get(memberlist))
         .route("/ingester/ring", get(ingesters).post(|rings, form| forget(RingRole::Ingester, rings, form)));
     for role in RingRole::OF_INSTANCES {
@@ -146,8 +150,9 @@ async fn groups(State(rings): State<Arc<Rings>>, headers: HeaderMap) -> Response
     let view = rings.ingesters.view();
     let rows = view.groups().iter().map(|group| group_row(&view, group)).collect();
     let mut notes = vec![
-        "Replica groups of ingesters. A group that is made read-only takes no new series; once no reader needs it any more, \
-         its ingesters may go."
+        "Replica groups of ingesters. A group that is made read-only takes no new series; /ring/scale_in tells when no reader \
+         needs it any more. Then it can be removed (POST remove=N), and its ingesters may go. A group stays until it is removed, \
+         whoever of it is there."
             .to_owned(),
     ];
     notes.extend(faults(&view));
@@ -155,32 +160,84 @@ async fn groups(State(rings): State<Arc<Rings>>, headers: HeaderMap) -> Response
     TablePage { title: "Replica groups".to_owned(), notes, columns: GROUP_COLUMNS, rows, action }.answer(&headers)
 }
 
+const SCALE_IN_COLUMNS: &[&str] = &[
+    "replica_group",
+    "state",
+    "read_only_for_seconds",
+    "read_for_another_seconds",
+    "in_object_storage",
+    "not_in_object_storage",
+    "may_be_removed",
+    "why",
+];
+
+/// How far each group is on its way out.
+async fn scale_in(State(rings): State<Arc<Rings>>, headers: HeaderMap) -> Response {
+    let view = rings.ingesters.view();
+    let row = |group: &GroupView| {
+        let progress = scale_in_progress(group, rings.lookback);
+        let left = match progress {
+            ScaleIn::Draining(left) => Some(left.as_secs()),
+            ScaleIn::NotPrepared => None,
+            _ => Some(0),
+        };
+        let is_shipped = |member: &&Arc<Member>| member.instance.shipped && member.instance.repaired;
+        let names = |shipped: bool| {
+            let members = group.members.iter().filter(|member| is_shipped(member) == shipped);
+            members.map(|member| member.id().as_str()).collect::<Vec<_>>().join(", ")
+        };
+        vec![
+            json!(group.id.0),
+            json!(group.state.to_string()),
+            json!(group.read_only_for.map(|since| since.as_secs())),
+            json!(left),
+            json!(names(true)),
+            json!(names(false)),
+            json!(matches!(progress, ScaleIn::Removable | ScaleIn::Done)),
+            json!(progress.to_string()),
+        ]
+    };
+    let notes = vec![
+        "Scaling in: POST read_only=N to /ring makes group N read-only (read_write=N takes it back). It may be removed once \
+         reads look back no further than that, and a majority of its members has everything in object storage. Members say \
+         so while their group is read-only; POST /ingester/flush hurries them."
+            .to_owned(),
+        "Then POST remove=N to /ring. Or POST /ingester/prepare-shutdown on its ingesters and stop them: they ship what they \
+         hold, give up their places, and remove the group when it may be."
+            .to_owned(),
+    ];
+    let rows = view.groups().iter().map(row).collect();
+    TablePage { title: "Scale-in of replica groups".to_owned(), notes, columns: SCALE_IN_COLUMNS, rows, action: None }
+        .answer(&headers)
+}
+
 #[derive(serde::Deserialize)]
 struct ChangeGroup {
     read_only: Option<u32>,
     read_write: Option<u32>,
+    remove: Option<u32>,
 }
 
-/// `read_only=N` prepares a scale-in, `read_write=N` calls it off.
+/// `read_only=N` prepares a scale-in, `read_write=N` calls it off, `remove=N` ends it.
 async fn change_group(State(rings): State<Arc<Rings>>, uri: Uri, Form(form): Form<ChangeGroup>) -> Response {
     let store = rings.ingesters.store();
     let refused =
         |kind, reason: &'static str, message: String| prometheus_error(&ServiceError::new(kind, reason, message));
-    let change: Option<RingState> = match (form.read_only, form.read_write) {
-        (Some(group), None) => {
-            let now = now(rings.clock.as_ref());
-            match prepare_scale_in(&store.get(), &rings.ingesters.view(), GroupId(group), now) {
-                Ok(change) => change,
-                Err(error) => return refused(ErrorKind::BadData, "scale-in-refused", error.to_string()),
-            }
+    let (state, view, now) = (store.get(), rings.ingesters.view(), now(rings.clock.as_ref()));
+    let change: Result<Option<RingState>, ScaleInError> = match (form.read_only, form.read_write, form.remove) {
+        (Some(group), None, None) => prepare_scale_in(&state, &view, GroupId(group), now),
+        (None, Some(group), None) => {
+            Ok(state.set_group_mode(GroupId(group), skald_ring::GroupMode::ReadWrite, now.wall_ms))
         }
-        (None, Some(group)) => {
-            store.get().set_group_mode(GroupId(group), skald_ring::GroupMode::ReadWrite, rings.clock.now_ms())
-        }
+        (None, None, Some(group)) => remove_group(&state, &view, GroupId(group), rings.lookback, now),
         _ => {
-            let message = "expected read_only=<group> or read_write=<group>".to_owned();
+            let message = "expected read_only=<group>, read_write=<group> or remove=<group>".to_owned();
             return refused(ErrorKind::BadData, "bad-parameter", message);
         }
+    };
+    let change = match change {
+        Ok(change) => change,
+        Err(error) => return refused(ErrorKind::BadData, "scale-in-refused", error.to_string()),
     };
     if let Some(change) = change {
         store.update(&change);

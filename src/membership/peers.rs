@@ -96,7 +96,7 @@ impl Ingesters {
     /// replication factor.
     pub fn fixed(groups: Vec<Vec<Arc<dyn IngesterClient>>>) -> Self {
         let replication_factor = groups.first().map_or(1, Vec::len) as u16;
-        let rules = GroupRules { replication_factor, zone_aware: false };
+        let rules = GroupRules { replication_factor, zone_aware: false, spread: Duration::ZERO };
         let mut state = RingState::default();
         let mut clients = HashMap::new();
         for (group, members) in groups.into_iter().enumerate() {

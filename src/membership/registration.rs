@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use skald_ring::{Instance, InstanceId, InstanceState, Lifecycle, LifecycleEvent, Now, RingState, Store};
+use skald_ring::{GroupId, Instance, InstanceId, InstanceState, Lifecycle, LifecycleEvent, Now, RingState, Store};
 
 use super::RingRole;
 use super::settings::RingSettings;
@@ -65,6 +65,20 @@ impl Registration {
         change.is_some()
     }
 
+    /// Says whether all it holds is in object storage.
+    pub(super) fn set_shipped(&self, shipped: bool) {
+        let mut lifecycle = self.lifecycle.lock();
+        if let Some(change) = lifecycle.set_shipped(shipped) {
+            self.store.update(&change);
+            tracing::info!(ring = %self.role, shipped, "whether all it holds is in object storage");
+        }
+    }
+
+    /// The replica group it belongs to.
+    pub(super) fn group(&self) -> Option<GroupId> {
+        self.lifecycle.lock().instance().membership.map(|place| place.group)
+    }
+
     /// Beats, and defends the entry.
     pub(super) fn tick(&self, state: &RingState, now: Now) {
         let mut lifecycle = self.lifecycle.lock();
@@ -89,11 +103,14 @@ impl Registration {
         }
     }
 
-    /// Leaves the ring: for good, or, when the place is to be kept for the next start, as one that is away.
-    pub(super) fn leave(&self, now: Now) {
-        if self.role != RingRole::Ingester {
-            let change = self.lifecycle.lock().unregister(&self.store.get(), now);
-            self.store.update(&change);
-        }
+    /// Leaves the ring for good. Whoever is to come back under its place stays registered as one that is away.
+    pub(super) fn leave(&self) {
+        let change = self.lifecycle.lock().unregister();
+        self.store.update(&change);
+    }
+
+    /// Whose ring it is.
+    pub(super) fn role(&self) -> RingRole {
+        self.role
     }
 }

@@ -30,7 +30,7 @@ settings! {
         /// How often `join_members` are joined again, so that a cluster that fell apart finds together.
         pub rejoin_interval: Duration = Duration::from_secs(60) => Duration::from_millis(100)..,
         /// How long news take to reach everybody: a process that has started is ready so long after it told that it serves,
-        /// and one that stops serves on for so long. At least the time a change needs to spread (0.3 s among 6 processes, 0.8 s
+        /// one that stops serves on for so long, and a replica group that is new is written to after so long. At least the time a change needs to spread (0.3 s among 6 processes, 0.8 s
         /// among 60, 2.5 s among 600).
         pub announce_delay: Duration = Duration::from_secs(1),
         /// How long the first attempts to join may take before the process goes on without having met anyone.
@@ -71,6 +71,9 @@ settings! {
         /// When a dead instance that keeps no data of its own (every role but the ingester) is forgotten. `none` keeps it
         /// until somebody forgets it on the ring's page.
         pub auto_forget_after: Option<Duration> = Some(Duration::from_secs(600)),
+        /// How far apart the wall clocks of the cluster may be: for so much longer than ingesters hold what is written, groups
+        /// are asked that have become read-only, or that a tenant's series went to before.
+        pub clock_tolerance: Duration = skald_ring::observer::CLOCK_TOLERANCE,
         /// How many store-gateways serve each block.
         pub store_gateway_replication_factor: usize = 3 => 1..=15,
     }

@@ -87,7 +87,7 @@ struct Shared {
     store_gateways: Arc<ArcSwap<StoreGateways>>,
     /// Of this process; empty without zones.
     zone: String,
-    /// Ingesters may hold what was written within it.
+    /// Ingesters may hold what was written within it; clocks that are apart included.
     lookback: Duration,
     hedge_delay: HedgeDelay,
     blocks: BlockFinder,
@@ -104,7 +104,7 @@ pub struct Neighbours {
     pub store_gateways: Arc<ArcSwap<StoreGateways>>,
     /// The zone of this process, whose members are asked first; empty without zones.
     pub zone: String,
-    /// How long ingesters hold what was written.
+    /// How long ingesters hold what was written, and so much longer as clocks may be apart.
     pub lookback: Duration,
 }
 

@@ -99,12 +99,19 @@ fn of_group(shared: &Shared, ingesters: &Ingesters, group: &GroupView) -> Result
             let heard = member.heartbeat_age.as_secs();
             format!("{} ({}{repaired}, last heard of {heard} s ago)", member.id(), member.instance.state)
         });
+        let away: Vec<String> = away.collect();
+        let away = if group.members.is_empty() {
+            "none has registered since the cluster was started, or they were all forgotten; start them, or remove the group on \
+             /ring if what it holds is lost or in object storage"
+                .to_owned()
+        } else {
+            format!("away: {}", away.join(", "))
+        };
         let message = format!(
-            "replica group {} of ingesters has no read quorum: {} of its members answer, {} are needed; away: {}",
+            "replica group {} of ingesters has no read quorum: {} of its members answer, {} are needed; {away}",
             group.id,
             members.len(),
             group.quorum(),
-            away.collect::<Vec<_>>().join(", ")
         );
         return Err(ServiceError::new(ErrorKind::Unavailable, "ingester-quorum-lost", message));
     }

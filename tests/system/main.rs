@@ -25,6 +25,7 @@ mod query_parts;
 mod roles;
 mod rolling;
 mod s3;
+mod scale;
 mod starts;
 mod stopping;
 mod tsdb_tool;

@@ -26,7 +26,7 @@ struct TestRing {
 
 impl TestRing {
     fn new(zone_aware: bool) -> Self {
-        let rules = GroupRules { replication_factor: 3, zone_aware };
+        let rules = GroupRules { replication_factor: 3, zone_aware, spread: Duration::ZERO };
         let observer = Observer::new(Duration::ZERO);
         Self { state: RingState::default(), observer, rules, now_ms: 1_000 * HOUR_MS, previous: None }
     }
@@ -79,16 +79,24 @@ fn members(group: &GroupView) -> Vec<&str> {
 }
 
 #[test]
-fn a_group_is_active_once_all_its_members_have_registered_and_stays_so() {
+fn a_group_is_active_once_all_its_members_serve_and_stays_so() {
     let mut ring = TestRing::new(true);
     ring.set("i-a-0", |_| {}).set("i-b-0", |_| {});
     let view = ring.view();
     let GroupState::Pending(reason) = &view.groups()[0].state else { panic!("{:?}", view.groups()[0].state) };
-    assert_eq!(reason.to_string(), "2 of 3 members have registered: a, b");
+    assert_eq!(reason.to_string(), "2 of 3 members serve: a, b");
     assert!(view.ring().is_none() && view.write_subring("t", None).is_none());
     assert!(view.read_groups("t", None, hours(1)).is_empty());
 
-    let view = ring.set("i-c-0", |instance| instance.state = InstanceState::Joining).view();
+    for change in [|it: &mut Instance| it.state = InstanceState::Joining, |it: &mut Instance| it.repaired = false] {
+        let view = ring.set("i-c-0", change).view();
+        assert!(matches!(view.groups()[0].state, GroupState::Pending(_)), "it could not answer");
+    }
+    let view = ring
+        .set("i-c-0", |instance| {
+            (instance.state, instance.repaired) = (InstanceState::Active, true);
+        })
+        .view();
     assert_eq!(view.groups()[0].state, GroupState::Active);
     assert!(view.groups()[0].has_write_quorum());
 
@@ -100,7 +108,7 @@ fn a_group_is_active_once_all_its_members_have_registered_and_stays_so() {
     ring.state.merge(&change);
     let view = ring.view();
     assert_eq!((&view.groups()[0].state, members(&view.groups()[0])), (&GroupState::Active, vec!["i-a-0", "i-c-0"]));
-    assert!(!view.groups()[0].has_write_quorum());
+    assert!(view.groups()[0].has_write_quorum() && view.groups()[0].members.len() == 2);
     assert_eq!(view.read_groups("t", None, hours(1)).len(), 1);
 }
 
@@ -111,7 +119,7 @@ fn groups_without_zones() {
     let view = ring.view();
     assert_eq!(view.groups()[0].state, GroupState::Active);
     let GroupState::Pending(reason) = &view.groups()[1].state else { panic!() };
-    assert_eq!(reason.to_string(), "1 of 3 members have registered: member 1");
+    assert_eq!(reason.to_string(), "1 of 3 members serve: member 1");
     assert_eq!(view.owned_share(GroupId(0)), 1.0);
     assert_eq!(view.owned_share(GroupId(1)), 0.0);
 }
@@ -192,7 +200,41 @@ fn a_read_only_group_takes_nothing_and_is_read_for_the_lookback() {
     let all: BTreeSet<_> = before.groups().iter().chain(after.groups()).copied().collect();
     assert_eq!(read(&view, hours(2)), all.into_iter().collect::<Vec<_>>());
     // Within the lookback and what clocks may differ by, no longer.
-    assert_eq!(read(&view, Duration::from_secs(49 * 60)), after.groups());
+    assert_eq!(read(&view, Duration::from_secs(59 * 60)), after.groups());
+}
+
+#[test]
+fn a_new_group_is_written_to_once_everybody_knows_of_it() {
+    let mut ring = TestRing::new(true);
+    ring.rules.spread = Duration::from_secs(2);
+    let writable = |ring: &mut TestRing| -> Vec<u32> {
+        ring.view().write_subring("t", None).map_or_else(Vec::new, |all| all.groups().iter().map(|id| id.0).collect())
+    };
+    assert_eq!(writable(&mut ring), [0_u32; 0]);
+    ring.now_ms += 1000;
+    ring.add_group(0);
+    assert_eq!(writable(&mut ring), [0], "there is no other");
+    ring.now_ms += 1000;
+    ring.add_group(1);
+    assert_eq!(writable(&mut ring), [0, 1], "none that everybody knows");
+    ring.now_ms += 1000;
+    assert_eq!(writable(&mut ring), [0]);
+    assert_eq!(ring.view().read_groups("t", None, hours(1)).len(), 2, "who reads does not wait");
+    ring.now_ms += 1000;
+    assert_eq!(writable(&mut ring), [0, 1]);
+    ring.set_mode(0, GroupMode::ReadOnly);
+    assert_eq!(writable(&mut ring), [1]);
+    ring.now_ms += 9000;
+    ring.set_mode(0, GroupMode::ReadWrite);
+    assert_eq!(writable(&mut ring), [1]);
+    ring.now_ms += 2000;
+    assert_eq!(writable(&mut ring), [0, 1]);
+    // Who starts later was not there, and takes it for old.
+    ring.add_group(2);
+    let mut observer = Observer::new(Duration::from_secs(60));
+    observer.observe(&ring.state, ring.now().monotonic);
+    let view = ReplicaGroups::build(&ring.state, &ring.rules, &observer, TIMEOUT, ring.now(), None);
+    assert_eq!(view.ring().unwrap().groups().len(), 3);
 }
 
 /// Groups come, go read-only and come back over days; tenants change their size. Whatever a tenant's series went to within

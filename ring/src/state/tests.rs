@@ -34,8 +34,8 @@ fn any_state() -> impl Strategy<Value = RingState> {
     });
     let forgotten = (name, 0_u64..4, 0_i64..2)
         .prop_map(|(name, incarnation, at_ms)| RingState::of_tombstone(id(name), Tombstone { incarnation, at_ms }));
-    let register = (0_u32..3, 0_u64..3, any::<bool>(), 0_i64..2).prop_map(|(group, version, read_only, since_ms)| {
-        let mode = if read_only { GroupMode::ReadOnly } else { GroupMode::ReadWrite };
+    let modes = prop::sample::select(vec![GroupMode::Removed, GroupMode::ReadWrite, GroupMode::ReadOnly]);
+    let register = (0_u32..3, 0_u64..3, modes, 0_i64..2).prop_map(|(group, version, mode, since_ms)| {
         RingState::of_group(GroupId(group), GroupRegister { version, mode, since_ms })
     });
     let entry = prop_oneof![registered, heartbeat, forgotten, register];
@@ -172,6 +172,16 @@ fn the_mode_of_a_group_is_ordered_by_version_not_by_time() {
     state.merge(&read_only);
     let register = state.group(GroupId(3)).unwrap();
     assert_eq!((register.mode, register.version, register.since_ms), (GroupMode::ReadWrite, 2, 1));
+    // Removed by one while another one takes it back: it is there.
+    let [removed, kept] =
+        [GroupMode::Removed, GroupMode::ReadOnly].map(|to| state.set_group_mode(GroupId(3), to, 7).unwrap());
+    let both = merged(merged(state.clone(), &removed), &kept);
+    assert_eq!(both.group(GroupId(3)).unwrap().mode, GroupMode::ReadOnly);
+    // One that was removed is formed anew.
+    assert_eq!(state.form_group(GroupId(3), 8), None);
+    let state = merged(state, &removed);
+    let register = merged(state.clone(), &state.form_group(GroupId(3), 8).unwrap()).group(GroupId(3)).unwrap();
+    assert_eq!((register.mode, register.version, register.since_ms), (GroupMode::ReadWrite, 4, 8));
 }
 
 #[test]
@@ -189,10 +199,10 @@ fn tombstones_expire() {
 fn fields_of_newer_builds_are_passed_on() {
     let state = RingState::of_instance(registration("i-1", 2, 3), 300);
     let key = instance_key(REGISTRATION, &id("i-1"));
-    let newer = [encoded(&state, &key), b"a new field".to_vec()].concat();
+    let newer = [encoded(&state, &key), b"\0a new field".to_vec()].concat();
     let heard = RingState::decode_entry(&mut Reader::new(&newer)).unwrap();
     assert_eq!(encoded(&heard, &key), newer);
-    let endless = [encoded(&state, &key), vec![0; 129]].concat();
+    let endless = [encoded(&state, &key), vec![0; 130]].concat();
     let refused = RingState::decode_entry(&mut Reader::new(&endless)).unwrap_err();
     assert_eq!(refused.to_string(), "rest of a description is 129, the limit is 128");
 }
