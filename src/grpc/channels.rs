@@ -122,7 +122,7 @@ impl Channels {
             async move {
                 let address = uri.authority().map(|a| a.to_string()).unwrap_or_default();
                 let io = shared.connect(&address).await?;
-                Ok::<_, io::Error>(TokioIo::new(Noting::new(io, broken_by)))
+                Ok::<_, io::Error>(TokioIo::new(Noting::new(io, broken_by, shared.metrics.traffic.clone())))
             }
         };
         Ok(endpoint.connect_with_connector_lazy(tower::service_fn(connect)))

@@ -24,7 +24,7 @@ use tower::Service;
 use super::config::Config;
 use super::deadline::{Deadline, Timed, passed, set_timeout, timeout_of};
 use super::health::Health;
-use super::noting::BrokenBy;
+use super::noting::{BrokenBy, Traffic};
 use crate::error::{ErrorKind, ServiceError};
 use crate::runtime::Clock;
 
@@ -45,11 +45,17 @@ pub(super) struct PeerMetrics {
     in_flight: Gauge,
     unreached: Counter,
     refused: Counter,
+    pub(super) traffic: Traffic,
 }
 
 impl PeerMetrics {
     pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self { in_flight: Gauge::default(), unreached: Counter::default(), refused: Counter::default() };
+        let metrics = Self {
+            in_flight: Gauge::default(),
+            unreached: Counter::default(),
+            refused: Counter::default(),
+            traffic: Traffic::default(),
+        };
         registry.register(
             "skald_grpc_client_calls_in_flight",
             "Calls to other processes that are under way",
@@ -64,6 +70,16 @@ impl PeerMetrics {
             "skald_grpc_client_refused_calls",
             "Calls not made because grpc_client.max_in_flight_calls to one process were under way",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "skald_grpc_client_sent_bytes",
+            "Bytes sent to other processes on connections made by this one, before TLS",
+            metrics.traffic.sent.clone(),
+        );
+        registry.register(
+            "skald_grpc_client_received_bytes",
+            "Bytes received from other processes on connections made by this one, after TLS",
+            metrics.traffic.received.clone(),
         );
         metrics
     }
