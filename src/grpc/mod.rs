@@ -65,7 +65,11 @@ pub fn deadline_of<T>(request: &Request<T>) -> Option<Duration> {
 /// The tenant a request is made for; services always name one.
 pub fn tenant_of<T>(request: &Request<T>) -> Result<TenantId, Status> {
     let missing = || ServiceError::new(ErrorKind::Unauthenticated, "no-tenant-id", "the call names no tenant");
-    let value = request.metadata().get(TENANT_HEADER).ok_or_else(missing)?;
+    let mut values = request.metadata().get_all(TENANT_HEADER).iter();
+    let value = values.next().ok_or_else(missing)?;
+    if values.next().is_some() {
+        return Err(ServiceError::new(ErrorKind::BadData, "tenant-id-invalid", "the call names several tenants").into());
+    }
     Ok(TenantId::new(value.to_str().map_err(|_| missing())?)?)
 }
 

@@ -28,5 +28,6 @@ mod s3;
 mod scale;
 mod starts;
 mod stopping;
+mod tenants;
 mod tsdb_tool;
 mod wrong_input;

@@ -268,9 +268,14 @@ impl Skald {
         std::fs::read_to_string(self.dir.join("skald.log")).unwrap_or_default()
     }
 
+    /// Where it serves HTTP, `host:port`.
+    pub fn http_address(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
+    }
+
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.http_port)
+        format!("http://{}{path}", self.http_address())
     }
 
     /// The HTTP client, for requests of another shape.

@@ -7,18 +7,18 @@ use crate::process::{Answer, Skald, now_ms};
 use crate::sender::Request;
 
 /// A process per role on one bucket.
-struct Cluster {
-    distributor: Skald,
-    ingester: Skald,
+pub struct Cluster {
+    pub distributor: Skald,
+    pub ingester: Skald,
     store_gateway: Skald,
     query_scheduler: Skald,
     querier: Skald,
-    query_frontend: Skald,
+    pub query_frontend: Skald,
     compactor: Skald,
 }
 
 impl Cluster {
-    async fn start(dir: &Path, more: &[&str]) -> Cluster {
+    pub async fn start(dir: &Path, more: &[&str]) -> Cluster {
         let bucket = format!("--blocks-storage.filesystem.dir={}", dir.join("bucket").display());
         let role = |name: &str, flags: &[String]| {
             let target = format!("--target={name}");
@@ -67,6 +67,12 @@ impl Cluster {
             &mut self.distributor,
             &mut self.query_frontend,
         ]
+    }
+
+    /// All of them, to be asked.
+    pub fn every(&self) -> Vec<&Skald> {
+        let queries = [&self.query_scheduler, &self.querier, &self.query_frontend];
+        [&self.ingester, &self.store_gateway, &self.compactor, &self.distributor].into_iter().chain(queries).collect()
     }
 
     fn logs(&mut self) -> String {

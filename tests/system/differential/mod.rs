@@ -46,7 +46,7 @@
 
 mod answer;
 mod broken;
-mod chance;
+pub mod chance;
 mod facts;
 mod grammar;
 mod query;
