@@ -117,7 +117,7 @@ fn append(
     // Every other sample has a start timestamp.
     let starts: Vec<i64> = (0..samples.len().max(histograms.len()) as i64).map(|i| i % 2 * 7).collect();
     let (sample_starts, histogram_starts) = (&starts[..samples.len()], &starts[..histograms.len()]);
-    let hash = labels.hash();
+    let (labels, hash) = (Some(labels), labels.hash());
     let series = SeriesAppend { labels, hash, samples, sample_starts, histograms, histogram_starts, exemplars };
     let limits = AppendLimits { out_of_order_window_ms: 1500, ..AppendLimits::default() };
     head.append(wal, [series], &limits).expect("there is room");

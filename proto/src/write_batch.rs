@@ -183,27 +183,40 @@ impl WriteBatch {
     ) -> Vec<WriteBatch> {
         let mut split = vec![WriteBatch { body: self.body.clone(), ..WriteBatch::default() }; parts];
         for entry in &self.series {
-            let part = &mut split[part_of_series(entry)];
-            let labels = match entry.labels.source {
-                LabelSource::Body => entry.labels,
-                LabelSource::Rebuilt => {
-                    let start = end(part.rebuilt.len());
-                    part.rebuilt.extend_from_slice(self.slice(entry.labels));
-                    LabelSlice { source: LabelSource::Rebuilt, start, end: end(part.rebuilt.len()) }
-                }
-            };
-            append_starts(&mut part.sample_starts, part.samples.len(), starts(&self.sample_starts, &entry.samples));
-            let samples = append(&mut part.samples, run(&self.samples, &entry.samples));
-            let histogram_starts = starts(&self.histogram_starts, &entry.histograms);
-            append_starts(&mut part.histogram_starts, part.histograms.len(), histogram_starts);
-            let histograms = append(&mut part.histograms, run(&self.histograms, &entry.histograms));
-            let exemplars = append(&mut part.exemplars, run(&self.exemplars, &entry.exemplars));
-            part.series.push(SeriesEntry { hash: entry.hash, labels, samples, histograms, exemplars });
+            self.copy_series(entry, &mut split[part_of_series(entry)]);
         }
         for metadata in &self.metadata {
             split[part_of_metadata(metadata)].metadata.push(metadata.clone());
         }
         split
+    }
+
+    /// The series of these numbers, ascending, without metadata. Numbers of none are passed over.
+    pub fn pick(&self, numbers: &[u32]) -> WriteBatch {
+        let mut picked = WriteBatch { body: self.body.clone(), ..WriteBatch::default() };
+        for entry in numbers.iter().filter_map(|number| self.series.get(*number as usize)) {
+            self.copy_series(entry, &mut picked);
+        }
+        picked
+    }
+
+    /// Adds a series of this batch to one that shares its body.
+    fn copy_series(&self, entry: &SeriesEntry, part: &mut WriteBatch) {
+        let labels = match entry.labels.source {
+            LabelSource::Body => entry.labels,
+            LabelSource::Rebuilt => {
+                let start = end(part.rebuilt.len());
+                part.rebuilt.extend_from_slice(self.slice(entry.labels));
+                LabelSlice { source: LabelSource::Rebuilt, start, end: end(part.rebuilt.len()) }
+            }
+        };
+        append_starts(&mut part.sample_starts, part.samples.len(), starts(&self.sample_starts, &entry.samples));
+        let samples = append(&mut part.samples, run(&self.samples, &entry.samples));
+        let histogram_starts = starts(&self.histogram_starts, &entry.histograms);
+        append_starts(&mut part.histogram_starts, part.histograms.len(), histogram_starts);
+        let histograms = append(&mut part.histograms, run(&self.histograms, &entry.histograms));
+        let exemplars = append(&mut part.exemplars, run(&self.exemplars, &entry.exemplars));
+        part.series.push(SeriesEntry { hash: entry.hash, labels, samples, histograms, exemplars });
     }
 
     /// Bytes of memory this holds, unused capacity included.
@@ -324,6 +337,11 @@ impl WriteBatchBuilder {
     pub fn series_at(&mut self, at: Range<usize>, hash: u128) -> &mut Self {
         assert!(at.start <= at.end && at.end <= self.batch.body.len(), "labels lie inside the message");
         self.begin(LabelSlice { source: LabelSource::Body, start: end(at.start), end: end(at.end) }, hash)
+    }
+
+    /// Begins a series known by its hash alone; its labels are empty.
+    pub fn series_known(&mut self, hash: u128) -> &mut Self {
+        self.begin(LabelSlice { source: LabelSource::Rebuilt, start: 0, end: 0 }, hash)
     }
 
     fn begin(&mut self, labels: LabelSlice, hash: u128) -> &mut Self {

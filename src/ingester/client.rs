@@ -28,6 +28,15 @@ pub struct PushReply {
     pub rejections: Vec<Rejection>,
 }
 
+/// What became of a push of series known by their hashes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownReply {
+    /// Of the series that are here.
+    pub reply: PushReply,
+    /// Numbers of the series in the batch that are not, ascending.
+    pub unknown: Vec<u32>,
+}
+
 /// Parts of a push refused for one reason; repeating them cannot succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
@@ -66,6 +75,11 @@ pub trait IngesterClient: Send + Sync + 'static {
     }
     /// Stores a batch.
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError>;
+    /// Stores a batch of series that are probably here, each known by its hash alone (its labels in the batch are not looked
+    /// at). What is not here is told, and nothing of it stored or refused.
+    async fn push_known(&self, _: &TenantId, _: Arc<WriteBatch>) -> Result<KnownReply, ServiceError> {
+        Err(ServiceError::new(ErrorKind::Unimplemented, "no-push-known", "this ingester takes series with labels only"))
+    }
     /// Series with their chunks.
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError>;
     /// Label names, ascending, unique.

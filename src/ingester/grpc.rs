@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use skald_model::{LabelBytes, Labels, MetricMetadata, TimestampMs};
-use skald_proto::grpc::{self as messages, MalformedMessage, ingester_client, ingester_server};
-use skald_proto::{WriteBatch, WriteBatchBuilder};
+use skald_model::{Labels, MetricMetadata, TimestampMs};
+use skald_proto::WriteBatch;
+use skald_proto::grpc::{self as messages, ingester_client, ingester_server};
 use skald_tsdb::head::PartDigest;
 use tonic::{Request, Response, Status};
 
-use super::client::{IngesterClient, PushReply, RejectedKind, Rejection};
+use super::client::{IngesterClient, KnownReply, PushReply};
+use super::push_message::{self, Guess};
 use super::repair::exchange::{
     ChunkStream, ChunksRequest, DigestsRequest, OverviewStream, SeriesDigestStream, SeriesRequest,
 };
 use super::repair::grpc as repair;
-use crate::error::ServiceError;
+use crate::error::{ErrorKind, ServiceError};
 use crate::grpc::{
     self, MAX_MESSAGE_BYTES, Peer, SERIES_PER_MESSAGE, Served, client_of, compressing, convert, malformed,
 };
@@ -29,12 +29,19 @@ use crate::tenant::TenantId;
 pub struct GrpcIngesterClient {
     client: ingester_client::IngesterClient<Peer>,
     peer: Peer,
+    guess: Arc<Guess>,
 }
 
 impl GrpcIngesterClient {
     /// An ingester behind `peer`.
     pub fn new(peer: Peer) -> Self {
-        Self { client: client_of!(ingester_client::IngesterClient<Peer>, peer.clone()), peer }
+        let client = client_of!(ingester_client::IngesterClient<Peer>, peer.clone());
+        Self { client, peer, guess: Arc::default() }
+    }
+
+    async fn push_labels(&self, tenant: &TenantId, batch: &WriteBatch) -> Result<PushReply, ServiceError> {
+        let response = self.client.clone().push(grpc::write_request(tenant, push_message::message(batch))).await?;
+        Ok(push_message::reply(response.into_inner()))
     }
 }
 
@@ -45,120 +52,6 @@ pub fn server(ingester: Arc<dyn IngesterClient>) -> ingester_server::IngesterSer
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-fn push_message(batch: &WriteBatch) -> messages::PushRequest {
-    let mut message = messages::PushRequest::default();
-    let mut labels = Vec::new();
-    let mut hashes = Vec::with_capacity(batch.series.len() * 16);
-    for series in batch.iter() {
-        labels.extend_from_slice(series.labels.as_bytes());
-        message.label_lengths.push(series.labels.as_bytes().len() as u32);
-        hashes.extend_from_slice(&series.hash.to_le_bytes());
-        message.sample_counts.push(series.samples.len() as u32);
-        if series.sample_starts.iter().any(|start| *start != 0) {
-            message.start_timestamps.resize(message.timestamps.len(), 0);
-            message.start_timestamps.extend_from_slice(series.sample_starts);
-        }
-        for sample in series.samples {
-            message.timestamps.push(sample.timestamp);
-            message.value_bits.push(sample.value.to_bits());
-        }
-        message.histogram_counts.push(series.histograms.len() as u32);
-        let starts = series.histogram_starts.iter().copied().chain(std::iter::repeat(0));
-        message.histograms.extend(series.histograms.iter().zip(starts).map(|(sample, start_timestamp)| {
-            messages::Histogram { start_timestamp, ..messages::Histogram::from_sample(sample) }
-        }));
-        message.exemplar_counts.push(series.exemplars.len() as u32);
-        message.exemplars.extend(series.exemplars.iter().map(messages::Exemplar::from));
-    }
-    message.labels = labels.into();
-    message.hashes = hashes.into();
-    message.metadata = batch.metadata.iter().map(messages::Metadata::from).collect();
-    message
-}
-
-/// The batch of a message. Labels stay slices of the received bytes, checked once more: a peer's bug must not reach
-/// a head, where equal series are found by equal bytes.
-fn push_batch(message: messages::PushRequest) -> Result<WriteBatch, MalformedMessage> {
-    let series = message.label_lengths.len();
-    let counts = [&message.sample_counts, &message.histogram_counts, &message.exemplar_counts];
-    if counts.iter().any(|c| c.len() != series)
-        || message.hashes.len() != series * 16
-        || message.timestamps.len() != message.value_bits.len()
-    {
-        return Err(MalformedMessage("columns of unequal length"));
-    }
-    let short = || MalformedMessage("a column is too short");
-    let body: Bytes = message.labels;
-    let mut builder = WriteBatchBuilder::over(body.clone());
-    let mut at = 0_usize;
-    let mut floats = message.timestamps.into_iter().zip(message.value_bits);
-    let mut starts = message.start_timestamps.into_iter();
-    let mut histograms = message.histograms.into_iter();
-    let mut exemplars = message.exemplars.into_iter();
-    for i in 0..series {
-        let end = at.checked_add(message.label_lengths[i] as usize).ok_or_else(short)?;
-        let bytes = body.get(at..end).ok_or_else(short)?;
-        let labels = LabelBytes::check(bytes).ok_or(MalformedMessage("labels are not canonical"))?;
-        builder.series_at(at..end, labels.hash());
-        at = end;
-        for _ in 0..message.sample_counts[i] {
-            let (timestamp, bits) = floats.next().ok_or_else(short)?;
-            builder.started_sample(timestamp, f64::from_bits(bits), starts.next().unwrap_or(0));
-        }
-        for _ in 0..message.histogram_counts[i] {
-            let message = histograms.next().ok_or_else(short)?;
-            let start = message.start_timestamp;
-            let sample = message.into_sample();
-            builder.started_histogram(sample.timestamp, sample.value, start);
-        }
-        for _ in 0..message.exemplar_counts[i] {
-            builder.exemplar(exemplars.next().ok_or_else(short)?.try_into()?);
-        }
-    }
-    for metadata in message.metadata {
-        builder.metadata(metadata.into());
-    }
-    Ok(builder.build())
-}
-
-fn reply_message(reply: PushReply) -> messages::PushResponse {
-    let rejection = |r: Rejection| messages::Rejection {
-        reason: r.reason.into_owned(),
-        count: r.count,
-        message: r.message,
-        kind: match r.kind {
-            RejectedKind::Sample => 0,
-            RejectedKind::Exemplar => 1,
-            RejectedKind::Metadata => 2,
-        },
-    };
-    messages::PushResponse {
-        samples: reply.samples,
-        histograms: reply.histograms,
-        exemplars: reply.exemplars,
-        rejections: reply.rejections.into_iter().map(rejection).collect(),
-    }
-}
-
-fn reply(message: messages::PushResponse) -> PushReply {
-    let rejection = |r: messages::Rejection| Rejection {
-        kind: match r.kind {
-            1 => RejectedKind::Exemplar,
-            2 => RejectedKind::Metadata,
-            _ => RejectedKind::Sample,
-        },
-        reason: r.reason.into(),
-        count: r.count,
-        message: r.message,
-    };
-    PushReply {
-        samples: message.samples,
-        histograms: message.histograms,
-        exemplars: message.exemplars,
-        rejections: message.rejections.into_iter().map(rejection).collect(),
-    }
-}
-
 #[async_trait]
 impl IngesterClient for GrpcIngesterClient {
     fn is_healthy(&self) -> bool {
@@ -166,8 +59,29 @@ impl IngesterClient for GrpcIngesterClient {
     }
 
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
-        let response = self.client.clone().push(grpc::write_request(tenant, push_message(&batch))).await?;
-        Ok(reply(response.into_inner()))
+        if self.guess.should_send_labels() {
+            return self.push_labels(tenant, &batch).await;
+        }
+        let KnownReply { reply, unknown } = match self.push_known(tenant, batch.clone()).await {
+            // An older process.
+            Err(error) if error.kind == ErrorKind::Unimplemented => {
+                self.guess.is_not_understood();
+                return self.push_labels(tenant, &batch).await;
+            }
+            known => known?,
+        };
+        self.guess.found(batch.series.len(), unknown.len());
+        if unknown.is_empty() {
+            return Ok(reply);
+        }
+        let rest = self.push_labels(tenant, &batch.pick(&unknown)).await?;
+        Ok(push_message::joined(reply, rest))
+    }
+
+    async fn push_known(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<KnownReply, ServiceError> {
+        let message = push_message::known_message(&batch);
+        let response = self.client.clone().push_known(grpc::write_request(tenant, message)).await?;
+        push_message::known_reply(response.into_inner(), batch.series.len()).map_err(malformed)
     }
 
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
@@ -274,9 +188,19 @@ impl IngesterClient for GrpcIngesterClient {
 impl ingester_server::Ingester for Served<dyn IngesterClient> {
     async fn push(&self, request: Request<messages::PushRequest>) -> Result<Response<messages::PushResponse>, Status> {
         let tenant = grpc::tenant_of(&request)?;
-        let batch = push_batch(request.into_inner()).map_err(malformed)?;
+        let batch = push_message::batch(request.into_inner()).map_err(malformed)?;
         let reply = self.0.push(&tenant, Arc::new(batch)).await?;
-        Ok(Response::new(reply_message(reply)))
+        Ok(Response::new(push_message::reply_message(reply)))
+    }
+
+    async fn push_known(
+        &self,
+        request: Request<messages::PushKnownRequest>,
+    ) -> Result<Response<messages::PushKnownResponse>, Status> {
+        let tenant = grpc::tenant_of(&request)?;
+        let batch = push_message::known_batch(request.into_inner()).map_err(malformed)?;
+        let KnownReply { reply, unknown } = self.0.push_known(&tenant, Arc::new(batch)).await?;
+        Ok(Response::new(messages::PushKnownResponse { push: Some(push_message::reply_message(reply)), unknown }))
     }
 
     type SelectStream = BoxStream<'static, Result<messages::SelectResponse, Status>>;
@@ -400,31 +324,5 @@ impl ingester_server::Ingester for Served<dyn IngesterClient> {
         let batches = self.0.repair_chunks(&tenant, chunks).await?;
         let messages = batches.map_ok(move |series| repair::chunks_message(&tenant, series));
         Ok(Response::new(messages.map_err(Status::from).boxed()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use skald_model::{Histogram, HistogramValue};
-
-    use super::*;
-
-    #[test]
-    fn starts_survive_the_wire() {
-        let mut builder = WriteBatchBuilder::default();
-        let value = || HistogramValue::Integer(Arc::new(Histogram::default()));
-        builder.series([("a", "1")]).sample(10, 1.0);
-        builder.series([("a", "2")]).sample(10, 1.0).started_sample(20, 2.0, 15).sample(30, 3.0);
-        builder.series([("a", "3")]).sample(10, 1.0).histogram(5, value()).started_histogram(6, value(), 4);
-        builder.series([("a", "4")]).started_sample(10, 1.0, -9);
-        let batch = builder.build();
-        let back = push_batch(push_message(&batch)).unwrap();
-        assert_eq!((back.sample_starts, back.histogram_starts), (vec![0, 0, 15, 0, 0, -9], vec![0, 4]));
-        let mut builder = WriteBatchBuilder::default();
-        builder.series([("a", "1")]).sample(1, 1.0);
-        let plain = push_message(&builder.build());
-        assert!(plain.start_timestamps.is_empty());
     }
 }

@@ -22,6 +22,7 @@ mod losses;
 mod metrics;
 mod open;
 mod push;
+mod push_message;
 mod read;
 pub mod repair;
 pub mod retention;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skald_model::Labels;
 use skald_proto::WriteBatch;
 use skald_tsdb::head::{
     AppendError, AppendLimits, Appended, Head, HeadOptions, MetadataLimits, MetadataOutcome, RejectReason,
@@ -11,7 +12,7 @@ use skald_tsdb::head::{
 };
 use skald_tsdb::wal::{Durability, Lsn, WalError};
 
-use super::client::{PushReply, RejectedKind, Rejection};
+use super::client::{KnownReply, PushReply, RejectedKind, Rejection};
 use super::tenants::Tenant;
 use super::{BLOCK_RANGE_MS, Ingester, Limits, SyncPolicy};
 use crate::error::{ErrorKind, ServiceError};
@@ -30,23 +31,37 @@ pub(super) fn head_options() -> HeadOptions {
     HeadOptions { block_range_ms: BLOCK_RANGE_MS }
 }
 
+/// What tells which series a batch is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Identified {
+    /// Their labels, and the hash of these.
+    ByLabels,
+    /// The hash alone.
+    ByHash,
+}
+
 impl Ingester {
-    pub(super) async fn store(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
+    pub(super) async fn store(
+        &self,
+        tenant: &TenantId,
+        batch: Arc<WriteBatch>,
+        identified: Identified,
+    ) -> Result<KnownReply, ServiceError> {
         let shared = &self.shared;
         let begun = shared.runtime.clock.monotonic();
         let _room = self.reserve(&batch)?;
         let (ingester, id) = (self.clone(), tenant.clone());
-        let stored = shared.runtime.ingest_pool.run(move || ingester.append(&id, &batch)).await?;
-        let (reply, lsn) = stored.inspect_err(|_| {
+        let outcome = shared.runtime.ingest_pool.run(move || ingester.append(&id, &batch, identified)).await?;
+        let (stored, lsn) = outcome.inspect_err(|_| {
             shared.metrics.push_failures.inc();
         })?;
         if shared.config.wal.sync == SyncPolicy::EveryBatch {
             self.wait_durable(lsn).await?;
         }
-        shared.metrics.samples.inc_by(reply.samples);
-        shared.metrics.exemplars.inc_by(reply.exemplars);
+        shared.metrics.samples.inc_by(stored.reply.samples);
+        shared.metrics.exemplars.inc_by(stored.reply.exemplars);
         shared.metrics.push_duration.observe((shared.runtime.clock.monotonic() - begun).as_secs_f64());
-        Ok(reply)
+        Ok(stored)
     }
 
     /// Takes a push's bytes out of the budget of pushes under way, until the guard is dropped.
@@ -64,7 +79,12 @@ impl Ingester {
     }
 
     /// On the ingest pool: finds the tenant, appends to its head.
-    fn append(&self, id: &TenantId, batch: &WriteBatch) -> Result<(PushReply, Lsn), ServiceError> {
+    fn append(
+        &self,
+        id: &TenantId,
+        batch: &WriteBatch,
+        identified: Identified,
+    ) -> Result<(KnownReply, Lsn), ServiceError> {
         let shared = &self.shared;
         loop {
             let tenant = shared.tenants.get_or_insert(id, || self.new_tenant(id)).map_err(wal_error)?;
@@ -87,7 +107,7 @@ impl Ingester {
                 fresh_from: now.saturating_sub(FRESH_MS),
             };
             let series = batch.iter().map(|series| SeriesAppend {
-                labels: series.labels,
+                labels: (identified == Identified::ByLabels).then_some(series.labels),
                 hash: series.hash,
                 samples: series.samples,
                 sample_starts: series.sample_starts,
@@ -97,14 +117,18 @@ impl Ingester {
             });
             let appended = tenant.head.append(&shared.wal, series, &limits).map_err(append_error)?;
             let mut lsn = appended.lsn;
-            let mut reply = reply(&appended, batch, &limits, of_tenant);
+            let labels_of = |series: usize| match identified {
+                Identified::ByLabels => batch.labels(series).to_labels(),
+                Identified::ByHash => tenant.head.labels_by_hash(batch.series[series].hash).unwrap_or_default(),
+            };
+            let mut reply = reply(&appended, labels_of, &limits, of_tenant);
             if !batch.metadata.is_empty() {
                 let outcome =
                     tenant.head.append_metadata(&shared.wal, &batch.metadata, METADATA_LIMITS).map_err(wal_error)?;
                 lsn = lsn.max(outcome.lsn);
                 reply.rejections.extend(metadata_rejections(outcome));
             }
-            return Ok((reply, lsn));
+            return Ok((KnownReply { reply, unknown: appended.unknown }, lsn));
         }
     }
 
@@ -166,10 +190,15 @@ pub(super) fn append_error(error: AppendError) -> ServiceError {
     }
 }
 
-fn reply(appended: &Appended, batch: &WriteBatch, limits: &AppendLimits, of_tenant: &Limits) -> PushReply {
+fn reply(
+    appended: &Appended,
+    labels_of: impl Fn(usize) -> Labels,
+    limits: &AppendLimits,
+    of_tenant: &Limits,
+) -> PushReply {
     let rejection = |rejection: &skald_tsdb::head::Rejection| {
         let (reason, why) = explain(rejection.reason, limits, of_tenant);
-        let labels = batch.labels(rejection.series).to_labels();
+        let labels = labels_of(rejection.series);
         Rejection {
             kind: match rejection.kind {
                 HeadKind::Sample => RejectedKind::Sample,

@@ -13,7 +13,8 @@ use skald_tsdb::head::{Head, LostChunk, PartDigest, Select};
 use skald_tsdb::{SeriesChunks, SeriesFilter};
 
 use super::Ingester;
-use super::client::{IngesterClient, PushReply};
+use super::client::{IngesterClient, KnownReply, PushReply};
+use super::push::Identified;
 use super::repair::exchange::{
     ChunkStream, ChunksRequest, DigestsRequest, OverviewStream, SeriesDigestStream, SeriesRequest,
 };
@@ -247,7 +248,11 @@ impl Ingester {
 #[async_trait]
 impl IngesterClient for Ingester {
     async fn push(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<PushReply, ServiceError> {
-        self.store(tenant, batch).await
+        Ok(self.store(tenant, batch, Identified::ByLabels).await?.reply)
+    }
+
+    async fn push_known(&self, tenant: &TenantId, batch: Arc<WriteBatch>) -> Result<KnownReply, ServiceError> {
+        self.store(tenant, batch, Identified::ByHash).await
     }
 
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {

@@ -245,6 +245,44 @@ async fn the_ingester_behind_grpc_conforms() {
     conformance(&client, &rig.disk).await;
 }
 
+/// Series are looked up by their hashes first, and what is not there comes with labels: nobody sees a difference.
+#[tokio::test]
+async fn series_known_by_hash_are_as_those_with_labels() {
+    let rig = Rig::new();
+    let local = rig.open().await;
+    let remote = rig.remote(local.clone()).await;
+    let (mine, other) = (tenant("mine"), tenant("other"));
+    let batch = |series: std::ops::Range<usize>, time: i64| {
+        let mut batch = WriteBatchBuilder::default();
+        series.for_each(|i| _ = batch.series([("__name__", "m"), ("i", &*i.to_string())]).sample(time, i as f64));
+        Arc::new(batch.build())
+    };
+    // All new; some new; none.
+    for (series, time) in [(0..5, 1000), (0..40, 2000), (0..40, 3000)] {
+        let count = series.len() as u64;
+        let reply = remote.push(&mine, batch(series, time)).await.unwrap();
+        assert_eq!((reply.samples, reply.rejections), (count, vec![]));
+    }
+    let sums: Vec<(i64, f64)> = [(1000, 10.0), (2000, 780.0), (3000, 780.0)].to_vec();
+    let held = values(&local, &mine, "m").await;
+    let sum = |time| held.iter().filter(|(at, _)| *at == time).map(|(_, value)| value).sum::<f64>();
+    assert_eq!(sums.iter().map(|(time, _)| (*time, sum(*time))).collect::<Vec<_>>(), sums);
+    for client in [&local as &dyn IngesterClient, &remote] {
+        let known = client.push_known(&mine, batch(38..42, 4000)).await.unwrap();
+        assert_eq!((known.reply.samples, &*known.unknown), (2, &[2, 3][..]));
+        // Another tenant's series are no one's.
+        let known = client.push_known(&other, batch(0..3, 4000)).await.unwrap();
+        assert_eq!((known.reply.samples, &*known.unknown), (0, &[0, 1, 2][..]));
+        // What is refused is named, though nobody sent its name.
+        let mut again = WriteBatchBuilder::default();
+        again.series([("__name__", "m"), ("i", "7")]).sample(3000, -1.0);
+        let refused = client.push_known(&mine, Arc::new(again.build())).await.unwrap().reply;
+        assert_eq!(refused.rejections[0].reason, "sample-duplicate-timestamp");
+        assert!(refused.rejections[0].message.contains(r#"{__name__="m", i="7"}"#), "{:?}", refused.rejections);
+    }
+    assert_eq!(values(&local, &other, "m").await, []);
+}
+
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_restart_flushed_or_not() {
     let rig = Rig::new();

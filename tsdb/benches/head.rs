@@ -82,7 +82,7 @@ fn open_chunk_files(dir: &Path) -> Arc<ChunkFiles> {
 fn append(head: &Head, wal: &Wal, series: &[Series], samples: &[FloatSample]) {
     for (series, samples) in series.chunks(REQUEST_SERIES).zip(samples.chunks(REQUEST_SERIES)) {
         let request = series.iter().zip(samples).map(|(series, sample)| SeriesAppend {
-            labels: LabelBytes::new_unchecked(&series.labels),
+            labels: Some(LabelBytes::new_unchecked(&series.labels)),
             hash: series.hash,
             samples: std::slice::from_ref(sample),
             sample_starts: &[],

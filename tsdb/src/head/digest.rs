@@ -204,19 +204,26 @@ impl Head {
         found
     }
 
+    /// The labels of a series with this hash.
+    pub fn labels_by_hash(&self, hash: u128) -> Option<Labels> {
+        self.slots_by_hash(&[hash]).first().map(|slot| self.label_bytes(*slot, &mut Vec::new()))
+    }
+
+    fn slots_by_hash(&self, hashes: &[u128]) -> Vec<SeriesRef> {
+        let appender = self.appender.lock();
+        let is_it = |slot: &SeriesRef, hash: u128| {
+            let (number, at) = locate(*slot);
+            let page = appender.pages.get(number).map(|page| page.read());
+            page.is_some_and(|page| page.series(at).is_some_and(|series| series.hash == (hash >> 64) as u64))
+        };
+        hashes.iter().flat_map(|hash| appender.table.candidates(*hash).filter(|slot| is_it(slot, *hash))).collect()
+    }
+
     /// The series with these hashes, with all their chunks that may hold samples of `range`, those that can be read. A
     /// hash of no series is passed over.
     pub fn series_by_hash(&self, range: BlockRange, hashes: &[u128]) -> Vec<SeriesChunks> {
         let pinned = Pinned::new(self);
-        let slots: Vec<SeriesRef> = {
-            let appender = self.appender.lock();
-            let is_it = |slot: &SeriesRef, hash: u128| {
-                let (number, at) = locate(*slot);
-                let page = appender.pages.get(number).map(|page| page.read());
-                page.is_some_and(|page| page.series(at).is_some_and(|series| series.hash == (hash >> 64) as u64))
-            };
-            hashes.iter().flat_map(|hash| appender.table.candidates(*hash).filter(|slot| is_it(slot, *hash))).collect()
-        };
+        let slots = self.slots_by_hash(hashes);
         let wanted: BTreeSet<u128> = hashes.iter().copied().collect();
         let mut found: Vec<SeriesChunks> = Vec::new();
         let mut bytes = Vec::new();
@@ -232,7 +239,8 @@ impl Head {
         found
     }
 
-    fn label_bytes(&self, slot: SeriesRef, out: &mut Vec<u8>) -> Labels {
+    /// The labels of a series, and appended to `out` as a sender encodes them.
+    pub(super) fn label_bytes(&self, slot: SeriesRef, out: &mut Vec<u8>) -> Labels {
         let (number, at) = locate(slot);
         let mut pairs = Vec::new();
         let index = self.index.read();

@@ -55,7 +55,7 @@ fn unfinished_sample() -> Rig {
     let label_bytes = LabelBytes::new_unchecked(&bytes);
     let exemplar = Exemplar { labels: Labels::from_pairs([("trace_id", "x")]), value: 0.5, timestamp: 20 };
     let series = SeriesAppend {
-        labels: label_bytes,
+        labels: Some(label_bytes),
         hash: label_bytes.hash(),
         samples: &[],
         sample_starts: &[],

@@ -240,8 +240,8 @@ impl<'a> Request<'a, '_> {
         let hash = labels.hash();
         let fingerprint = appender.table.fingerprint(labels.as_bytes());
         let touched_before = self.touched.len();
-        let at = match self.find(appender, hash, fingerprint) {
-            Some(slot) => self.touch(appender, slot, labels),
+        let at = match self.find(appender, hash, Some(fingerprint)) {
+            Some(slot) => self.touch(appender, slot, Some(labels)),
             None => {
                 // The index comes before pages in the locking order.
                 self.page = None;
@@ -249,7 +249,7 @@ impl<'a> Request<'a, '_> {
                     return Err(self.series_limit(number, reason));
                 }
                 let slot = self.head.insert_series(appender, self.segment, labels, hash, fingerprint)?;
-                let at = self.touch(appender, slot, labels);
+                let at = self.touch(appender, slot, Some(labels));
                 self.touched[at].created = true;
                 at
             }

@@ -44,17 +44,23 @@ impl<'a> Request<'a, '_> {
         number: usize,
         series: SeriesAppend<'a>,
     ) -> Result<(), AppendError> {
-        let fingerprint = appender.table.fingerprint(series.labels.as_bytes());
+        let fingerprint = series.labels.map(|labels| appender.table.fingerprint(labels.as_bytes()));
         let next = self.touched.last().map_or(0, |last| last.slot.wrapping_add(1));
         let guessed = self.in_order && self.is_series(appender, next, series.hash, fingerprint);
         let found = if guessed { Some(next) } else { self.find(appender, series.hash, fingerprint) };
         self.in_order = found == Some(next);
         let at = match found {
             Some(slot) => self.touch(appender, slot, series.labels),
-            None => match self.create(appender, number, series, fingerprint)? {
-                Some(at) => at,
-                None => return Ok(()),
-            },
+            None => {
+                let (Some(labels), Some(fingerprint)) = (series.labels, fingerprint) else {
+                    self.outcome.unknown.push(number as u32);
+                    return Ok(());
+                };
+                match self.create(appender, number, series, labels, fingerprint)? {
+                    Some(at) => at,
+                    None => return Ok(()),
+                }
+            }
         };
         for (i, sample) in series.samples.iter().enumerate() {
             let order = self.next_order();
@@ -95,20 +101,21 @@ impl<'a> Request<'a, '_> {
         self.page.as_mut().map(|(_, guard)| &mut **guard)
     }
 
-    fn is_series(&mut self, appender: &Appender, slot: SeriesRef, hash: u128, fingerprint: u64) -> bool {
+    /// Without a fingerprint the hash decides alone: with what finds the slot in the table, 100 bits of it.
+    fn is_series(&mut self, appender: &Appender, slot: SeriesRef, hash: u128, fingerprint: Option<u64>) -> bool {
         let (page, index) = locate(slot);
-        self.page(appender, page)
-            .and_then(|page| page.series(index))
-            .is_some_and(|series| series.hash == (hash >> 64) as u64 && series.fingerprint == fingerprint)
+        self.page(appender, page).and_then(|page| page.series(index)).is_some_and(|series| {
+            series.hash == (hash >> 64) as u64 && fingerprint.is_none_or(|wanted| series.fingerprint == wanted)
+        })
     }
 
-    pub(super) fn find(&mut self, appender: &Appender, hash: u128, fingerprint: u64) -> Option<SeriesRef> {
+    pub(super) fn find(&mut self, appender: &Appender, hash: u128, fingerprint: Option<u64>) -> Option<SeriesRef> {
         let mut candidates = appender.table.candidates(hash);
         candidates.find(|slot| self.is_series(appender, *slot, hash, fingerprint))
     }
 
     /// Enters a series into the list of touched ones, unless this request has touched it before.
-    pub(super) fn touch(&mut self, appender: &Appender, slot: SeriesRef, labels: LabelBytes<'a>) -> usize {
+    pub(super) fn touch(&mut self, appender: &Appender, slot: SeriesRef, labels: Option<LabelBytes<'a>>) -> usize {
         let (number, index) = locate(slot);
         let next = self.touched.len();
         let mark = self.page(appender, number).and_then(|page| page.series(index)).map_or(0, |series| series.mark);
@@ -137,12 +144,13 @@ impl<'a> Request<'a, '_> {
         appender: &mut Appender,
         number: usize,
         series: SeriesAppend<'a>,
+        labels: LabelBytes<'a>,
         fingerprint: u64,
     ) -> Result<Option<usize>, AppendError> {
         // A sender that computes another hash must not get a second series of the same labels.
-        let hash = series.labels.hash();
+        let hash = labels.hash();
         if hash != series.hash
-            && let Some(slot) = self.find(appender, hash, fingerprint)
+            && let Some(slot) = self.find(appender, hash, Some(fingerprint))
         {
             return Ok(Some(self.touch(appender, slot, series.labels)));
         }
@@ -150,7 +158,7 @@ impl<'a> Request<'a, '_> {
         self.page = None;
         let times = series.samples.iter().map(|s| s.timestamp).chain(series.histograms.iter().map(|s| s.timestamp));
         let acceptable = times.clone().any(|t| self.admit(appender, t, true).is_ok());
-        let refused = if acceptable { self.over_limit(series.labels) } else { None };
+        let refused = if acceptable { self.over_limit(labels) } else { None };
         if !acceptable || refused.is_some() {
             for time in times {
                 let reason = refused.or(self.admit(appender, time, true).err()).unwrap_or(RejectReason::TooOld);
@@ -162,7 +170,7 @@ impl<'a> Request<'a, '_> {
             }
             return Ok(None);
         }
-        let slot = self.head.insert_series(appender, self.segment, series.labels, hash, fingerprint)?;
+        let slot = self.head.insert_series(appender, self.segment, labels, hash, fingerprint)?;
         let at = self.touch(appender, slot, series.labels);
         self.touched[at].created = true;
         Ok(Some(at))

@@ -31,8 +31,9 @@ use crate::wal::{CommitError, Lsn, SegmentId, Wal, WalBatch, WalError};
 /// One series of a request with its samples.
 #[derive(Debug, Clone, Copy)]
 pub struct SeriesAppend<'a> {
-    /// Its labels: sorted, valid.
-    pub labels: LabelBytes<'a>,
+    /// Its labels: sorted, valid. `None` of one that the sender thinks is here: it is found by its hash alone, and if it is
+    /// not here, [`Appended::unknown`] says so.
+    pub labels: Option<LabelBytes<'a>>,
     /// Their hash, as [`LabelBytes::hash`] gives it.
     pub hash: u128,
     /// Float samples.
@@ -88,6 +89,8 @@ pub struct Appended {
     pub exemplars: u64,
     /// What was refused, one entry per kind and reason, in the order of first occurrence.
     pub rejections: Vec<Rejection>,
+    /// Numbers of the series given without labels that are not here, ascending: nothing of these is stored or refused.
+    pub unknown: Vec<u32>,
     /// The request is durable when the log is, up to here.
     pub lsn: Lsn,
 }
@@ -170,7 +173,7 @@ struct Accepted<V> {
 /// A series of the request, once per series.
 struct Touched<'a> {
     slot: SeriesRef,
-    labels: LabelBytes<'a>,
+    labels: Option<LabelBytes<'a>>,
     defined_in: u32,
     /// The newest sample as it will be once the request is stored.
     newest: Newest,
@@ -266,7 +269,14 @@ impl<'a, 'h> Request<'a, 'h> {
             in_order: true,
             page: None,
             chunk_read: None,
-            outcome: Appended { samples: 0, histograms: 0, exemplars: 0, rejections: Vec::new(), lsn: Lsn(0) },
+            outcome: Appended {
+                samples: 0,
+                histograms: 0,
+                exemplars: 0,
+                rejections: Vec::new(),
+                unknown: Vec::new(),
+                lsn: Lsn(0),
+            },
         }
     }
 
@@ -298,7 +308,14 @@ impl<'a, 'h> Request<'a, 'h> {
                 let segment = short(self.segment);
                 if !self.floats.is_empty() || !self.histograms.is_empty() || !self.exemplars.is_empty() {
                     for touched in self.touched.iter().filter(|touched| touched.defined_in != segment) {
-                        batch.series(touched.slot, touched.labels);
+                        match touched.labels {
+                            Some(labels) => batch.series(touched.slot, labels),
+                            None => {
+                                let mut bytes = Vec::new();
+                                self.head.label_bytes(touched.slot, &mut bytes);
+                                batch.series(touched.slot, LabelBytes::new_unchecked(&bytes));
+                            }
+                        }
                     }
                 }
                 for sample in &self.histograms {

@@ -43,3 +43,45 @@ fn limits_refuse_new_series_only() {
     assert_eq!(add(0, &two), []);
     assert_eq!(rig.head.series_count(), 3);
 }
+
+/// Appends a float to each series, known by its hash.
+fn append_known(rig: &Rig, series: &[&Labels], sample: FloatSample) -> Appended {
+    let hashes: Vec<u128> =
+        series.iter().map(|labels| LabelBytes::new_unchecked(&LabelBytes::from_labels(labels)).hash()).collect();
+    let request = hashes.iter().map(|hash| SeriesAppend {
+        labels: None,
+        hash: *hash,
+        samples: std::slice::from_ref(&sample),
+        sample_starts: &[],
+        histograms: &[],
+        histogram_starts: &[],
+        exemplars: &[],
+    });
+    rig.head.append(&rig.wal, request, &limits()).unwrap()
+}
+
+#[test]
+fn series_are_found_by_their_hash_alone() {
+    // So small that most requests begin a new segment, which needs every series' labels.
+    let mut rig = Rig::with_segments(OPTIONS, 400);
+    let all: Vec<Labels> = (0..6).map(labels).collect();
+    for known in [0, 2, 5] {
+        rig.floats(&all[known], &[(1000, 1.0)]);
+    }
+    let every: Vec<&Labels> = all.iter().collect();
+    let appended = append_known(&rig, &every, FloatSample { timestamp: 2000, value: 2.0 });
+    assert_eq!((appended.samples, &*appended.unknown, &*appended.rejections), (3, &[1, 3, 4][..], &[][..]));
+    for round in 0..100 {
+        let sample = FloatSample { timestamp: 3000 + round * 1000, value: round as f64 };
+        assert_eq!(append_known(&rig, &[&all[5], &all[0], &all[2], &all[0]], sample).samples, 4);
+    }
+    let refused = append_known(&rig, &[&all[2]], FloatSample { timestamp: 102_000, value: -1.0 });
+    assert_eq!(reasons(&refused), [(RejectReason::DuplicateTimestamp, 1)]);
+    let before = rig.contents();
+    assert_eq!(before.values().map(|samples| samples.len()).collect::<Vec<_>>(), [102; 3]);
+    assert_eq!(before.keys().collect::<Vec<_>>(), [&all[0], &all[2], &all[5]]);
+    rig.restart();
+    assert_eq!(rig.contents(), before);
+    let hash = LabelBytes::new_unchecked(&LabelBytes::from_labels(&all[2])).hash();
+    assert_eq!((rig.head.labels_by_hash(hash), rig.head.labels_by_hash(hash ^ 1 << 127)), (Some(all[2].clone()), None));
+}

@@ -24,7 +24,7 @@ fn exemplars_and_metadata_survive_a_restart() {
     let samples = [FloatSample { timestamp: 10, value: 1.0 }];
     let (labels_of, hash) = (series_labels, series_labels.hash());
     let series = SeriesAppend {
-        labels: labels_of,
+        labels: Some(labels_of),
         hash,
         samples: &samples,
         sample_starts: &[],
@@ -37,7 +37,7 @@ fn exemplars_and_metadata_survive_a_restart() {
     let orphan = LabelBytes::from_labels(&labels(1));
     let orphan = LabelBytes::new_unchecked(&orphan);
     let series = SeriesAppend {
-        labels: orphan,
+        labels: Some(orphan),
         hash: orphan.hash(),
         samples: &[],
         sample_starts: &[],

@@ -90,7 +90,7 @@ pub(in crate::head) fn append(
         let labels = LabelBytes::new_unchecked(&one.labels);
         let (samples, histograms) = (&one.floats[..], &one.histograms[..]);
         let (sample_starts, histogram_starts) = (&one.float_starts[..], &one.histogram_starts[..]);
-        let hash = labels.hash();
+        let (labels, hash) = (Some(labels), labels.hash());
         SeriesAppend { labels, hash, samples, sample_starts, histograms, histogram_starts, exemplars: &[] }
     });
     head.append(wal, series, limits)
