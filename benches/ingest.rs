@@ -23,14 +23,17 @@
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures the real machine")]
 
 mod load;
+#[path = "load/pods.rs"]
+mod pods;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::load::Error;
-use self::load::send::{CONNECTIONS, SERIES_PER_REQUEST, STEP_MS, Senders, encode_labels};
+use self::load::send::{CONNECTIONS, SERIES_PER_REQUEST, STEP_MS, Senders};
 use self::load::server::{Running, Server};
+use self::pods::pod_labels;
 
 /// Ranges that heads are cut by, and how long after its end one is due.
 const RANGE_MS: i64 = 2 * 3600 * 1000;
@@ -90,26 +93,6 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The encoded labels of series `i`: 10 labels, about 270 bytes of names and values. Another generation has other pods.
-fn labels(i: usize, generation: usize) -> Vec<u8> {
-    let pod = i / 100;
-    encode_labels(&[
-        ("__name__", format!("container_network_receive_packets_{:02}_total", i % 100)),
-        ("cluster", "production-eu-west-1".to_owned()),
-        ("container", format!("application-container-{}", pod % 40)),
-        ("endpoint", "https-metrics".to_owned()),
-        ("instance", format!("10.{}.{}.{}:10250", pod >> 16, (pod >> 8) & 255, pod & 255)),
-        ("job", "kubernetes/kubelet-cadvisor".to_owned()),
-        ("namespace", format!("team-namespace-{}", pod % 25)),
-        ("node", format!("ip-10-0-{}-{}.eu-west-1.compute.internal", pod / 64 % 256, pod % 64)),
-        (
-            "pod",
-            format!("application-deployment-{:08x}-{pod:05}", (pod + generation * 77) * 2_654_435_761 % 0xFFFF_FFFF),
-        ),
-        ("service", "prometheus-kubelet".to_owned()),
-    ])
-}
-
 /// What a stretch of the load cost.
 struct Cost {
     took: Duration,
@@ -124,7 +107,7 @@ async fn load(
     rounds: usize,
 ) -> Result<Cost, Error> {
     let (cpu, begun) = (running.cpu()?, Instant::now());
-    senders.send(client, &running.server.push_url(), rounds).await?;
+    senders.send(client, &[running.server.push_url()], rounds).await?;
     Ok(Cost { took: begun.elapsed(), cpu: running.cpu()?.saturating_sub(cpu) })
 }
 
@@ -151,7 +134,7 @@ async fn measure(mut running: Running, arguments: &Arguments) -> Result<(), Erro
     let churn = is_skald && arguments.after.iter().any(|step| step == "churn");
     let churn_rounds = if churn { arguments.rounds / 2 } else { 0 };
     let first = first_time(arguments, churn_rounds)?;
-    let mut senders = Senders::new(arguments.series, first, |i| labels(i, 0));
+    let mut senders = Senders::new(arguments.series, first, |i| pod_labels(i, 0));
     senders.prepare()?;
     let written_before = running.number("io", "write_bytes:")?;
     let new = load(&running, &client, &mut senders, 1).await?;
@@ -200,7 +183,7 @@ async fn measure(mut running: Running, arguments: &Arguments) -> Result<(), Erro
                 for generation in 1..=2 {
                     let from = sent + (generation - 1) * churn_rounds;
                     let first = first + from as i64 * STEP_MS;
-                    let mut senders = Senders::new(arguments.series, first, |i| labels(i, generation));
+                    let mut senders = Senders::new(arguments.series, first, |i| pod_labels(i, generation));
                     load(&running, &client, &mut senders, churn_rounds).await?;
                 }
                 flush(&client, &base).await?;

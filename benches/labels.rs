@@ -291,7 +291,7 @@ async fn start(name: &str, dir: &std::path::Path, arguments: &Arguments, first: 
     let mut senders = Senders::new(arguments.series, first, labels);
     senders.prepare()?;
     let begun = Instant::now();
-    senders.send(&client, &running.server.push_url(), ROUNDS).await?;
+    senders.send(&client, &[running.server.push_url()], ROUNDS).await?;
     let took = begun.elapsed();
     let mut asked = Asked {
         client: Client::new(running.server.port),

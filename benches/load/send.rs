@@ -124,18 +124,24 @@ impl Senders {
 
     /// Makes the requests of the next round, so that making them takes no time while it is measured.
     pub fn prepare(&mut self) -> Result<(), Error> {
-        for batch in self.shares.iter_mut().flatten() {
-            batch.prepared = Some(batch.body(self.next)?);
+        let bodies = self.bodies(self.next)?;
+        for (batch, body) in self.shares.iter_mut().flatten().zip(bodies) {
+            batch.prepared = Some(body);
         }
         Ok(())
     }
 
-    /// Sends so many rounds of one sample per series, as fast as they are taken.
-    pub async fn send(&mut self, client: &reqwest::Client, url: &str, rounds: usize) -> Result<(), Error> {
+    /// The requests of the round at this time.
+    pub fn bodies(&mut self, timestamp: i64) -> Result<Vec<Vec<u8>>, Error> {
+        self.shares.iter_mut().flatten().map(|batch| batch.body(timestamp)).collect()
+    }
+
+    /// Sends so many rounds of one sample per series, as fast as they are taken; connections share the URLs evenly.
+    pub async fn send(&mut self, client: &reqwest::Client, urls: &[String], rounds: usize) -> Result<(), Error> {
         let first = self.next;
         self.next += rounds as i64 * STEP_MS;
-        let senders = self.shares.drain(..).map(|mut batches| {
-            let (client, url) = (client.clone(), url.to_owned());
+        let senders = self.shares.drain(..).zip(urls.iter().cycle()).map(|(mut batches, url)| {
+            let (client, url) = (client.clone(), url.clone());
             tokio::spawn(async move {
                 for round in 0..rounds {
                     for batch in &mut batches {
