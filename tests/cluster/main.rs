@@ -10,4 +10,6 @@ mod process;
 #[path = "../system/sender.rs"]
 mod sender;
 
+mod cluster;
 mod kill_and_roll;
+mod prometheus;
