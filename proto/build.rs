@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".skald.v1.QueryRequest.plan")
         .bytes(".skald.v1.PushRequest.labels")
         .bytes(".skald.v1.PushRequest.hashes")
+        .bytes(".skald.v1.PushKnownRequest.hashes")
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())
