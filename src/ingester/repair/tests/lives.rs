@@ -262,11 +262,11 @@ async fn the_page_shows_whom_it_was_compared_with() {
         String::from_utf8(bytes.to_vec()).unwrap()
     };
     let state: serde_json::Value = serde_json::from_str(&get("application/json").await).unwrap();
-    assert_eq!((&state["instance"], &state["repaired"]), (&"m0".into(), &true.into()), "{state}");
-    let [second, first] = state["peers"].as_array().unwrap().as_slice() else { panic!("{state}") };
-    assert_eq!((&first["peer"], &first["error"]), (&"m1".into(), &serde_json::Value::Null), "{state}");
+    assert_eq!(state["notes"], serde_json::json!(["m0: repaired"]), "{state}");
+    let [second, first] = state["rows"].as_array().unwrap().as_slice() else { panic!("{state}") };
+    assert_eq!((&first["peer"], &first["errors"]), (&"m1".into(), &serde_json::Value::Null), "{state}");
     assert!(first["whole_seconds_ago"].as_f64().is_some_and(|ago| ago < 100.0), "{state}");
-    assert!(second["error"].as_str().is_some_and(|error| error.contains("it is \"m2\"")), "{state}");
+    assert!(second["errors"].as_str().is_some_and(|error| error.contains("it is \"m2\"")), "{state}");
     let page = get("text/html").await;
     assert!(page.contains("<td>m1</td>") && page.contains("&lt;b&gt;") && !page.contains("<b>"), "{page}");
 }
