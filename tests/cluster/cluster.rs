@@ -1,6 +1,8 @@
 //! A cluster of real processes, what befalls it, and how it is asked.
 //!
-//! `CLUSTER_TEST_SECONDS` is how long whole rounds of misfortune are repeated: one round by default.
+//! `CLUSTER_TEST_SECONDS` is how long whole rounds of misfortune are repeated: one round by default. The cluster starts with the
+//! binary `CLUSTER_TEST_FROM`, and whatever is started again is `CLUSTER_TEST_TO`, where these are set: so two builds are shown to
+//! work together while one takes the place of the other.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,11 +31,17 @@ pub struct Cluster {
     members: Vec<Member>,
 }
 
+/// The binary that a command of the script starts.
+fn binary(command: &str) -> std::ffi::OsString {
+    let variable = if command == "up" { "CLUSTER_TEST_FROM" } else { "CLUSTER_TEST_TO" };
+    std::env::var_os(variable).unwrap_or_else(|| env!("CARGO_BIN_EXE_skald").into())
+}
+
 fn script(dir: &Path, arguments: &[&str]) -> Result<String, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/cluster");
     let mut command = Command::new(script);
     let (verb, rest) = arguments.split_first().expect("a command");
-    command.arg(verb).arg("--dir").arg(dir).args(rest).env("SKALD_BIN", env!("CARGO_BIN_EXE_skald"));
+    command.arg(verb).arg("--dir").arg(dir).args(rest).env("SKALD_BIN", binary(verb));
     let output = command.output().expect("the script runs");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
