@@ -52,6 +52,8 @@ fn surroundings() -> Result<Runtime, Error> {
         rng: Arc::new(Rng::from_os()),
         disk: Arc::new(skald_tsdb::disk::RealDisk),
         net: Arc::new(TcpNet),
+        gossip: Arc::new(skald::runtime::SocketGossip),
+        bucket: None,
         ingest_pool: Pool::new("ingest", 2)?,
         query_pool: Pool::new("query", 2)?,
         background_pool: Pool::new("background", 2)?,

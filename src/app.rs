@@ -321,10 +321,16 @@ impl App {
 
     async fn start_storage(&mut self) -> Result<Storage, AppError> {
         let (config, runtime) = (&self.config, &self.runtime);
-        let opened = async { bucket::open(&config.blocks_storage, &config.data_dir, runtime.disk.as_ref()) };
+        let opened = async {
+            if let Some(bucket) = &runtime.bucket {
+                return Ok(bucket.clone());
+            }
+            let opened = bucket::open(&config.blocks_storage, &config.data_dir, runtime.disk.as_ref())?;
+            Ok::<Arc<dyn Bucket>, bucket::opening::OpenError>(Arc::new(opened))
+        };
         let opened = self.services.start("object-storage", opened).await?;
         let bucket: Arc<dyn Bucket> =
-            Arc::new(ObservedBucket::new(Arc::new(opened), runtime.clock.clone(), &mut self.registry.write()));
+            Arc::new(ObservedBucket::new(opened, runtime.clock.clone(), &mut self.registry.write()));
         let index_config = config.blocks_storage.bucket_index.clone();
         let indexes = Arc::new(IndexCache::new(bucket.clone(), runtime.clock.clone(), index_config));
         Ok(Storage { bucket, indexes })

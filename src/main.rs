@@ -10,7 +10,7 @@ use skald::cli::{self, Command};
 use skald::config::Config;
 use skald::data_dir::DataDir;
 use skald::logging;
-use skald::runtime::{Pool, Rng, Runtime, SystemClock, TcpNet};
+use skald::runtime::{Pool, Rng, Runtime, SocketGossip, SystemClock, TcpNet};
 use skald::settings::Environment;
 use skald::tsdb_tool;
 use skald_tsdb::disk::RealDisk;
@@ -69,6 +69,8 @@ fn run_until_stopped(config: Config) -> Result<(), Box<dyn Error>> {
         rng: Arc::new(Rng::from_os()),
         disk: Arc::new(RealDisk),
         net: Arc::new(TcpNet),
+        gossip: Arc::new(SocketGossip),
+        bucket: None,
         ingest_pool: Pool::new("skald-ingest", cpus)?,
         query_pool: Pool::new("skald-query", cpus)?,
         background_pool: Pool::new("skald-background", cpus.div_ceil(2))?,

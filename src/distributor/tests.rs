@@ -152,6 +152,8 @@ impl Setup {
             rng: Arc::new(Rng::seeded(1)),
             disk: Arc::new(skald_tsdb::disk::MemDisk::default()),
             net: Arc::new(MemNet::default()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),

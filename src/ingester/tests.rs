@@ -68,6 +68,8 @@ impl Rig {
             rng: self.rng.clone(),
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(self.net.clone()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),

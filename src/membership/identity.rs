@@ -29,8 +29,9 @@ fn is_everywhere(host: &str) -> bool {
 }
 
 impl Identity {
-    /// The identity that the settings give; the error says which setting is missing.
-    pub(super) fn of(config: &Config) -> Result<Self, String> {
+    /// The identity that the settings give to the process with this random number; the error says which setting is
+    /// missing.
+    pub(super) fn of(config: &Config, process: u64) -> Result<Self, String> {
         let settings = &config.instance;
         let id = if settings.id.is_empty() { host_name() } else { settings.id.clone() };
         let id = InstanceId::new(&id).map_err(|error| format!("instance.id: {error}"))?;
@@ -74,7 +75,7 @@ impl Identity {
             group: settings.replica_group.map(GroupId),
             grpc_address: HostPort::new(host, server.grpc_listen_address.port()).to_string(),
             http_address: HostPort::new(host, server.http_listen_address.port()).to_string(),
-            process: crate::runtime::Rng::from_os().next_u64(),
+            process,
             gossip,
         })
     }
@@ -126,7 +127,7 @@ mod tests {
     fn check(yaml: &str, expected: Result<&str, &str>) {
         let file = YamlFile { name: "test", text: yaml, expand_env: false };
         let config: Config = load(Some(file), &Environment::default(), &[]).unwrap();
-        let found = Identity::of(&config).map(|identity| {
+        let found = Identity::of(&config, 1).map(|identity| {
             let gossip = identity.gossip.map_or("alone".to_owned(), |(_, advertised)| advertised.to_string());
             format!("{} {} {} {gossip}", identity.id, identity.grpc_address, identity.http_address)
         });

@@ -1,17 +1,15 @@
 //! How this process meets the others: starts gossip, joins, joins again.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skald_ring::store::gossip::{Gossip, GossipConfig};
 use skald_ring::{Cluster, Replica};
 
 use super::Rings;
 use super::identity::Identity;
 use super::settings::GossipSettings;
-use crate::runtime::Clock;
-use crate::settings::HostPort;
+use crate::runtime::Runtime;
+use crate::runtime::gossip::{Joined, Participant, Participation};
 
 /// Pause between the first attempts to join.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -24,66 +22,36 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) async fn start(
     settings: &GossipSettings,
     identity: &Identity,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Replica>, Option<Gossip>), String> {
+    runtime: &Runtime,
+) -> Result<(Arc<Replica>, Option<Box<dyn Participation>>), String> {
     let Some((bind, advertised)) = &identity.gossip else { return Ok((Arc::new(Replica::alone()), None)) };
     let key = settings.cluster_key.expose().as_bytes();
     let cluster = Cluster::new(&settings.cluster_label, Some(key).filter(|key| !key.is_empty()))
         .map_err(|error| format!("memberlist.cluster_label: {error}"))?;
     let replica = Arc::new(Replica::new(cluster));
-    let mut config = GossipConfig::new(identity.id.to_string(), resolve_one(bind).await?);
-    config.advertise_address = Some(resolve_one(advertised).await?);
-    config.gossip_interval = settings.gossip_interval;
-    config.gossip_nodes = settings.gossip_nodes;
-    config.push_pull_interval = settings.pull_push_interval;
-    let clock = clock.clone();
-    let gossip = Gossip::start(config, replica.clone(), move || clock.now_ms()).await;
-    let gossip = gossip.map_err(|error| error.to_string())?;
+    let participant = Participant {
+        node: identity.id.to_string(),
+        bind: bind.clone(),
+        advertised: advertised.clone(),
+        gossip_interval: settings.gossip_interval,
+        gossip_nodes: settings.gossip_nodes,
+        push_pull_interval: settings.pull_push_interval,
+        replica: replica.clone(),
+        clock: runtime.clock.clone(),
+    };
+    let gossip = runtime.gossip.start(participant).await?;
     tracing::info!(address = %gossip.address(), cluster = settings.cluster_label, "gossiping");
     Ok((replica, Some(gossip)))
 }
 
-async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::net::lookup_host((address.host(), address.port())).await;
-    Ok(found.map_err(|error| format!("{address} is not found: {error}"))?.collect())
-}
-
-async fn resolve_one(address: &HostPort) -> Result<SocketAddr, String> {
-    resolve(address).await?.into_iter().next().ok_or_else(|| format!("{address} has no address"))
-}
-
 impl Rings {
-    /// Joins once; how many were met, and why not the others.
-    async fn join(&self, gossip: &Gossip) -> (usize, Vec<String>) {
-        let mut addresses = Vec::new();
-        let mut failures = Vec::new();
-        for member in &self.settings.join_members {
-            match resolve(member).await {
-                Ok(found) => addresses.extend(found),
-                Err(why) => failures.push(why),
-            }
-        }
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.retain(|address| *address != gossip.address());
-        let joins = addresses.iter().map(|address| gossip.join(*address));
-        let mut met = 0;
-        for joined in futures::future::join_all(joins).await {
-            match joined {
-                Ok(()) => met += 1,
-                Err(error) => failures.push(error.to_string()),
-            }
-        }
-        (met, failures)
-    }
-
     /// Tries to meet somebody before this process says anything of itself: the more it knows then, the less has to be put
     /// right afterwards. Goes on without, as the first one has to.
     pub(super) async fn join_first(&self) {
         let Some(gossip) = &self.gossip else { return };
         let deadline = self.clock.monotonic() + self.settings.join_timeout;
         loop {
-            let (met, failures) = self.join(gossip).await;
+            let Joined { met, failures } = gossip.join(&self.settings.join_members).await;
             if met > 0 || failures.is_empty() {
                 tracing::info!(met, "joined the cluster");
                 return;
@@ -106,7 +74,7 @@ impl Rings {
                 _ => self.settings.rejoin_interval,
             };
             self.clock.sleep(pause).await;
-            let (met, failures) = self.join(gossip).await;
+            let Joined { met, failures } = gossip.join(&self.settings.join_members).await;
             if met == 0 && !failures.is_empty() {
                 tracing::debug!(failures = failures.join("; "), "met nobody of memberlist.join_members");
             }

@@ -28,7 +28,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use skald_ring::instance_ring::DEFAULT_TOKENS;
 use skald_ring::store::OpenError;
-use skald_ring::store::gossip::Gossip;
 use skald_ring::{
     AutoForget, GroupRules, GroupState, Instance, InstanceRing, InstanceRingRules, InstanceState, Operation, Replica,
     ReplicaGroups, key_token, remove_group,
@@ -37,6 +36,7 @@ use tokio::sync::watch;
 use ulid::Ulid;
 
 use crate::config::{Config, Role};
+use crate::runtime::gossip::Participation;
 use crate::runtime::{Clock, Runtime};
 use crate::tenant::TenantId;
 use identity::Identity;
@@ -101,7 +101,7 @@ impl fmt::Display for RingRole {
 pub struct Rings {
     identity: Identity,
     replica: Arc<Replica>,
-    gossip: Option<Gossip>,
+    gossip: Option<Box<dyn Participation>>,
     settings: GossipSettings,
     ingesters: Arc<Keeper<ReplicaGroups>>,
     instances: Vec<Arc<Keeper<InstanceRing>>>,
@@ -125,8 +125,8 @@ impl Rings {
         metrics: Metrics,
         open_more: impl FnOnce(&Replica) -> Result<T, OpenError>,
     ) -> Result<(Self, T), String> {
-        let identity = Identity::of(config)?;
-        let (replica, gossip) = joining::start(&config.memberlist, &identity, &runtime.clock).await?;
+        let identity = Identity::of(config, runtime.rng.next_u64())?;
+        let (replica, gossip) = joining::start(&config.memberlist, &identity, runtime).await?;
         let more = open_more(&replica).map_err(|error| error.to_string())?;
         let alone = gossip.is_none();
         let rules = GroupRules {

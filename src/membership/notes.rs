@@ -151,6 +151,8 @@ mod tests {
             rng: Arc::new(Rng::seeded(1)),
             disk: disk.clone(),
             net: Arc::new(MemNet::default()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),

@@ -250,8 +250,8 @@ async fn memberlist(State(rings): State<Arc<Rings>>, headers: HeaderMap) -> Resp
     let (rows, note) = match &rings.gossip {
         None => (Vec::new(), "This process is alone: memberlist.bind_address is none.".to_owned()),
         Some(gossip) => {
-            let peers = gossip.members().await;
-            let rows = peers.iter().map(|peer| vec![json!(peer.node), json!(peer.address.to_string())]).collect();
+            let members = gossip.members().await;
+            let rows = members.iter().map(|member| vec![json!(member.node), json!(member.address)]).collect();
             let counts = rings.replica.counts();
             let note = format!(
                 "Cluster {}; this process is {}. Messages: {} taken in, {} of other clusters, {} badly signed, {} newer \

@@ -130,6 +130,8 @@ fn querier(replicas: Vec<FakeIngester>) -> Querier {
         rng: Arc::new(Rng::seeded(1)),
         disk: Arc::new(MemDisk::default()),
         net: Arc::new(MemNet::default()),
+        gossip: Arc::new(crate::runtime::SocketGossip),
+        bucket: None,
         ingest_pool: Pool::inline(),
         query_pool: Pool::new("test-query", 1).unwrap(),
         background_pool: Pool::inline(),

@@ -458,6 +458,8 @@ mod tests {
             rng: Arc::new(Rng::seeded(1)),
             disk: Arc::new(RealDisk),
             net: Arc::new(MemNet::default()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),

@@ -67,6 +67,8 @@ fn frontend() -> Arc<QueryFrontend> {
         rng: Arc::new(Rng::seeded(1)),
         disk: Arc::new(MemDisk::default()),
         net: Arc::new(MemNet::default()),
+        gossip: Arc::new(crate::runtime::SocketGossip),
+        bucket: None,
         ingest_pool: Pool::inline(),
         query_pool: Pool::inline(),
         background_pool: Pool::inline(),

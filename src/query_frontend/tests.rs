@@ -104,6 +104,8 @@ fn frontend(config: Config, queriers: &[Arc<Fake>]) -> Arc<QueryFrontend> {
         rng: Arc::new(Rng::seeded(1)),
         disk: Arc::new(skald_tsdb::disk::MemDisk::default()),
         net: Arc::new(MemNet::default()),
+        gossip: Arc::new(crate::runtime::SocketGossip),
+        bucket: None,
         ingest_pool: Pool::inline(),
         query_pool: Pool::new("test-query", 1).unwrap(),
         background_pool: Pool::inline(),

@@ -75,6 +75,8 @@ struct Node {
     /// Nodes on different sides do not reach each other.
     side: u32,
     down: bool,
+    /// It never comes back, and nobody knows of it any more.
+    gone: bool,
     sent_bytes: u64,
     sent_packets: u64,
 }
@@ -87,6 +89,8 @@ pub struct Network {
     nodes: Vec<Node>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     now: Duration,
+    /// Wall time at virtual time zero, Unix milliseconds.
+    wall_start_ms: i64,
     scheduled: u64,
     random: u64,
 }
@@ -95,14 +99,24 @@ impl Network {
     /// An empty network.
     pub fn new(seed: u64, pace: Pace, faults: Faults) -> Self {
         let events = BinaryHeap::new();
-        Self { pace, faults, nodes: Vec::new(), events, now: Duration::ZERO, scheduled: 0, random: mix(seed) }
+        let (nodes, now, random) = (Vec::new(), Duration::ZERO, mix(seed));
+        Self { pace, faults, nodes, events, now, wall_start_ms: 0, scheduled: 0, random }
+    }
+
+    /// Sets the wall time at virtual time zero, which is that of all nodes.
+    pub fn set_wall_start(&mut self, ms: i64) {
+        self.wall_start_ms = ms;
     }
 
     /// Connects a new, empty replica; its number.
     pub fn add(&mut self, cluster: Cluster) -> usize {
+        self.add_replica(Arc::new(Replica::new(cluster)))
+    }
+
+    /// Connects a replica; its number.
+    pub fn add_replica(&mut self, replica: Arc<Replica>) -> usize {
         let node = self.nodes.len();
-        let replica = Arc::new(Replica::new(cluster));
-        self.nodes.push(Node { replica, side: 0, down: false, sent_bytes: 0, sent_packets: 0 });
+        self.nodes.push(Node { replica, side: 0, down: false, gone: false, sent_bytes: 0, sent_packets: 0 });
         // Nobody ticks in step.
         let gossip = self.duration_below(self.pace.gossip_interval);
         let push_pull = self.duration_below(self.pace.push_pull_interval);
@@ -151,6 +165,23 @@ impl Network {
         self.nodes[node].down = down;
     }
 
+    /// Takes a node out for good, as when its process ends: another start is another node.
+    pub fn remove(&mut self, node: usize) {
+        self.nodes[node].down = true;
+        self.nodes[node].gone = true;
+    }
+
+    /// Nodes that were not taken out.
+    pub fn count(&self) -> usize {
+        self.nodes.iter().filter(|node| !node.gone).count()
+    }
+
+    /// Whether messages of one get to the other now.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        let (from, to) = (&self.nodes[from], &self.nodes[to]);
+        !from.down && !to.down && from.side == to.side
+    }
+
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         mix(self.random)
@@ -197,6 +228,7 @@ impl Network {
 
     fn happen(&mut self, event: Event) {
         match event {
+            Event::Gossip(node) | Event::PushPull(node) if self.nodes[node].gone => {}
             Event::Gossip(node) => {
                 self.schedule(self.pace.gossip_interval, Event::Gossip(node));
                 if !self.nodes[node].down {
@@ -213,7 +245,7 @@ impl Network {
                 if !self.reaches(from, to) {
                     return;
                 }
-                let now_ms = self.now.as_millis() as i64;
+                let now_ms = self.wall_start_ms + self.now.as_millis() as i64;
                 // Whoever gets a message of another cluster hangs up.
                 let taken = self.nodes[to].replica.receive(&message, now_ms);
                 if wants_answer && taken.is_ok() {
@@ -224,21 +256,18 @@ impl Network {
         }
     }
 
-    fn reaches(&self, from: usize, to: usize) -> bool {
-        let (from, to) = (&self.nodes[from], &self.nodes[to]);
-        !from.down && !to.down && from.side == to.side
-    }
-
     fn other_than(&mut self, node: usize) -> Option<usize> {
-        let others = self.nodes.len().checked_sub(1).filter(|others| *others > 0)?;
+        let others = self.count().checked_sub(1).filter(|others| *others > 0)?;
         let other = (self.random() % others as u64) as usize;
-        Some(if other >= node { other + 1 } else { other })
+        let mut there = (0..self.nodes.len()).filter(|other| *other != node && !self.nodes[*other].gone);
+        there.nth(other)
     }
 
     fn gossip(&mut self, node: usize) {
-        for _ in 0..self.pace.gossip_nodes.min(self.nodes.len() - 1) {
+        let members = self.count();
+        for _ in 0..self.pace.gossip_nodes.min(members - 1) {
             let Some(other) = self.other_than(node) else { return };
-            let (pace, members) = (self.pace, self.nodes.len());
+            let pace = self.pace;
             let replica = &self.nodes[node].replica;
             let Some(message) = replica.next_message(pace.packet_length, pace.retransmit_multiplier, members) else {
                 return;
@@ -247,7 +276,7 @@ impl Network {
                 self.send(node, other, message.clone(), false);
             }
             if self.chance(self.faults.loss) {
-                self.count(node, &message);
+                self.note_sent(node, &message);
             } else {
                 self.send(node, other, message, false);
             }
@@ -261,13 +290,13 @@ impl Network {
         }
     }
 
-    fn count(&mut self, node: usize, message: &[u8]) {
+    fn note_sent(&mut self, node: usize, message: &[u8]) {
         self.nodes[node].sent_bytes += message.len() as u64;
         self.nodes[node].sent_packets += 1;
     }
 
     fn send(&mut self, from: usize, to: usize, message: Vec<u8>, wants_answer: bool) {
-        self.count(from, &message);
+        self.note_sent(from, &message);
         let spread = self.faults.most_delay.saturating_sub(self.faults.least_delay);
         let delay = self.faults.least_delay + self.duration_below(spread);
         self.schedule(delay, Event::Arrival { from, to, message, wants_answer });

@@ -75,6 +75,8 @@ impl Bench {
             rng: Arc::new(Rng::seeded(1)),
             disk: Arc::new(disk.clone()),
             net: Arc::new(MemNet::default()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),

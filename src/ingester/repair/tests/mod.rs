@@ -65,6 +65,8 @@ impl Place {
             rng: self.rng.clone(),
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(MemNet::default()),
+            gossip: Arc::new(crate::runtime::SocketGossip),
+            bucket: None,
             ingest_pool: Pool::inline(),
             query_pool: Pool::inline(),
             background_pool: Pool::inline(),
