@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use skald_model::{Columns, QueryRange};
+use skald_model::{Columns, QueryRange, TimestampMs};
 
 use crate::chunk::xor::{self, Marked, Piece};
 use crate::chunk::{Chunk, Encoding};
@@ -20,7 +20,9 @@ pub(crate) struct Overlap {
     stretches: Vec<Stretch>,
     /// Of those, what the next chunk overlaps.
     tail: Vec<Stretch>,
+    /// The new chunks of a run, one behind the other, and which they are.
     encoded: Vec<u8>,
+    made: Vec<Made>,
     /// Of samples whose bits are not copied: all that are in no new chunk yet, and two for a moment.
     columns: [Columns; 3],
     /// So many runs are merged sample by sample before bits are tried again.
@@ -39,39 +41,55 @@ struct Stretch {
     samples: Range<usize>,
 }
 
+/// A new chunk.
+#[derive(Debug)]
+struct Made {
+    min_time: TimestampMs,
+    max_time: TimestampMs,
+    /// Where among the encoded bytes it ends.
+    end: usize,
+}
+
 impl Overlap {
     /// Adds the chunks of the samples of `run`, which are chunks by their places, ascending in time. Of samples at one time
     /// the one of the chunk that comes first survives. Each new chunk but the last has `per_chunk` samples.
     ///
-    /// False if not all chunks are plain floats as writers make them: `out` is as it was then.
+    /// False if not all chunks are plain floats as writers make them: `out` is as it was then. The chunks share an allocation.
     pub(crate) fn merge(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize, out: &mut Vec<Chunk>) -> bool {
-        let before = out.len();
         self.stretches.clear();
-        let merged = self.merge_on(chunks, run, per_chunk, out).is_some();
-        if !merged {
-            out.truncate(before);
+        self.encoded.clear();
+        self.made.clear();
+        let merged = self.merge_on(chunks, run, per_chunk).is_some();
+        if merged {
+            let bytes = Bytes::copy_from_slice(&self.encoded);
+            let mut start = 0;
+            out.extend(self.made.iter().map(|&Made { min_time, max_time, end }| {
+                let data = bytes.slice(start..end);
+                start = end;
+                Chunk { min_time, max_time, encoding: Encoding::Xor, data }
+            }));
         }
         merged
     }
 
-    fn merge_on(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize, out: &mut Vec<Chunk>) -> Option<()> {
+    fn merge_on(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize) -> Option<()> {
         #[cfg(target_arch = "x86_64")]
         if processor::has_bit_instructions() {
             #[expect(unsafe_code, reason = "a tenth less time")]
             // SAFETY: the processor has them.
-            return unsafe { self.merge_bmi2(chunks, run, per_chunk, out) };
+            return unsafe { self.merge_bmi2(chunks, run, per_chunk) };
         }
-        self.merge_all(chunks, run, per_chunk, out)
+        self.merge_all(chunks, run, per_chunk)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "bmi1,bmi2,lzcnt,movbe")]
-    fn merge_bmi2(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize, out: &mut Vec<Chunk>) -> Option<()> {
-        self.merge_all(chunks, run, per_chunk, out)
+    fn merge_bmi2(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize) -> Option<()> {
+        self.merge_all(chunks, run, per_chunk)
     }
 
     #[inline(always)]
-    fn merge_all(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize, out: &mut Vec<Chunk>) -> Option<()> {
+    fn merge_all(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize) -> Option<()> {
         let min_time = |&chunk: &usize| chunks[chunk].min_time;
         if !run.is_sorted() || !run.is_sorted_by_key(min_time) {
             return None;
@@ -79,28 +97,28 @@ impl Overlap {
         if self.interleaved > 0 {
             self.interleaved -= 1;
             self.gather();
-            return self.merge_columns(chunks, run, per_chunk, out);
+            return self.merge_columns(chunks, run, per_chunk);
         }
         let mut beside = None;
         for (at, &index) in run.iter().enumerate() {
             let lane = self.decode(&chunks[index], beside)?;
-            let samples = self.add(lane);
+            let samples = self.add(lane, beside);
             beside = Some(lane);
             if samples < WORTH_SPLICING * self.stretches.len() && samples >= per_chunk {
                 self.interleaved = LIKELY_ALIKE;
                 self.gather();
-                return self.merge_columns(chunks, &run[at + 1..], per_chunk, out);
+                return self.merge_columns(chunks, &run[at + 1..], per_chunk);
             }
             // What is older than all that comes is complete.
             match run.get(at + 1).map(min_time) {
                 Some(next) => {
                     let mut complete = self.count_before(next);
                     while complete >= per_chunk {
-                        self.encode(per_chunk, out);
+                        self.encode(per_chunk);
                         complete -= per_chunk;
                     }
                 }
-                None => while self.encode(per_chunk, out) {},
+                None => while self.encode(per_chunk) {},
             }
         }
         Some(())
@@ -117,8 +135,8 @@ impl Overlap {
     }
 
     /// Adds the chunks that are left to the columns, and makes new ones of them sample by sample.
-    fn merge_columns(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize, out: &mut Vec<Chunk>) -> Option<()> {
-        let Self { columns: [all, tail, new], encoded, .. } = self;
+    fn merge_columns(&mut self, chunks: &[Chunk], run: &[usize], per_chunk: usize) -> Option<()> {
+        let Self { columns: [all, tail, new], encoded, made, .. } = self;
         let mut encode = |all: &mut Columns, complete: usize, least: usize| {
             let mut done = 0;
             while complete - done >= least {
@@ -126,8 +144,7 @@ impl Overlap {
                 let (times, values) = (&all.float_timestamps[samples.clone()], &all.float_values[samples.clone()]);
                 let (Some(&min_time), Some(&max_time)) = (times.first(), times.last()) else { break };
                 xor::encode_into(times, values, encoded);
-                let data = Bytes::copy_from_slice(encoded);
-                out.push(Chunk { min_time, max_time, encoding: Encoding::Xor, data });
+                made.push(Made { min_time, max_time, end: encoded.len() });
                 done = samples.end;
             }
             all.float_timestamps.drain(..done);
@@ -178,7 +195,7 @@ impl Overlap {
 
     /// Adds the samples of a lane, whose chunk begins no earlier than those before; says how many there are now.
     #[inline(always)]
-    fn add(&mut self, lane: usize) -> usize {
+    fn add(&mut self, lane: usize, beside: Option<usize>) -> usize {
         let Self { lanes, stretches, tail, .. } = self;
         let new = &lanes[lane];
         let first = new.times().first().copied().unwrap_or(i64::MAX);
@@ -197,14 +214,28 @@ impl Overlap {
         // While both have the same samples, those of the lane that had the last one where they differ are taken: it goes on
         // with its own bits.
         let mut is_new = false;
+        // What its bits have told already.
+        let mut alike = new.alike_runs();
         for Stretch { lane: old_lane, samples } in tail.iter() {
             let old = &lanes[*old_lane];
             let mut at = samples.start;
             while at < samples.end && next < times.len() {
-                let same = equal_samples(
-                    (&old.times()[at..samples.end], &old.values()[at..samples.end]),
-                    (&times[next..], &values[next..]),
-                );
+                while let Some((first, others)) = alike.split_first()
+                    && first.at + first.len <= next
+                {
+                    alike = others;
+                }
+                let known = match alike.first() {
+                    Some(run) if beside == Some(*old_lane) && run.at <= next && run.theirs + (next - run.at) == at => {
+                        (run.at + run.len - next).min(samples.end - at)
+                    }
+                    _ => 0,
+                };
+                let same = known
+                    + equal_samples(
+                        (&old.times()[at + known..samples.end], &old.values()[at + known..samples.end]),
+                        (&times[next + known..], &values[next + known..]),
+                    );
                 match is_new {
                     true => push(stretches, lane, next..next + same),
                     false => push(stretches, *old_lane, at..at + same),
@@ -250,27 +281,23 @@ impl Overlap {
 
     /// Makes a chunk of the first samples, `count` of them or all. False if there are none.
     #[inline(always)]
-    fn encode(&mut self, count: usize, out: &mut Vec<Chunk>) -> bool {
-        let mut missing = count;
-        let mut pieces = Vec::new();
-        let mut taken = 0;
-        for Stretch { lane, samples } in &mut self.stretches {
+    fn encode(&mut self, count: usize) -> bool {
+        let Self { lanes, stretches, encoded, made, .. } = self;
+        let Some(first) = stretches.first() else { return false };
+        let min_time = lanes[first.lane].times()[first.samples.start];
+        let (mut missing, mut max_time, mut taken) = (count, min_time, 0);
+        let pieces = stretches.iter_mut().map_while(|Stretch { lane, samples }| {
             let first = samples.start;
             samples.start = samples.end.min(first + missing);
             missing -= samples.start - first;
-            pieces.push(Piece { chunk: &self.lanes[*lane], samples: first..samples.start });
             taken += usize::from(samples.start == samples.end);
-            if missing == 0 {
-                break;
-            }
-        }
-        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return false };
-        let min_time = first.chunk.times()[first.samples.start];
-        let max_time = last.chunk.times()[last.samples.end - 1];
-        xor::splice(&pieces, &mut self.encoded);
-        drop(pieces);
-        self.stretches.drain(..taken);
-        out.push(Chunk { min_time, max_time, encoding: Encoding::Xor, data: Bytes::copy_from_slice(&self.encoded) });
+            let chunk = &lanes[*lane];
+            max_time = *chunk.times()[first..samples.start].last()?;
+            Some(Piece { chunk, samples: first..samples.start })
+        });
+        xor::splice(pieces, encoded);
+        stretches.drain(..taken);
+        made.push(Made { min_time, max_time, end: encoded.len() });
         true
     }
 }

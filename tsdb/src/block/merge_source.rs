@@ -3,8 +3,6 @@
 //! Labels are pairs of symbols here, by their numbers in a table that all sources share: those ascend like the texts, so
 //! that series are compared, and looked for in tables, without any text.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use skald_model::{Labels, QueryRange};
 
@@ -94,6 +92,9 @@ pub(super) struct MergeSource<'a> {
     chunks: Vec<ChunkMeta>,
     /// and what of them may not.
     hidden: Vec<QueryRange>,
+    /// The data of its chunks, how each is coded and where it ends: kept for the next series' sake.
+    bytes: Vec<u8>,
+    found: Vec<(Encoding, usize)>,
 }
 
 impl<'a> MergeSource<'a> {
@@ -119,6 +120,8 @@ impl<'a> MergeSource<'a> {
             labels: Vec::new(),
             chunks: Vec::new(),
             hidden: Vec::new(),
+            bytes: Vec::new(),
+            found: Vec::new(),
         })
     }
 
@@ -317,22 +320,25 @@ impl<'a> MergeWalk<'a> {
         let mut parts = Vec::with_capacity(self.current.len());
         for &source in &self.current {
             let source = &mut self.sources[source];
-            // All chunks share one allocation.
-            let mut bytes: Vec<u8> = Vec::new();
-            let mut found: Vec<(ChunkMeta, Encoding, Range<usize>)> = Vec::new();
+            let (mut bytes, mut found) = (std::mem::take(&mut source.bytes), std::mem::take(&mut source.found));
+            bytes.clear();
+            found.clear();
             for chunk in 0..source.chunks.len() {
                 let (meta, frame, framed) = source.frame(chunk)?;
                 let encoding = frame.check(&meta, framed)?;
-                let start = bytes.len();
                 bytes.extend_from_slice(&framed[frame.data()]);
-                found.push((meta, encoding, start..bytes.len()));
+                found.push((encoding, bytes.len()));
             }
-            let bytes = Bytes::from(bytes);
-            let chunk = |(meta, encoding, range): (ChunkMeta, _, Range<usize>)| {
-                let (min_time, max_time) = (meta.min_time, meta.max_time);
-                Chunk { min_time, max_time, encoding, data: bytes.slice(range) }
+            // All chunks share one allocation.
+            let shared = Bytes::copy_from_slice(&bytes);
+            let mut start = 0;
+            let chunk = |(meta, &(encoding, end)): (&ChunkMeta, &(Encoding, usize))| {
+                let data = shared.slice(start..end);
+                start = end;
+                Chunk { min_time: meta.min_time, max_time: meta.max_time, encoding, data }
             };
-            let chunks = found.into_iter().map(chunk).collect();
+            let chunks = source.chunks.iter().zip(&found).map(chunk).collect();
+            (source.bytes, source.found) = (bytes, found);
             parts.push(SeriesChunks { labels: Labels::empty(), chunks, deleted: source.hidden.clone() });
         }
         Ok(parts)

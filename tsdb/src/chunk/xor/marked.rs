@@ -41,10 +41,43 @@ impl Mark {
 /// Bytes of the longest chunk that is decoded so: the ends of its samples fit their marks.
 const MAX_LEN: usize = 1 << 17;
 
-/// Samples that are decoded at least before another look at the chunk beside.
-const FEW: usize = 2;
+/// Samples that are decoded at least before another look at the chunk beside: behind one that it lacks, the second one after
+/// that has the same distance in both.
+const FEW: usize = 3;
 /// And at most.
 const MANY: usize = 64;
+
+/// Bytes that are compared at once: seven of each word, and one behind.
+const COMPARED: usize = 5 * 7 + 1;
+
+/// The bytes from that of bit `at` on, if there are so many.
+#[inline(always)]
+fn compared(bytes: &[u8], at: usize) -> Option<&[u8; COMPARED]> {
+    bytes.get(at / 8..)?.first_chunk()
+}
+
+/// Whether seven bytes of each word differ, behind so many bits of the first byte.
+#[inline(always)]
+fn words_differ(a: &[u8; COMPARED], a_shift: usize, b: &[u8; COMPARED], b_shift: usize) -> bool {
+    let word = |bytes: &[u8; COMPARED], at: usize| {
+        let byte = |n: usize| bytes[at + n];
+        u64::from_be_bytes([byte(0), byte(1), byte(2), byte(3), byte(4), byte(5), byte(6), byte(7)])
+    };
+    let mut differ = 0;
+    for at in (0..COMPARED - 1).step_by(7) {
+        differ |= (word(a, at) << a_shift) ^ (word(b, at) << b_shift);
+    }
+    differ >> 8 != 0
+}
+
+/// Samples that stand in another chunk, too, bit by bit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Alike {
+    /// The first one's place here and there, and how many they are.
+    pub(crate) at: usize,
+    pub(crate) theirs: usize,
+    pub(crate) len: usize,
+}
 
 /// A chunk's samples, and where each stands among its bits.
 #[derive(Default)]
@@ -53,6 +86,8 @@ pub(crate) struct Marked {
     times: Vec<TimestampMs>,
     values: Vec<f64>,
     marks: Vec<Mark>,
+    /// Which of them the one beside had, ascending.
+    alike: Vec<Alike>,
 }
 
 impl Marked {
@@ -62,6 +97,7 @@ impl Marked {
     #[inline(always)]
     pub(crate) fn decode(&mut self, bytes: &Bytes, beside: Option<&Self>) -> bool {
         self.bytes = bytes.clone();
+        self.alike.clear();
         self.decode_all(bytes, beside).is_some()
     }
 
@@ -94,6 +130,7 @@ impl Marked {
                 let same = beside.alike(other, &plain).min(count - done);
                 if same > 0 {
                     let (from, to) = (other + 1..other + 1 + same, done..done + same);
+                    self.alike.push(Alike { at: done, theirs: other + 1, len: same });
                     self.times[to.clone()].copy_from_slice(&beside.times[from.clone()]);
                     self.values[to.clone()].copy_from_slice(&beside.values[from.clone()]);
                     let begun = beside.marks[other].end();
@@ -149,8 +186,14 @@ impl Marked {
         }
         let (begin, end) = (self.marks[sample].end(), self.marks[self.marks.len() - 1].end());
         let (mut at, mut others) = (begin, other.at);
-        // Whole bytes at a time, so that shifts stay the same.
+        // Whole bytes at a time, so that shifts stay the same; several words without a branch, as far as there are.
         const STEP: usize = LOADED as usize / 8 * 8;
+        while let (Some(ours), Some(theirs)) = (compared(self.stream(), at), compared(other.bytes, others)) {
+            if words_differ(ours, at % 8, theirs, others % 8) {
+                break;
+            }
+            (at, others) = (at + 8 * (COMPARED - 1), others + 8 * (COMPARED - 1));
+        }
         while at < end {
             let same = (word_at(self.stream(), at) ^ word_at(other.bytes, others)).leading_zeros() as usize;
             if same < STEP {
@@ -183,6 +226,11 @@ impl Marked {
     #[inline(always)]
     pub(super) fn bits(&self, sample: usize) -> u64 {
         self.values[sample].to_bits()
+    }
+
+    /// What it has like the chunk beside it when it was decoded.
+    pub(crate) fn alike_runs(&self) -> &[Alike] {
+        &self.alike
     }
 
     /// The samples' times, which ascend.

@@ -8,7 +8,6 @@ use super::{XorWindow, put_num_samples, put_time_dod};
 use crate::chunk::bits::BitWriter;
 
 /// Samples of a decoded chunk that come one after the other.
-#[derive(Clone)]
 pub(crate) struct Piece<'a> {
     pub(crate) chunk: &'a Marked,
     pub(crate) samples: Range<usize>,
@@ -27,13 +26,13 @@ struct Splicer<'a> {
     window: XorWindow,
 }
 
-/// Replaces `out` by a chunk of samples that ascend from piece to piece, at most 65,535 of them.
+/// Appends to `out` a chunk of samples that ascend from piece to piece, at most 65,535 of them.
 ///
 /// Samples are those of the pieces, bit by bit. The chunk's bytes may differ from those of [`super::encode`] by the choice
 /// of windows only.
 #[inline(always)]
-pub(crate) fn splice(pieces: &[Piece<'_>], out: &mut Vec<u8>) {
-    out.clear();
+pub(crate) fn splice<'a>(pieces: impl Iterator<Item = Piece<'a>>, out: &mut Vec<u8>) {
+    let start = out.len();
     out.extend_from_slice(&[0; 2]);
     let writer = BitWriter::new(out);
     let mut splicer = Splicer { out: writer, written: 0, time: 0, delta: 0, bits: 0, window: XorWindow::NONE };
@@ -49,7 +48,7 @@ pub(crate) fn splice(pieces: &[Piece<'_>], out: &mut Vec<u8>) {
     }
     let written = splicer.written;
     splicer.out.finish();
-    put_num_samples(out, written as u16);
+    put_num_samples(&mut out[start..], written as u16);
 }
 
 impl Splicer<'_> {

@@ -15,7 +15,7 @@ pub fn encode(times: &[TimestampMs], values: &[f64]) -> Vec<u8> {
     chunk
 }
 
-/// Replaces `chunk` by that.
+/// Appends that to `chunk`.
 pub(crate) fn encode_into(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
     #[cfg(target_arch = "x86_64")]
     if processor::has_bit_instructions() {
@@ -35,7 +35,6 @@ fn encode_bmi2(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
 #[inline(always)]
 fn encode_any(times: &[TimestampMs], values: &[f64], chunk: &mut Vec<u8>) {
     let num_samples = u16::try_from(times.len()).unwrap_or(u16::MAX);
-    chunk.clear();
     chunk.extend_from_slice(&num_samples.to_be_bytes());
     let mut out = BitWriter::new(chunk);
     let mut samples =
