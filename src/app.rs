@@ -481,7 +481,8 @@ impl App {
             let config: querier::Config = self.config.querier.clone();
             let lookback = rings.lookback();
             let zone = rings.zone().to_owned();
-            let neighbours = querier::Neighbours { ingesters, store_gateways, zone, lookback };
+            let shards = rings.tenant_shards().clone();
+            let neighbours = querier::Neighbours { ingesters, store_gateways, zone, lookback, shards };
             let blocks = BlockFinder::new(storage.indexes.clone(), self.runtime.clock.clone());
             let metrics = querier::Metrics::new(&mut self.registry.write());
             let querier = Querier::new(config, neighbours, blocks, self.runtime.clone(), metrics);
@@ -675,6 +676,7 @@ impl App {
                 self.limits.clone(),
                 ingesters,
                 Arc::new(move || distributors.view().active()),
+                rings.tenant_shards().clone(),
                 ha_tracker,
                 &self.runtime,
                 &mut self.registry.write(),

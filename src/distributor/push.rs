@@ -21,7 +21,7 @@ use super::validate::{reject_undecodable, validate};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::RejectedKind;
 use crate::limits::{Limits, TenantLimits};
-use crate::membership::Ingesters;
+use crate::membership::{Ingesters, TenantShards};
 use crate::runtime::{Clock, Pool, Rng, Runtime};
 use crate::tenant::TenantId;
 
@@ -41,6 +41,7 @@ pub struct Distributor {
     limits: TenantLimits,
     ingesters: Arc<ArcSwap<Ingesters>>,
     distributors: LiveDistributors,
+    shards: Arc<TenantShards>,
     pub(super) ha_tracker: Arc<HaTracker>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<Rng>,
@@ -80,12 +81,13 @@ struct Admitted {
 
 impl Distributor {
     /// A distributor that writes to what `ingesters` holds at the time of each write, and shares tenants' rates with the
-    /// other `distributors`.
+    /// other `distributors`. Which shards it writes to it tells in `shards`.
     pub fn new(
         config: Config,
         limits: TenantLimits,
         ingesters: Arc<ArcSwap<Ingesters>>,
         distributors: LiveDistributors,
+        shards: Arc<TenantShards>,
         ha_tracker: Arc<HaTracker>,
         runtime: &Runtime,
         registry: &mut Registry,
@@ -98,6 +100,7 @@ impl Distributor {
             limits,
             ingesters,
             distributors,
+            shards,
             ha_tracker,
             clock: runtime.clock.clone(),
             rng: runtime.rng.clone(),
@@ -177,7 +180,7 @@ impl Distributor {
             let sending = Sending {
                 ingesters: &ingesters,
                 tenant,
-                shard_size: limits.distributor.ingestion_tenant_shard_size,
+                shard_size: state.shard_size(&self.shards, tenant, limits.distributor.ingestion_tenant_shard_size),
                 timeout: self.config.remote_timeout,
                 clock: &self.clock,
             };

@@ -17,6 +17,7 @@ use super::rejections::Rejections;
 use crate::error::{ErrorKind, ServiceError};
 use crate::http::TablePage;
 use crate::ingester::client::RejectedKind;
+use crate::membership::{ShardMemory, TenantShards};
 use crate::tenant::TenantId;
 
 /// A tenant that has not written for so long is forgotten, its counters included.
@@ -51,6 +52,8 @@ pub(super) struct Tenant {
     discards: Mutex<BTreeSet<(u8, String)>>,
     /// Monotonic milliseconds of the last write.
     seen: AtomicU64,
+    /// Held only to look into it.
+    shard: Mutex<ShardMemory>,
 }
 
 const KINDS: [RejectedKind; 3] = [RejectedKind::Sample, RejectedKind::Exemplar, RejectedKind::Metadata];
@@ -118,12 +121,18 @@ impl Tenants {
             deduped_samples: self.metrics.deduped_samples.get_or_create_owned(&name),
             discards: Mutex::default(),
             seen: AtomicU64::new(now.as_millis() as u64),
+            shard: Mutex::default(),
             name,
         }
     }
 }
 
 impl Tenant {
+    /// How many groups its series are spread over now, when `wanted` is the limit.
+    pub(super) fn shard_size(&self, shards: &TenantShards, id: &TenantId, wanted: Option<usize>) -> Option<usize> {
+        shards.write_size(id, wanted, &mut self.shard.lock())
+    }
+
     /// Takes one request from the tenant's rate.
     pub(super) fn admit_request(
         &self,

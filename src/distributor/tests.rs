@@ -21,7 +21,7 @@ use crate::error::{ErrorKind, ServiceError};
 use crate::http::{Frame, FrameMetrics};
 use crate::ingester::client::{IngesterClient, PushReply, RejectedKind, Rejection};
 use crate::limits::TenantLimits;
-use crate::membership::Ingesters;
+use crate::membership::{Ingesters, TenantShards};
 use crate::runtime::{ManualClock, MemNet, Pool, Rng, Runtime};
 use crate::select::{LabelRequest, SelectRequest, SeriesExemplars, SeriesStream};
 use crate::settings::ByteSize;
@@ -165,12 +165,23 @@ impl Setup {
         let elections = skald_ring::Replica::alone().open("ha-tracker").unwrap();
         let ha_tracker = HaTracker::new(self.config.ha_tracker.clone(), elections, runtime.clock.clone());
         let ha_tracker = Arc::new(ha_tracker);
+        let shards = skald_ring::Replica::alone().open("tenant-shards").unwrap();
+        let shards =
+            Arc::new(TenantShards::new(shards, Duration::ZERO, Duration::from_secs(3600), runtime.clock.clone()));
         let mut registry = Registry::default();
         let frame = Frame::new(runtime.clock.clone(), FrameMetrics::new(&mut registry));
         let ingesters = Arc::new(ArcSwap::from_pointee(ingesters));
         let limits = TenantLimits::new(crate::limits::Limits { distributor: self.limits, ..Default::default() });
-        let distributor =
-            Distributor::new(self.config, limits, ingesters, Arc::new(|| 1), ha_tracker, &runtime, &mut registry);
+        let distributor = Distributor::new(
+            self.config,
+            limits,
+            ingesters,
+            Arc::new(|| 1),
+            shards,
+            ha_tracker,
+            &runtime,
+            &mut registry,
+        );
         let routes = frame.http(routes(Arc::new(distributor), self.multitenancy_enabled));
         Running { routes, registry, clock, groups: self.groups }
     }

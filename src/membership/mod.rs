@@ -4,7 +4,7 @@
 //! lives, keeps this process' own [`registration`] alive, and publishes an immutable view. [`peers`] puts a client to each
 //! member beside such a view: that is what distributors and queriers work with. [`identity`] is what this process tells
 //! the others of itself, [`joining`] how it meets them, [`notes`] what an ingester remembers of the groups while it does not
-//! run, [`pages`] what people see.
+//! run, [`tenant_shards`] which shards tenants' series were written to, [`pages`] what people see.
 //!
 //! A process without `memberlist.bind_address` is alone: the same rings, with itself in them.
 //!
@@ -19,6 +19,7 @@ mod pages;
 pub mod peers;
 mod registration;
 mod settings;
+mod tenant_shards;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use pages::routes;
 pub use peers::{Ingesters, Peers, StoreGateways};
 pub use registration::Registration;
 pub use settings::{GossipSettings, InstanceSettings, RingSettings};
+pub use tenant_shards::{ShardMemory, ShardUse, TenantShards};
 
 /// How long one that has left is still shown.
 const LEFT_SHOWN: Duration = Duration::from_secs(300);
@@ -109,6 +111,7 @@ pub struct Rings {
     activated: watch::Sender<bool>,
     /// Of a process with an ingester that is not alone.
     notes: Option<Notes>,
+    shards: Arc<TenantShards>,
     /// See [`Rings::lookback`].
     lookback: Duration,
     leaves_for_good: AtomicBool,
@@ -137,6 +140,8 @@ impl Rings {
         let settings = &config.ring;
         let store = |role: RingRole| replica.open(&format!("ring/{role}")).map_err(|error| error.to_string());
         let never = AutoForget { unhealthy_after: None, left_after: LEFT_SHOWN };
+        let shards = replica.open::<ShardUse>("tenant-shards").map_err(|error| error.to_string())?;
+        let shards = Arc::new(TenantShards::new(shards, rules.spread, lookback(config), runtime.clock.clone()));
         let ingesters = store(RingRole::Ingester)?;
         let mut notes = None;
         if !alone && config.target.includes(Role::Ingester) {
@@ -165,12 +170,14 @@ impl Rings {
             registrations: Mutex::default(),
             activated: watch::Sender::new(false),
             notes,
+            shards,
             lookback: lookback(config),
             leaves_for_good: AtomicBool::new(false),
             clock: runtime.clock.clone(),
             metrics,
         };
         rings.join_first().await;
+        rings.shards.remember();
         rings.refresh();
         Ok((rings, more))
     }
@@ -179,6 +186,11 @@ impl Rings {
     /// object storage.
     pub fn lookback(&self) -> Duration {
         self.lookback
+    }
+
+    /// Which shards tenants' series are and were written to.
+    pub fn tenant_shards(&self) -> &Arc<TenantShards> {
+        &self.shards
     }
 
     /// Whether nobody else can be there.

@@ -32,7 +32,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::membership::{Ingesters, StoreGateways};
+use crate::membership::{Ingesters, StoreGateways, TenantShards};
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, settings};
 use blocks::BlockFinder;
@@ -89,6 +89,7 @@ struct Shared {
     zone: String,
     /// Ingesters may hold what was written within it; clocks that are apart included.
     lookback: Duration,
+    shards: Arc<TenantShards>,
     hedge_delay: HedgeDelay,
     blocks: BlockFinder,
     concurrency: Semaphore,
@@ -106,6 +107,8 @@ pub struct Neighbours {
     pub zone: String,
     /// How long ingesters hold what was written, and so much longer as clocks may be apart.
     pub lookback: Duration,
+    /// Which groups a tenant's series were written to.
+    pub shards: Arc<TenantShards>,
 }
 
 impl Querier {
@@ -118,7 +121,7 @@ impl Querier {
         metrics: Metrics,
     ) -> Self {
         let concurrency = Semaphore::new(config.max_concurrent);
-        let Neighbours { ingesters, store_gateways, zone, lookback } = neighbours;
+        let Neighbours { ingesters, store_gateways, zone, lookback, shards } = neighbours;
         let hedge_delay = HedgeDelay::new();
         let shared = Shared {
             config,
@@ -126,6 +129,7 @@ impl Querier {
             store_gateways,
             zone,
             lookback,
+            shards,
             hedge_delay,
             blocks,
             concurrency,

@@ -82,7 +82,8 @@ pub(super) struct Candidates {
 /// Every group that may hold series of the tenant, or an error that names one which cannot answer.
 pub(super) fn candidates(shared: &Shared, tenant: &TenantId) -> Result<Vec<Candidates>, ServiceError> {
     let ingesters = shared.ingesters.load();
-    let groups = ingesters.ring().read_groups(tenant.as_str(), None, shared.lookback);
+    let shard_size = shared.shards.read_size(tenant);
+    let groups = ingesters.ring().read_groups(tenant.as_str(), shard_size, shared.lookback);
     if groups.is_empty() {
         let message = "no replica group of ingesters is known; /ring tells who is there";
         return Err(ServiceError::new(ErrorKind::Unavailable, "no-replica-group", message));

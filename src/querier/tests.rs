@@ -17,6 +17,7 @@ use skald_promql::plan::Plan;
 use skald_promql::source::Queryable;
 use skald_promql::testing::source_conformance;
 use skald_proto::WriteBatch;
+use skald_ring::Replica;
 use skald_tsdb::SeriesChunks;
 use skald_tsdb::disk::MemDisk;
 use skald_tsdb::encode::encode_columns;
@@ -29,7 +30,7 @@ use crate::bucket::MemBucket;
 use crate::bucket::index_cache::{BucketIndexConfig, IndexCache};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::{IngesterClient, PushReply};
-use crate::membership::{Ingesters, StoreGateways};
+use crate::membership::{Ingesters, StoreGateways, TenantShards};
 use crate::query_plan::SentPlan;
 use crate::read_ahead::Place;
 use crate::runtime::{Clock, MemNet, Pool, Rng, Runtime, SystemClock};
@@ -146,6 +147,12 @@ fn querier(replicas: Vec<FakeIngester>) -> Querier {
             store_gateways: Arc::new(ArcSwap::from_pointee(StoreGateways::none())),
             zone: String::new(),
             lookback: Duration::from_secs(3600),
+            shards: Arc::new(TenantShards::new(
+                Replica::alone().open("shards").unwrap(),
+                Duration::ZERO,
+                Duration::from_secs(3600),
+                clock.clone(),
+            )),
         },
         BlockFinder::new(indexes, clock),
         runtime,
