@@ -119,6 +119,13 @@ impl Process {
         }
     }
 
+    /// Lets it live on after all.
+    pub fn put_fuse_out(&self) {
+        if let Some(running) = &self.state.lock().running {
+            running.disk.put_fuse_out();
+        }
+    }
+
     /// Files of its write-ahead log.
     fn log_files(&self) -> Vec<std::path::PathBuf> {
         let dir = Path::new(DATA_DIR).join("wal");

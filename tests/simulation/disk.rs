@@ -28,6 +28,11 @@ impl HostDisk {
         *self.fuse.lock() = Some(changes);
     }
 
+    /// Lets it live on after all.
+    pub fn put_fuse_out(&self) {
+        *self.fuse.lock() = None;
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.life.is_dead() { Err(io::Error::other("the process is dead")) } else { Ok(()) }
     }

@@ -43,6 +43,7 @@ pub async fn direct(scene: &Scene, time: Duration) {
     undos.into_iter().for_each(|(_, undo)| put_right(scene, undo));
     scene.cluster.network.mend();
     for process in &scene.cluster.processes {
+        process.put_fuse_out();
         scene.cluster.start(process);
     }
     scene.tell(&counts);
