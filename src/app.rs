@@ -33,6 +33,7 @@ use crate::http::{Frame, FrameMetrics, Link, Pages, ProcessMetrics, prometheus_e
 use crate::ingester::client::IngesterClient;
 use crate::ingester::grpc::GrpcIngesterClient;
 use crate::ingester::repair::{self, Repaired};
+use crate::ingester::series_limits::{SeriesCounts, SeriesLimits};
 use crate::ingester::{self, Ingester};
 use crate::limits::TenantLimits;
 use crate::membership::{self, Ingesters, Registration, RingRole, Rings, StoreGateways};
@@ -121,6 +122,12 @@ struct App {
     scheduler: Option<Scheduler>,
     /// Cancelled when this process takes nothing new.
     draining: CancellationToken,
+}
+
+/// What is gossiped besides the rings.
+struct Gossiped {
+    elections: Arc<dyn Store<Elections>>,
+    series_counts: Arc<dyn Store<SeriesCounts>>,
 }
 
 /// Object storage and the readers of its bucket indexes.
@@ -214,17 +221,17 @@ impl App {
         stopping: &watch::Sender<bool>,
     ) -> Result<tokio::task::JoinHandle<()>, AppError> {
         self.start_runtime_config().await?;
-        let (rings, elections) = self.start_rings().await?;
+        let (rings, gossiped) = self.start_rings().await?;
         let storage = self.start_storage().await?;
         self.start_compactor(&storage, &rings).await?;
         let store_gateways = self.start_store_gateway(&storage, &rings).await?;
-        let ingester = self.start_ingester(&storage, &rings).await?;
+        let ingester = self.start_ingester(&storage, &rings, gossiped.series_counts).await?;
         let client = ingester.as_ref().map(|(ingester, _)| Arc::new(ingester.clone()) as Arc<dyn IngesterClient>);
         let ingesters = self.follow_ingesters(&rings, client);
         self.start_query_scheduler(&rings).await?;
         let querier = self.start_querier(&storage, &rings, ingesters.clone(), store_gateways).await?;
         self.start_query_frontend(&rings, querier).await?;
-        self.start_distributor(&rings, ingesters.clone(), elections).await?;
+        self.start_distributor(&rings, ingesters.clone(), gossiped.elections).await?;
         // Before the last service runs: a process that is ready answers.
         gate.open(frame.http(std::mem::take(&mut self.http)));
         let grpc = self.start_grpc(frame, stopping).await?;
@@ -293,20 +300,22 @@ impl App {
     }
 
     /// Before whoever is in a ring.
-    async fn start_rings(&mut self) -> Result<(Arc<Rings>, Arc<dyn Store<Elections>>), AppError> {
+    async fn start_rings(&mut self) -> Result<(Arc<Rings>, Gossiped), AppError> {
         let metrics = membership::Metrics::new(&mut self.registry.write());
         let opened = async {
-            let elections = |replica: &Replica| replica.open::<Elections>("ha-tracker");
-            let rings = Rings::open(&self.config, &self.runtime, metrics, elections).await;
+            let open_more = |replica: &Replica| {
+                Ok(Gossiped { elections: replica.open("ha-tracker")?, series_counts: replica.open("series-counts")? })
+            };
+            let rings = Rings::open(&self.config, &self.runtime, metrics, open_more).await;
             rings.map_err(AppError::Setting)
         };
-        let (rings, elections) = self.services.start("rings", opened).await?;
+        let (rings, gossiped) = self.services.start("rings", opened).await?;
         let rings = Arc::new(rings);
         self.http = std::mem::take(&mut self.http).merge(membership::routes(rings.clone()));
         let running = rings.clone();
         self.spawn_loop("rings", async move { running.run().await });
         self.rings = Some(rings.clone());
-        Ok((rings, elections))
+        Ok((rings, gossiped))
     }
 
     /// The ingesters as this process reaches them, now and later.
@@ -398,6 +407,7 @@ impl App {
         &mut self,
         storage: &Storage,
         rings: &Arc<Rings>,
+        series_counts: Arc<dyn Store<SeriesCounts>>,
     ) -> Result<Option<(Ingester, Registration)>, AppError> {
         if !self.includes(Role::Ingester) {
             self.start_nothing("ingester").await?;
@@ -424,6 +434,19 @@ impl App {
         self.ingester = Some(ingester.clone());
         let (telling, teller, told) = (rings.clone(), ingester.clone(), registration.clone());
         self.spawn_loop("ingester", async move { telling.tell_shipped(&told, || teller.is_shipped()).await });
+        if !rings.is_alone() {
+            let keeper = rings.ingesters().clone();
+            ingester.share_series_limits(SeriesLimits::new(
+                series_counts,
+                Arc::new(move || keeper.view()),
+                registration.id(),
+                self.runtime.rng.next_u64(),
+                self.runtime.clock.clone(),
+                self.limits.clone(),
+            ));
+            let comparing = ingester.clone();
+            self.spawn_loop("ingester", async move { comparing.compare_series_limits().await });
+        }
         self.services.on_stop("ingester", move || async move { closing.close().await.map_err(|e| e.to_string()) });
         Ok(Some((ingester, registration)))
     }

@@ -65,6 +65,8 @@ async fn losses(State(ingester): State<Ingester>) -> String {
 async fn tenants(State(ingester): State<Ingester>, headers: HeaderMap) -> Response {
     let row = |tenant: &Arc<Tenant>| {
         let blocks = tenant.blocks();
+        let allowance =
+            ingester.shared.series_limits.get().and_then(|limits| limits.allowance(&tenant.id, tenant.head.as_ref()));
         let uploaded = blocks.iter().filter(|block| block.shipped().uploaded_at.is_some()).count();
         vec![
             json!(tenant.id.as_str()),
@@ -73,12 +75,18 @@ async fn tenants(State(ingester): State<Ingester>, headers: HeaderMap) -> Respon
             json!(uploaded),
             json!(tenant.head.min_time()),
             json!(tenant.head.max_time()),
+            json!(allowance.map_or(tenant.head.series_count() as u64, |allowance| allowance.known)),
+            json!(allowance.map(|allowance| allowance.series)),
         ]
     };
     let page = TablePage {
         title: "Tenants of the ingester".to_owned(),
-        notes: vec!["Series and times are those in memory; blocks are those kept here.".to_owned()],
-        columns: &["tenant", "series", "blocks", "uploaded_blocks", "first_ms", "last_ms"],
+        notes: vec![
+            "Series and times are those in memory; blocks are those kept here. Series of all groups are known of tenants that \
+             have used a quarter of their limit."
+                .to_owned(),
+        ],
+        columns: &["tenant", "series", "blocks", "uploaded_blocks", "first_ms", "last_ms", "series_of_all_groups", "series_allowed_here"],
         rows: ingester.shared.tenants.all().iter().map(row).collect(),
         action: None,
     };

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub(super) series: Gauge,
     /// Tenants with a head.
     pub(super) tenants: Gauge,
+    /// Tenants of which other groups are told.
+    pub(super) counted_tenants: Gauge,
     /// Bytes of the log on disk.
     pub(super) wal_bytes: Gauge,
     /// Segments of the log.
@@ -85,6 +87,7 @@ impl Metrics {
             push_duration: seconds(),
             series: Gauge::default(),
             tenants: Gauge::default(),
+            counted_tenants: Gauge::default(),
             wal_bytes: Gauge::default(),
             wal_segments: Gauge::default(),
             wal_sync_failures: Counter::default(),
@@ -115,6 +118,11 @@ impl Metrics {
         registry.register("push_failures", "Pushes that failed as a whole", metrics.push_failures.clone());
         registry.register("push_duration_seconds", "Time of a push in head and log", metrics.push_duration.clone());
         registry.register("memory_series", "Series in memory", metrics.series.clone());
+        registry.register(
+            "limit_tenants",
+            "Tenants that have used a quarter of their limit of series, of which the replica groups tell each other",
+            metrics.counted_tenants.clone(),
+        );
         registry.register("memory_tenants", "Tenants with a head in memory", metrics.tenants.clone());
         registry.register("wal_bytes", "Size of the write-ahead log", metrics.wal_bytes.clone());
         registry.register("wal_segments", "Segments of the write-ahead log", metrics.wal_segments.clone());

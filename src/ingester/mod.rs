@@ -6,7 +6,8 @@
 //! [`early_flush`] lets series go that have ended when there are many;
 //! [`snapshot`] writes down what the heads hold, so that the log need not be kept from its beginning. [`upkeep`] calls all
 //! three and syncs the log; [`open`] restores and replays at start. [`repair`] fetches what other members of the replica
-//! group have and this one lacks. [`leaving`] is what it does before it goes for good. [`tenants`] is who is here at all,
+//! group have and this one lacks. [`leaving`] is what it does before it goes for good, [`series_limits`] compares
+//! tenants' limits with what all groups hold. [`tenants`] is who is here at all,
 //! [`admin`] the HTTP side.
 //!
 //! Absent on purpose: placement and quorum (the distributor's and the querier's), and any reading from the bucket but
@@ -26,6 +27,7 @@ mod push_message;
 mod read;
 pub mod repair;
 pub mod retention;
+pub mod series_limits;
 mod ship;
 mod snapshot;
 mod tenants;
@@ -93,9 +95,12 @@ settings! {
     pub struct Limits {
         /// Samples older than their series' newest are accepted this far behind the tenant's newest sample. 0 accepts none.
         pub out_of_order_time_window: Duration = Duration::from_secs(2 * 3600),
-        /// Most series of a tenant in the memory of an ingester. `none` is no limit.
+        /// Most series of a tenant in the memory of the ingesters, of all replica groups together. What is spread unevenly may be
+        /// refused for some seconds before the limit is reached, while groups tell each other what they hold. `none` is no limit.
         pub max_series_per_tenant: Option<usize> = Some(10_000_000),
-        /// Most series of one metric name of a tenant in the memory of an ingester. `none` is no limit.
+        /// Most series of one metric name of a tenant in the memory of the ingesters, of all replica groups together. Each group takes its
+        /// part and four standard deviations of it, since hashes do not spread series exactly: with several groups the limit
+        /// may be exceeded by that (by 4 % with 100,000 series and 10 groups). `none` is no limit.
         pub max_series_per_metric: Option<usize> = None,
         /// Exemplars of a tenant that an ingester keeps; the oldest give way. 0 keeps none.
         pub max_exemplars_per_tenant: usize = 100_000,
@@ -184,6 +189,8 @@ struct Shared {
     index_refresh_interval: Duration,
     /// How far in the future a sample may lie.
     limits: TenantLimits,
+    /// What tenants may hold here of what all groups hold; unset while there is no other group.
+    series_limits: std::sync::OnceLock<series_limits::SeriesLimits>,
     /// Bytes of pushes under way.
     inflight: Arc<tokio::sync::Semaphore>,
     /// Tells who waits for durability that the log was synced.

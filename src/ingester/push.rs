@@ -13,6 +13,7 @@ use skald_tsdb::head::{
 use skald_tsdb::wal::{Durability, Lsn, WalError};
 
 use super::client::{KnownReply, PushReply, RejectedKind, Rejection};
+use super::series_limits::Allowance;
 use super::tenants::Tenant;
 use super::{BLOCK_RANGE_MS, Ingester, Limits, SyncPolicy};
 use crate::error::{ErrorKind, ServiceError};
@@ -98,9 +99,12 @@ impl Ingester {
             let of_tenant = shared.limits.of(id);
             let grace_period = of_tenant.distributor.creation_grace_period;
             let of_tenant = &of_tenant.ingester;
+            let shares = shared.series_limits.get();
+            let allowance = shares.and_then(|shares| shares.allowance(id, tenant.head.as_ref()));
+            let per_metric = of_tenant.max_series_per_metric;
             let limits = AppendLimits {
-                max_series: of_tenant.max_series_per_tenant,
-                max_series_per_metric: of_tenant.max_series_per_metric,
+                max_series: allowance.map_or(of_tenant.max_series_per_tenant, |allowed| Some(allowed.series)),
+                max_series_per_metric: per_metric.map(|limit| shares.map_or(limit, |s| s.of_metric(id, limit))),
                 max_time: now.saturating_add(grace_period.as_millis() as i64),
                 out_of_order_window_ms: of_tenant.out_of_order_time_window.as_millis() as i64,
                 max_exemplars: of_tenant.max_exemplars_per_tenant,
@@ -121,7 +125,7 @@ impl Ingester {
                 Identified::ByLabels => batch.labels(series).to_labels(),
                 Identified::ByHash => tenant.head.labels_by_hash(batch.series[series].hash).unwrap_or_default(),
             };
-            let mut reply = reply(&appended, labels_of, &limits, of_tenant);
+            let mut reply = reply(&appended, labels_of, &limits, of_tenant, allowance);
             if !batch.metadata.is_empty() {
                 let outcome =
                     tenant.head.append_metadata(&shared.wal, &batch.metadata, METADATA_LIMITS).map_err(wal_error)?;
@@ -195,9 +199,10 @@ fn reply(
     labels_of: impl Fn(usize) -> Labels,
     limits: &AppendLimits,
     of_tenant: &Limits,
+    allowance: Option<Allowance>,
 ) -> PushReply {
     let rejection = |rejection: &skald_tsdb::head::Rejection| {
-        let (reason, why) = explain(rejection.reason, limits, of_tenant);
+        let (reason, why) = explain(rejection.reason, limits, of_tenant, allowance);
         let labels = labels_of(rejection.series);
         Rejection {
             kind: match rejection.kind {
@@ -218,7 +223,12 @@ fn reply(
 }
 
 /// Stable id and text of a refusal.
-fn explain(reason: RejectReason, limits: &AppendLimits, of_tenant: &Limits) -> (&'static str, String) {
+fn explain(
+    reason: RejectReason,
+    limits: &AppendLimits,
+    of_tenant: &Limits,
+    allowance: Option<Allowance>,
+) -> (&'static str, String) {
     let limit = |limit: Option<usize>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
     match reason {
         RejectReason::OutOfOrder => (
@@ -245,15 +255,19 @@ fn explain(reason: RejectReason, limits: &AppendLimits, of_tenant: &Limits) -> (
         RejectReason::SeriesLimit => (
             "max-series-per-user",
             format!(
-                "the tenant has as many series as it may: {} (limits.max_series_per_tenant)",
-                limit(limits.max_series)
+                "the tenant has as many series as it may: {} (limits.max_series_per_tenant){}",
+                limit(of_tenant.max_series_per_tenant),
+                allowance.map_or_else(String::new, |allowed| format!(
+                    "; {} are known in all replica groups, {} may be here",
+                    allowed.known, allowed.series
+                ))
             ),
         ),
         RejectReason::SeriesPerMetricLimit => (
             "max-series-per-metric",
             format!(
                 "the metric has as many series as it may: {} (limits.max_series_per_metric)",
-                limit(limits.max_series_per_metric)
+                limit(of_tenant.max_series_per_metric)
             ),
         ),
         RejectReason::InvalidHistogram => {

@@ -30,6 +30,8 @@ use crate::runtime::{Clock, ManualClock, MemNet, Net, Pool, Rng, Runtime};
 use crate::select::{LabelRequest, SelectRequest};
 use crate::tenant::TenantId;
 
+mod series_limits;
+
 const NOW: i64 = 1_800_000_000_000;
 
 struct Rig {
