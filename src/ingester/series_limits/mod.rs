@@ -421,6 +421,6 @@ fn ring_of_zones(take_writes: &[bool], members: u16) -> Arc<ReplicaGroups> {
     let mut observer = Observer::new(Duration::ZERO);
     observer.observe(&state, Duration::ZERO);
     let now = Now { monotonic: Duration::ZERO, wall_ms: 0 };
-    let rules = GroupRules { replication_factor: members, zone_aware: false };
+    let rules = GroupRules { replication_factor: members, zone_aware: false, spread: Duration::ZERO };
     Arc::new(ReplicaGroups::build(&state, &rules, &observer, Duration::MAX, now, None))
 }
