@@ -17,6 +17,7 @@
 //! Absent on purpose: threads and timers. Who appends writes full batches afterwards; the caller tries again after
 //! failures and removes files ([`ChunkFiles::upkeep`]).
 
+mod buffers;
 mod file_set;
 mod read;
 mod record;
@@ -33,6 +34,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use skald_model::TimestampMs;
 
+use self::buffers::Buffers;
 use self::file_set::FileSet;
 use crate::chunk::Encoding;
 use crate::disk::Disk;
@@ -122,6 +124,7 @@ pub struct ChunkFiles {
     failing: AtomicBool,
     write_failures: AtomicU64,
     lost_reads: AtomicU64,
+    buffers: Arc<Buffers>,
 }
 
 impl ChunkFiles {
@@ -146,6 +149,7 @@ impl ChunkFiles {
             failing: AtomicBool::new(false),
             write_failures: AtomicU64::new(0),
             lost_reads: AtomicU64::new(0),
+            buffers: Arc::default(),
         })
     }
 
@@ -207,6 +211,7 @@ impl ChunkFiles {
             // Counted where it fails; what is not written is still in memory.
             let _ = self.write_waiting();
         }
+        self.buffers.clear();
         let unneeded = self.state.lock().take_unneeded();
         for file in unneeded {
             // A file that stays is found, unreferenced, by the next start.

@@ -78,7 +78,7 @@ impl ChunkFiles {
         }
         in_files.sort_unstable_by_key(|(at, _)| chunks[*at].address);
         for run in runs(chunks, in_files) {
-            read_run(&run, chunks, &mut records);
+            self.read_run(&run, chunks, &mut records);
         }
         for (record, chunk) in records.iter_mut().zip(chunks) {
             if let Ok(bytes) = record {
@@ -91,6 +91,29 @@ impl ChunkFiles {
             }
         }
         records
+    }
+
+    fn read_run(&self, run: &Run, chunks: &[StoredChunk], records: &mut [Result<Bytes, ChunkReadError>]) {
+        let whole = self.read_range(run.handle.as_ref(), run.start, run.end);
+        for at in &run.members {
+            let (start, end) = extent(&chunks[*at]);
+            records[*at] = match &whole {
+                Ok(bytes) => Ok(bytes.slice((start - run.start) as usize..(end - run.start) as usize)),
+                // One bad place shall not cost its neighbours.
+                Err(_) if run.members.len() > 1 => {
+                    self.read_range(run.handle.as_ref(), start, end).map_err(|error| failed(&chunks[*at], &error))
+                }
+                Err(error) => Err(failed(&chunks[*at], error)),
+            };
+        }
+    }
+
+    fn read_range(&self, file: &dyn DiskFile, start: u64, end: u64) -> io::Result<Bytes> {
+        // Addresses out of a snapshot may be anything, for all that their checksum says.
+        if end - start > MAX_RUN && file.len()? < end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffers.fill((end - start) as usize, |buffer| file.read_exact_at(buffer, start))
     }
 }
 
@@ -117,31 +140,6 @@ fn runs(chunks: &[StoredChunk], in_files: Vec<(usize, Arc<dyn DiskFile>)>) -> Ve
         }
     }
     runs
-}
-
-fn read_run(run: &Run, chunks: &[StoredChunk], records: &mut [Result<Bytes, ChunkReadError>]) {
-    let whole = read_range(run.handle.as_ref(), run.start, run.end);
-    for at in &run.members {
-        let (start, end) = extent(&chunks[*at]);
-        records[*at] = match &whole {
-            Ok(bytes) => Ok(bytes.slice((start - run.start) as usize..(end - run.start) as usize)),
-            // One bad place shall not cost its neighbours.
-            Err(_) if run.members.len() > 1 => {
-                read_range(run.handle.as_ref(), start, end).map_err(|error| failed(&chunks[*at], &error))
-            }
-            Err(error) => Err(failed(&chunks[*at], error)),
-        };
-    }
-}
-
-fn read_range(file: &dyn DiskFile, start: u64, end: u64) -> io::Result<Bytes> {
-    // Addresses out of a snapshot may be anything, for all that their checksum says.
-    if end - start > MAX_RUN && file.len()? < end {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut buffer = vec![0; (end - start) as usize];
-    file.read_exact_at(&mut buffer, start)?;
-    Ok(Bytes::from(buffer))
 }
 
 fn failed(chunk: &StoredChunk, error: &io::Error) -> ChunkReadError {
