@@ -68,10 +68,11 @@ pub enum AppError {
 }
 
 /// The services, in the order in which they start.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "http",
     "runtime-config",
     "rings",
+    "clock",
     "object-storage",
     "compactor",
     "store-gateway",
@@ -315,6 +316,15 @@ impl App {
         let running = rings.clone();
         self.spawn_loop("rings", async move { running.run().await });
         self.rings = Some(rings.clone());
+        self.start_nothing("clock").await?;
+        let (services, mut faults) = (self.services.clone(), rings.clock_watch().watch());
+        self.spawn_loop("clock", async move {
+            // The sender lives as long as the process.
+            while faults.changed().await.is_ok() {
+                let why = faults.borrow_and_update().as_ref().map(|fault| fault.text.clone());
+                services.impede("clock", why);
+            }
+        });
         Ok((rings, gossiped))
     }
 
@@ -434,6 +444,7 @@ impl App {
         self.ingester = Some(ingester.clone());
         let (telling, teller, told) = (rings.clone(), ingester.clone(), registration.clone());
         self.spawn_loop("ingester", async move { telling.tell_shipped(&told, || teller.is_shipped()).await });
+        ingester.watch_clock(rings.clock_watch().clone());
         if !rings.is_alone() {
             let keeper = rings.ingesters().clone();
             ingester.share_series_limits(SeriesLimits::new(
@@ -703,7 +714,8 @@ impl App {
                 ha_tracker,
                 &self.runtime,
                 &mut self.registry.write(),
-            );
+            )
+            .with_clock_watch(rings.clock_watch().clone());
             let routes = distributor::routes(Arc::new(distributor), self.config.multitenancy_enabled);
             self.http = std::mem::take(&mut self.http).merge(routes);
         }

@@ -1,7 +1,8 @@
 //! The life of the services in this process: who has started, who is ready, who stops in which order.
 //!
 //! ```text
-//! New ──► Starting ──► Running ──► Stopping ──► Stopped
+//!                    ┌─► Impeded ─┐
+//! New ──► Starting ──► Running ◄──┘ ──► Stopping ──► Stopped
 //!            │            │            │
 //!            └────────────┴────────────┴──► Failed
 //! ```
@@ -29,6 +30,8 @@ pub enum State {
     Starting,
     /// It does its work.
     Running,
+    /// It runs, and must not be relied on for now.
+    Impeded,
     /// It finishes what is under way.
     Stopping,
     /// It has ended as asked.
@@ -43,6 +46,7 @@ impl fmt::Display for State {
             State::New => "New",
             State::Starting => "Starting",
             State::Running => "Running",
+            State::Impeded => "Impeded",
             State::Stopping => "Stopping",
             State::Stopped => "Stopped",
             State::Failed => "Failed",
@@ -138,6 +142,18 @@ impl Services {
     pub fn progress(&self, name: &'static str, detail: impl Into<String>) {
         let detail = detail.into();
         self.with(name, |service| service.status.detail = detail);
+    }
+
+    /// Says why the process is not to be relied on while the service `name` runs, or with `None` that it is again. Changes
+    /// nothing of one that does not run.
+    pub fn impede(&self, name: &'static str, why: Option<String>) {
+        let since = self.clock.now_ms();
+        self.with(name, |service| {
+            if matches!(service.status.state, State::Running | State::Impeded) {
+                let state = if why.is_some() { State::Impeded } else { State::Running };
+                service.status = Status { name, state, since, detail: why.unwrap_or_default() };
+            }
+        });
     }
 
     /// Marks a service as broken: the process is no longer ready.

@@ -5,15 +5,16 @@
 
 use std::time::Duration;
 
-use crate::instance::InstanceId;
-use crate::observer::{Now, Observer};
+use crate::observer::Now;
 
 /// How far a clock may be off.
 pub const CLOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Fewer peers than this cannot say whose clock is wrong.
 const MIN_PEERS: usize = 2;
 /// Heartbeats that are older say nothing about the present.
-const RECENT: Duration = Duration::from_secs(120);
+pub const RECENT: Duration = Duration::from_secs(120);
+/// A clock that stands for so long after a jump is taken for right where nobody can say otherwise.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(300);
 
 /// What is known about the own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,29 +38,49 @@ pub enum ClockState {
 /// Judges the own clock; one for each process.
 #[derive(Debug, Default)]
 pub struct ClockCheck {
+    began: Option<Duration>,
     /// Wall time at monotonic zero as it was when the clock was last found sound. Follows what NTP corrects step by step.
     sound_base_ms: Option<i64>,
+    /// Where the clock jumped to, and when.
+    jumped: Option<(i64, Duration)>,
 }
 
 impl ClockCheck {
-    /// Judges the clock that says `now`, by the heartbeats of peers where there are enough, otherwise by itself. Call every
-    /// second or so.
-    pub fn judge(&mut self, observer: &Observer, own: &InstanceId, now: Now) -> ClockState {
+    /// Judges the clock that says `now`, by how far peers' clocks are ahead of it where there are enough of them
+    /// ([`Observer::clock_offsets_ms`]), otherwise by itself. Call every second or so.
+    ///
+    /// The median is that of all clocks, the own one among them: of three with one that is wrong it is a right one's. Without
+    /// enough peers a jump in the first [`SETTLED_AFTER`] is taken for what puts a clock right after a machine's start, and a
+    /// later one too, once the clock has stood there for as long.
+    ///
+    /// [`Observer::clock_offsets_ms`]: crate::Observer::clock_offsets_ms
+    pub fn judge(&mut self, peers_ahead_ms: &[i64], now: Now) -> ClockState {
         let limit_ms = CLOCK_LIMIT.as_millis() as u64;
         let base_ms = now.wall_ms.saturating_sub(now.monotonic.as_millis() as i64);
-        let mut offsets = observer.clock_offsets_ms(own, RECENT, now);
-        if offsets.len() >= MIN_PEERS {
+        let began = *self.began.get_or_insert(now.monotonic);
+        let peers = peers_ahead_ms.len();
+        if peers >= MIN_PEERS {
+            let mut offsets = peers_ahead_ms.to_vec();
+            offsets.push(0);
             offsets.sort_unstable();
-            let peers_ahead_ms = offsets[offsets.len() / 2];
+            let (lower, upper) = (offsets[peers / 2], offsets[offsets.len() / 2]);
+            let peers_ahead_ms = if lower.unsigned_abs() < upper.unsigned_abs() { lower } else { upper };
             if peers_ahead_ms.unsigned_abs() > limit_ms {
-                return ClockState::Off { peers_ahead_ms, peers: offsets.len() };
+                return ClockState::Off { peers_ahead_ms, peers };
             }
         } else if let Some(sound_base_ms) = self.sound_base_ms {
             let by_ms = base_ms.saturating_sub(sound_base_ms);
             if by_ms.unsigned_abs() > limit_ms {
-                return ClockState::Jumped { by_ms };
+                let stands = |(to_ms, _): &(i64, Duration)| base_ms.saturating_sub(*to_ms).unsigned_abs() <= limit_ms;
+                let (_, since) = *self.jumped.take_if(|jumped| stands(jumped)).get_or_insert((base_ms, now.monotonic));
+                let settled = |since: Duration| now.monotonic.saturating_sub(since) >= SETTLED_AFTER;
+                if settled(began) && !settled(since) {
+                    self.jumped = Some((base_ms, since));
+                    return ClockState::Jumped { by_ms };
+                }
             }
         }
+        self.jumped = None;
         self.sound_base_ms = Some(base_ms);
         ClockState::Sound
     }
@@ -68,7 +89,8 @@ impl ClockCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Instance;
+    use crate::instance::{Instance, InstanceId};
+    use crate::observer::Observer;
     use crate::state::{Heartbeat, Registration, RingState, Version};
     use crate::value::Value;
 
@@ -107,7 +129,12 @@ mod tests {
                 self.state.merge(&RingState::of_heartbeat(id(number + 1), heartbeat));
             }
             self.observer.observe(&self.state, now.monotonic);
-            self.check.judge(&self.observer, &id(0), now)
+            self.look(now)
+        }
+
+        fn look(&mut self, now: Now) -> ClockState {
+            let offsets: Vec<i64> = self.observer.clock_offsets_ms(&id(0), RECENT, now).map(|(_, ms)| ms).collect();
+            self.check.judge(&offsets, now)
         }
     }
 
@@ -126,7 +153,7 @@ mod tests {
         let mut peers = Peers::new(&[0, 0, 0]);
         peers.judge(0, 0);
         let jumped = Now { monotonic: Duration::from_secs(5), wall_ms: 1_000_005_000 + 600_000 };
-        let state = peers.check.judge(&peers.observer, &id(0), jumped);
+        let state = peers.look(jumped);
         assert_eq!(state, ClockState::Off { peers_ahead_ms: -600_000, peers: 3 });
     }
 
@@ -145,6 +172,29 @@ mod tests {
         let mut peers = Peers::new(&[0, 0, 0]);
         peers.judge(0, 0);
         peers.ahead_ms.clear();
-        assert_eq!(peers.judge(130, 500_000), ClockState::Jumped { by_ms: 500_000 });
+        assert_eq!(peers.judge(430, 500_000), ClockState::Jumped { by_ms: 500_000 });
+    }
+
+    #[test]
+    fn of_three_the_one_that_is_wrong_is_told() {
+        for wrong in [3_600_000, -3_600_000] {
+            assert_eq!(Peers::new(&[0, wrong]).judge(0, 0), ClockState::Sound);
+            assert_eq!(Peers::new(&[0, 0]).judge(0, wrong), ClockState::Off { peers_ahead_ms: -wrong, peers: 2 });
+            // Two against two: nobody knows.
+            assert_eq!(Peers::new(&[0, wrong, wrong]).judge(0, 0), ClockState::Sound);
+        }
+    }
+
+    #[test]
+    fn a_jump_at_the_start_or_one_that_stays_is_a_correction() {
+        let mut alone = Peers::new(&[]);
+        alone.judge(0, 0);
+        assert_eq!(alone.judge(60, 7_200_000), ClockState::Sound, "NTP after the machine started");
+        assert_eq!(alone.judge(400, 0), ClockState::Jumped { by_ms: -7_200_000 });
+        // Another jump begins to count anew.
+        assert_eq!(alone.judge(600, 90_000), ClockState::Jumped { by_ms: -7_110_000 });
+        assert_eq!(alone.judge(899, 90_000), ClockState::Jumped { by_ms: -7_110_000 });
+        assert_eq!(alone.judge(900, 90_000), ClockState::Sound);
+        assert_eq!(alone.judge(901, 90_000), ClockState::Sound);
     }
 }

@@ -106,12 +106,19 @@ impl Observer {
 
     /// How far the wall clocks of others are ahead of the own one, milliseconds, by heartbeats of the last `recent`. The time
     /// a heartbeat takes to come here makes a clock seem behind: seconds at most.
-    pub fn clock_offsets_ms(&self, own: &InstanceId, recent: Duration, now: Now) -> Vec<i64> {
-        let others = self.heartbeats.iter().filter(|(id, seen)| *id != own && seen.live && seen.heartbeat.at_ms != 0);
-        let ages = others.map(|(_, seen)| (now.monotonic.saturating_sub(seen.risen_at), seen.heartbeat.at_ms));
-        ages.filter(|(age, _)| *age <= recent)
-            .map(|(age, at_ms)| at_ms.saturating_add(age.as_millis() as i64).saturating_sub(now.wall_ms))
-            .collect()
+    pub fn clock_offsets_ms<'o>(
+        &'o self,
+        own: &'o InstanceId,
+        recent: Duration,
+        now: Now,
+    ) -> impl Iterator<Item = (&'o InstanceId, i64)> {
+        let others =
+            self.heartbeats.iter().filter(move |(id, seen)| *id != own && seen.live && seen.heartbeat.at_ms != 0);
+        others.filter_map(move |(id, seen)| {
+            let age = now.monotonic.saturating_sub(seen.risen_at);
+            let present_ms = seen.heartbeat.at_ms.saturating_add(age.as_millis() as i64);
+            (age <= recent).then_some((id, present_ms.saturating_sub(now.wall_ms)))
+        })
     }
 
     /// How long ago a group last changed at the most, given what its data says by wall time: the later of that and what

@@ -21,7 +21,7 @@ use super::validate::{reject_undecodable, validate};
 use crate::error::{ErrorKind, ServiceError};
 use crate::ingester::client::RejectedKind;
 use crate::limits::{Limits, TenantLimits};
-use crate::membership::{Ingesters, TenantShards};
+use crate::membership::{ClockWatch, Ingesters, TenantShards};
 use crate::runtime::{Clock, Pool, Rng, Runtime};
 use crate::tenant::TenantId;
 
@@ -49,6 +49,7 @@ pub struct Distributor {
     pub(super) metrics: Arc<Metrics>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) tenants: Tenants,
+    clock_watch: Arc<ClockWatch>,
     /// Allocations of earlier writes.
     spare: Mutex<Vec<Received>>,
 }
@@ -106,10 +107,17 @@ impl Distributor {
             rng: runtime.rng.clone(),
             pool: runtime.ingest_pool.clone(),
             tenants: Tenants::new(metrics.clone()),
+            clock_watch: Arc::default(),
             metrics,
             in_flight,
             spare: Mutex::default(),
         }
+    }
+
+    /// Takes nothing while `watch` says that the wall clock cannot be trusted. Without this it always can.
+    pub fn with_clock_watch(mut self, watch: Arc<ClockWatch>) -> Self {
+        self.clock_watch = watch;
+        self
     }
 
     /// Carries out a write: a snappy-compressed remote_write body. After an error nothing is acknowledged.
@@ -120,6 +128,7 @@ impl Distributor {
         body: Bytes,
         reservation: &mut Reservation,
     ) -> Result<Outcome, ServiceError> {
+        self.clock_watch.trusted()?;
         let begun = self.clock.monotonic();
         let state = self.tenants.get(tenant, begun);
         let outcome = self.push_admitted(tenant, &state, (version, body), reservation, begun).await;

@@ -46,6 +46,7 @@ use skald_tsdb::wal::Wal;
 use crate::bucket::Bucket;
 use crate::bucket::index_cache::IndexCache;
 use crate::limits::TenantLimits;
+use crate::membership::ClockWatch;
 use crate::runtime::Runtime;
 use crate::settings::{ByteSize, setting_enum, settings};
 use losses::TenantLoss;
@@ -191,6 +192,8 @@ struct Shared {
     limits: TenantLimits,
     /// What tenants may hold here of what all groups hold; unset while there is no other group.
     series_limits: std::sync::OnceLock<series_limits::SeriesLimits>,
+    /// Whether the wall clock can be trusted; unset where nobody judges it.
+    clock_watch: std::sync::OnceLock<Arc<ClockWatch>>,
     /// Bytes of pushes under way.
     inflight: Arc<tokio::sync::Semaphore>,
     /// Tells who waits for durability that the log was synced.

@@ -109,6 +109,7 @@ impl Ingester {
             index_refresh_interval,
             limits,
             series_limits: std::sync::OnceLock::new(),
+            clock_watch: std::sync::OnceLock::new(),
             inflight: Arc::new(tokio::sync::Semaphore::new(permits)),
             synced: tokio::sync::watch::channel(()).0,
             sync_wanted: tokio::sync::Notify::new(),

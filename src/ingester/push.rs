@@ -17,6 +17,7 @@ use super::series_limits::Allowance;
 use super::tenants::Tenant;
 use super::{BLOCK_RANGE_MS, Ingester, Limits, SyncPolicy};
 use crate::error::{ErrorKind, ServiceError};
+use crate::membership::ClockWatch;
 use crate::tenant::TenantId;
 
 /// When a sender should try again after a 503.
@@ -42,6 +43,12 @@ pub(super) enum Identified {
 }
 
 impl Ingester {
+    /// Takes nothing while `watch` says that the wall clock cannot be trusted. Without this it always can.
+    pub fn watch_clock(&self, watch: Arc<ClockWatch>) {
+        // Only the first call counts; there is one.
+        let _ = self.shared.clock_watch.set(watch);
+    }
+
     pub(super) async fn store(
         &self,
         tenant: &TenantId,
@@ -49,6 +56,7 @@ impl Ingester {
         identified: Identified,
     ) -> Result<KnownReply, ServiceError> {
         let shared = &self.shared;
+        shared.clock_watch.get().map_or(Ok(()), |watch| watch.trusted())?;
         let begun = shared.runtime.clock.monotonic();
         let _room = self.reserve(&batch)?;
         let (ingester, id) = (self.clone(), tenant.clone());

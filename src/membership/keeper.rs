@@ -1,5 +1,6 @@
 //! One ring as this process sees it: listens to its state, judges who lives, publishes a view.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use arc_swap::ArcSwap;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 use skald_ring::{
-    AutoForget, GroupRules, Instance, InstanceRing, InstanceRingRules, Member, Now, Observer, ReplicaGroups, RingState,
-    Store,
+    AutoForget, GroupRules, Instance, InstanceId, InstanceRing, InstanceRingRules, Member, Now, Observer,
+    ReplicaGroups, RingState, Store,
 };
 
 use super::RingRole;
@@ -159,6 +160,13 @@ impl<V: View> Keeper<V> {
         let now = now(self.clock.as_ref());
         let registration = Registration::new(self.role, instance, self.store.clone(), &self.settings, rules, now)?;
         Ok(self.registration.get_or_init(|| registration).clone())
+    }
+
+    /// How far others' clocks are ahead of the own one.
+    pub(super) fn clock_offsets_ms(&self, own: &InstanceId, now: Now) -> BTreeMap<InstanceId, i64> {
+        let steps = self.steps.lock();
+        let offsets = steps.observer.clock_offsets_ms(own, skald_ring::clock::RECENT, now);
+        offsets.map(|(id, ms)| (id.clone(), ms)).collect()
     }
 
     /// Looks at the ring: beats, forgets who is due, publishes what has become of it.

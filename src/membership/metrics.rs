@@ -1,5 +1,7 @@
 //! What gossip tells of itself.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -16,12 +18,24 @@ pub struct Metrics {
     members: Gauge,
     waiting: Gauge,
     messages: Family<OutcomeLabels, Gauge>,
+    clock_offset: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
     /// Registers them.
     pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self { members: Gauge::default(), waiting: Gauge::default(), messages: Family::default() };
+        let metrics = Self {
+            members: Gauge::default(),
+            waiting: Gauge::default(),
+            messages: Family::default(),
+            clock_offset: Gauge::default(),
+        };
+        registry.register(
+            "skald_clock_offset_seconds",
+            "How far the wall clock of this process is ahead of where it should be, by its peers' clocks or since it jumped; \
+             0 while it is trusted",
+            metrics.clock_offset.clone(),
+        );
         registry.register(
             "skald_memberlist_members",
             "Processes that gossip with each other, this one included, as it sees them",
@@ -38,6 +52,10 @@ impl Metrics {
             metrics.messages.clone(),
         );
         metrics
+    }
+
+    pub(super) fn set_clock_offset(&self, ahead_ms: i64) {
+        self.clock_offset.set(ahead_ms as f64 / 1000.0);
     }
 
     pub(super) fn update(&self, members: usize, counts: &Counts, waiting: usize) {

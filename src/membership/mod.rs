@@ -3,13 +3,15 @@
 //! [`Rings`] holds one replica of the gossiped state, and for each ring a [`keeper`]: it listens to the state, judges who
 //! lives, keeps this process' own [`registration`] alive, and publishes an immutable view. [`peers`] puts a client to each
 //! member beside such a view: that is what distributors and queriers work with. [`identity`] is what this process tells
-//! the others of itself, [`joining`] how it meets them, [`notes`] what an ingester remembers of the groups while it does not
-//! run, [`tenant_shards`] which shards tenants' series were written to, [`pages`] what people see.
+//! the others of itself, [`joining`] how it meets them, [`clock_watch`] whether its clock agrees with theirs, [`notes`] what
+//! an ingester remembers of the groups while it does not run, [`tenant_shards`] which shards tenants' series were written to,
+//! [`pages`] what people see.
 //!
 //! A process without `memberlist.bind_address` is alone: the same rings, with itself in them.
 //!
 //! Absent on purpose: how state merges, what a group or a subring is (`skald-ring`).
 
+mod clock_watch;
 mod identity;
 mod joining;
 mod keeper;
@@ -40,6 +42,7 @@ use crate::config::{Config, Role};
 use crate::runtime::gossip::Participation;
 use crate::runtime::{Clock, Runtime};
 use crate::tenant::TenantId;
+pub use clock_watch::{ClockFault, ClockWatch};
 use identity::Identity;
 pub use keeper::{Keeper, View};
 pub use metrics::Metrics;
@@ -116,6 +119,7 @@ pub struct Rings {
     lookback: Duration,
     leaves_for_good: AtomicBool,
     clock: Arc<dyn Clock>,
+    clock_watch: Arc<ClockWatch>,
     metrics: Metrics,
 }
 
@@ -174,6 +178,7 @@ impl Rings {
             lookback: lookback(config),
             leaves_for_good: AtomicBool::new(false),
             clock: runtime.clock.clone(),
+            clock_watch: Arc::default(),
             metrics,
         };
         rings.join_first().await;
@@ -201,6 +206,11 @@ impl Rings {
     /// The zone of this process; empty without zones.
     pub fn zone(&self) -> &str {
         &self.identity.zone
+    }
+
+    /// Whether this process' wall clock can be trusted.
+    pub fn clock_watch(&self) -> &Arc<ClockWatch> {
+        &self.clock_watch
     }
 
     /// The ingesters.
@@ -309,7 +319,14 @@ impl Rings {
                 notes.keep(self.ingesters.store()).await;
             }
         };
-        futures::join!(self.ingesters.run(), futures::future::join_all(keepers), self.rejoin(), self.measure(), noting);
+        futures::join!(
+            self.ingesters.run(),
+            futures::future::join_all(keepers),
+            self.rejoin(),
+            self.measure(),
+            self.watch_clock(),
+            noting
+        );
     }
 
     /// Tells, until dropped, whether the ingester of this process has all it holds in object storage, as far as that matters:
