@@ -1,7 +1,7 @@
 //! Relabelling of a tenant's series before they are checked, by Prometheus' rules (`metric_relabel_configs`).
 //!
 //! [`rules`] is what is written in the settings, checked and compiled when they are read; [`template`] a replacement with
-//! references to groups; [`labels`] the labels of one series while rules change them; [`apply`] what a rule does to them.
+//! references to groups; [`labels`] the labels of one series while rules change them; [`mod@apply`] what a rule does to them.
 //!
 //! A series that no rule changes keeps the bytes it was received as. Exemplars go with their series and keep their own
 //! labels; metadata is not touched.
