@@ -446,6 +446,7 @@ impl App {
         self.spawn_loop("ingester", async move { telling.tell_shipped(&told, || teller.is_shipped()).await });
         ingester.watch_clock(rings.clock_watch().clone());
         if !rings.is_alone() {
+            ingester.guard_reads();
             let keeper = rings.ingesters().clone();
             ingester.share_series_limits(SeriesLimits::new(
                 series_counts,

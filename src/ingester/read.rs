@@ -197,6 +197,7 @@ impl Ingester {
         tenant: &TenantId,
         question: impl FnOnce(&Tenant) -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
+        self.shared.repair.admits_reads()?;
         match self.shared.tenants.get(tenant) {
             None => Ok(T::default()),
             Some(tenant) => self.shared.runtime.query_pool.run(move || question(&tenant)).await?,
@@ -214,6 +215,7 @@ impl Ingester {
         of_head: impl Fn(&Head, &[Vec<Matcher>], Option<usize>) -> Vec<T> + Send + Sync + 'static,
         of_block: impl Fn(&LocalBlock, &[Vec<Matcher>]) -> Result<Vec<T>, BlockError> + Send + Sync + 'static,
     ) -> Result<Vec<T>, ServiceError> {
+        self.shared.repair.admits_reads()?;
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(Vec::new()) };
         let clock = self.shared.runtime.clock.clone();
         let answered = self.shared.runtime.query_pool.spawn(async move {
@@ -256,6 +258,7 @@ impl IngesterClient for Ingester {
     }
 
     async fn select(&self, tenant: &TenantId, request: SelectRequest) -> Result<SeriesStream, ServiceError> {
+        self.shared.repair.admits_reads()?;
         let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(stream::empty().boxed()) };
         let pool = self.shared.runtime.query_pool.clone();
         let reads_nothing = reads_nothing(&tenant, request.range);

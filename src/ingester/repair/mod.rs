@@ -35,11 +35,13 @@ mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::client::IngesterClient;
+use crate::error::{ErrorKind, ServiceError};
 use history::History;
 pub(super) use metrics::RepairMetrics;
 pub(super) use page::routes;
@@ -83,6 +85,8 @@ pub(super) struct State {
     /// Its name, told when the service begins.
     instance: Mutex<String>,
     repaired: watch::Sender<Repaired>,
+    /// Whether reads are refused until then.
+    guards_reads: AtomicBool,
     /// Held while it is written down.
     history: Mutex<History>,
     digests: Digests,
@@ -97,10 +101,23 @@ impl State {
         Self {
             instance: Mutex::default(),
             repaired: watch::channel(Repaired::No { reason }).0,
+            guards_reads: AtomicBool::new(false),
             history: Mutex::new(history),
             digests: Digests::default(),
             floors,
             reports: Mutex::default(),
+        }
+    }
+
+    /// An error for reads while this is a member of a group that lacks something. Readers do not ask such a one, as far as
+    /// they know: what they have heard of it may be older than its last start, and then nobody but itself knows better.
+    pub(super) fn admits_reads(&self) -> Result<(), ServiceError> {
+        match &*self.repaired.borrow() {
+            Repaired::No { reason } if self.guards_reads.load(Ordering::Relaxed) => {
+                let text = format!("this ingester may lack samples and is asked for none yet: {reason}");
+                Err(ServiceError::new(ErrorKind::Unavailable, "ingester-not-repaired", text))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Goes round: compares with the members of the group, at once after the start, every few minutes from then on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -33,6 +34,11 @@ impl Ingester {
     /// Whether it counts for reads, as that changes.
     pub fn repaired(&self) -> watch::Receiver<Repaired> {
         self.shared.repair.repaired.subscribe()
+    }
+
+    /// Refuses reads from now on until this ingester is repaired: for members of a replica group.
+    pub fn guard_reads(&self) {
+        self.shared.repair.guards_reads.store(true, Ordering::Relaxed);
     }
 
     /// Repairs this ingester, which the others know as `instance`, until dropped. `group` is asked before every pass.
