@@ -12,7 +12,7 @@ use crate::cluster::Variant;
 use crate::scenario;
 
 /// Seeds of a run of all tests.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 60;
 /// Among so many seeds each broken variant is noticed.
 const SEEDS_OF_VARIANTS: u64 = 12;
 /// Longest time of one seed, however busy the machine is.

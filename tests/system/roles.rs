@@ -107,8 +107,13 @@ async fn roles_in_processes_of_their_own_hold_and_answer() {
     std::fs::remove_dir_all(cluster.ingester.data_dir()).unwrap();
     cluster.ingester.start_again().await;
     wait_for_answers(&cluster.query_frontend, end, &expected).await;
-    let pushed = cluster.distributor.push(body).await.unwrap();
-    assert_eq!(pushed.status, 200, "{}", pushed.body);
+    // The distributor may hear later than the querier that it is back; a sender repeats until then.
+    crate::process::wait_for("the ingester takes writes again", 30, async || {
+        let pushed = cluster.distributor.push(body.clone()).await.unwrap();
+        assert!(matches!(pushed.status, 200 | 503), "{pushed:?}");
+        (pushed.status == 200).then_some(())
+    })
+    .await;
     let late = cluster.query_frontend.query("late", end as f64 / 1000.0).await;
     assert_eq!(late["result"][0]["value"][1], "1", "{late}");
 
