@@ -12,7 +12,8 @@ const SHARDS: usize = 16;
 /// Slots by hash. Holds 32 bits of each hash; who finds a slot verifies that it is the series looked for.
 pub(super) struct SeriesTable {
     shards: [HashTable<Entry>; SHARDS],
-    /// Keys the fingerprints, so that no sender can make two label sets that pass for one.
+    /// Keys the fingerprints, so that no sender of labels can make two label sets that pass for one. Samples that come with a
+    /// hash alone are not guarded so.
     hasher: foldhash::quality::RandomState,
 }
 
